@@ -1,0 +1,114 @@
+"""The tree of errors. Every message is a cause and a cure.
+
+    BoildownError
+    ├── InputError              the user's input is wrong; carries every mistake at once (exit code 2)
+    │   ├── TargetError         a condition cannot be read, or conditions contradict each other
+    │   ├── ConfigError         boildown.toml is wrong
+    │   ├── DataError           the data cannot be judged on: shape, labels, NaN, augmentation
+    │   ├── ModelError          the model cannot be used: weights, NaN, export
+    │   └── UntrustedFileError  a file that could execute code, without explicit trust
+    ├── AttemptError            one attempt failed; the run goes on (each carries a short name)
+    │   ├── ExportError         a candidate could not be turned into an artifact
+    │   ├── ParityError         the artifact and the model disagree
+    │   └── DeadlineError       the attempt ran past its limit
+    ├── WorkerLost              a child process died; the work is tried again
+    ├── JournalError            the journal cannot be opened, is locked, or is of a newer version
+    └── Cancelled               the user asked to stop; the run can be resumed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with the input, and what to do about it."""
+
+    cause: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.cause}\n  {self.cure}" if self.cure else self.cause
+
+
+class BoildownError(Exception):
+    """Base of all errors boildown raises on purpose."""
+
+
+class InputError(BoildownError):
+    """The user's input is wrong. `mistakes` holds all of them, each with its cure."""
+
+    def __init__(self, *mistakes: Mistake) -> None:
+        self.mistakes: tuple[Mistake, ...] = mistakes
+        super().__init__("\n".join(str(mistake) for mistake in mistakes))
+
+    @classmethod
+    def of(cls, cause: str, cure: str) -> InputError:
+        """The error for a single mistake."""
+        return cls(Mistake(cause, cure))
+
+    @staticmethod
+    def merge(errors: Iterable[InputError]) -> InputError:
+        """One error with the mistakes of all."""
+        return InputError(*(mistake for error in errors for mistake in error.mistakes))
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[Mistake, ...]]:
+        return type(self), self.mistakes
+
+
+class TargetError(InputError):
+    """A condition cannot be read, or conditions contradict each other."""
+
+
+class ConfigError(InputError):
+    """The configuration file is wrong."""
+
+
+class DataError(InputError):
+    """The data cannot be judged on."""
+
+
+class ModelError(InputError):
+    """The model cannot be used."""
+
+
+class UntrustedFileError(InputError):
+    """The file could execute code when loaded and was not explicitly trusted."""
+
+
+class AttemptError(BoildownError):
+    """One attempt failed. `name` is a short stable word for the journal."""
+
+    name = "failed"
+
+
+class ExportError(AttemptError):
+    """A candidate could not be turned into an artifact."""
+
+    name = "export failed"
+
+
+class ParityError(AttemptError):
+    """The artifact's outputs disagree with the model's."""
+
+    name = "artifact disagrees"
+
+
+class DeadlineError(AttemptError):
+    """The attempt ran past its time limit."""
+
+    name = "out of time"
+
+
+class WorkerLost(BoildownError):
+    """A child process died before it answered."""
+
+
+class JournalError(BoildownError):
+    """The journal cannot be used."""
+
+
+class Cancelled(BoildownError):
+    """The user asked to stop."""

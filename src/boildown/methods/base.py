@@ -1,0 +1,92 @@
+"""What a method is: a function, and a card that says what, when, when not, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.task import Samples, Task
+
+Lowers = Literal["size", "latency", "memory", "params", "macs"]
+Family = Literal["quantization", "pruning", "distillation", "training", "factorization"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method: its default, what it does, and the values it admits if they are few."""
+
+    default: Any
+    summary: str
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person, the docs, the report and the diagnosis read about a method.
+
+    minutes: rough wall time for a small vision model on two cores, as a number.
+    order: place in the `auto` ladder; cheaper and less invasive methods come first.
+    strength: how hard the method compresses within its family; a diagnosis of 'compress harder'
+        goes up, 'recover quality' looks at `recovers`.
+    """
+
+    name: str
+    version: int
+    family: Family
+    summary: str
+    when: str
+    when_not: str
+    source: str
+    lowers: tuple[Lowers, ...]
+    costs: tuple[Literal["quality", "latency"], ...] = ("quality",)
+    needs: tuple[Literal["calibration", "train"], ...] = ()
+    trains: bool = False
+    minutes: float = 0.1
+    order: int = 100
+    recovers: tuple[str, ...] = ()
+    terminal: bool = False
+    """Nothing may follow it in a chain (it works on the exported file)."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data a method may look at; never the samples a verdict is based on."""
+
+    train: Samples | None
+    calibration: Samples | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method gets besides the candidate and the task, and nothing else."""
+
+    data: Data
+    seed: int = 0
+    steps: int | None = None
+    device: str = "cpu"
+    hardware: str = "this machine"
+    progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
+    """`progress(what, done, total)`: show how far a long step is."""
+    check: Callable[[], None] = lambda: None
+    """Raises at a deadline or when the user asked to stop; call it between steps."""
+    record: Callable[[str, Mapping[str, Any]], None] = lambda _kind, _data: None
+    """Journal a standing of this method: a short kind and plain data."""
+
+
+class Method(Protocol):
+    """One way to lighten a model."""
+
+    card: ClassVar[Card]
+
+    def applies_to(self, candidate: Candidate, task: Task, settings: Mapping[str, Any]) -> str | None:
+        """`None` for yes, or the reason why not in words."""
+        ...
+
+    def apply(
+        self, candidate: Candidate, task: Task, context: Context, settings: Mapping[str, Any]
+    ) -> Candidate:
+        """A new candidate; the given one and its model are never touched."""
+        ...
