@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from boildown.domain.candidate import Candidate
@@ -13,13 +13,9 @@ Lowers = Literal["size", "latency", "memory", "params", "macs"]
 Family = Literal["quantization", "pruning", "distillation", "training", "factorization"]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a method: its default, what it does, and the values it admits if they are few."""
-
-    default: Any
-    summary: str
-    choices: tuple[Any, ...] = ()
+def setting(default: Any, summary: str, *, choices: tuple[Any, ...] = ()) -> Any:
+    """A dataclass field that is a setting of a method: its default, what it does, what it admits."""
+    return field(default=default, metadata={"summary": summary, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,6 @@ class Card:
     recovers: tuple[str, ...] = ()
     terminal: bool = False
     """Nothing may follow it in a chain (it works on the exported file)."""
-    settings: Mapping[str, Setting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,16 +72,19 @@ class Context:
 
 
 class Method(Protocol):
-    """One way to lighten a model."""
+    """One way to lighten a model: a frozen dataclass whose fields are its settings."""
 
     card: ClassVar[Card]
 
-    def applies_to(self, candidate: Candidate, task: Task, settings: Mapping[str, Any]) -> str | None:
-        """`None` for yes, or the reason why not in words."""
+    def applies_to(self, candidate: Candidate, task: Task) -> str | None:
+        """`None` for yes, or in words the reason why not."""
         ...
 
-    def apply(
-        self, candidate: Candidate, task: Task, context: Context, settings: Mapping[str, Any]
-    ) -> Candidate:
+    def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """A new candidate; the given one and its model are never touched."""
         ...
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """The settings of a method as plain data, for keys, the journal and the page of its card."""
+    return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
