@@ -1,0 +1,266 @@
+"""A child process that runs functions, with deadlines, progress and an honest account of its death.
+
+Export, measurement and every native call run in one: a crash, an endless loop or a leak there ends
+the child, not the run. The child is a fresh interpreter started by name, not by multiprocessing, so
+scripts without an `if __name__ == "__main__"` guard and notebooks work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import connection
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from boildown.errors import AttemptError, DeadlineError, WorkerLost
+from boildown.execution.worker import PROTOCOL
+
+_TICK = 0.1  # seconds between two calls of `check`
+_LINES = 50  # of the child's output, kept for the message that tells how it died
+
+
+class RemoteError(AttemptError):
+    """A function raised in a child. `type` and `message` are the error's, `details` its traceback."""
+
+    name = "error"
+
+    def __init__(self, function: str, type: str, message: str, details: str) -> None:
+        self.function = function
+        self.type = type
+        self.message = message
+        self.details = details
+        super().__init__(f"{function} raised {type}: {message}" if message else f"{function} raised {type}")
+
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str, str, str]]:
+        return type(self), (self.function, self.type, self.message, self.details)
+
+
+class Child:
+    """A process that answers one call after another; started at the first, restarted after a death.
+
+    Module-level caches of the functions called live as long as the process: `pid` tells whether it
+    is still the same one. The process has a session of its own, so Ctrl-C in the terminal does not
+    reach it, and it dies with its parent. Calls from several threads queue up.
+    """
+
+    def __init__(self) -> None:
+        self._process: _Process | None = None
+        self._one_call = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or `None` while no process runs."""
+        return self._process.pid if self._process else None
+
+    def call(
+        self,
+        function: str,
+        *args: Any,
+        deadline: float | None = None,
+        check: Callable[[], None] = lambda: None,
+        on_progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
+        retries: int = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """Run `"module:function"` in the child and return its value.
+
+        Arguments and value are pickled. `deadline` is in seconds, for all tries together. `check`
+        is called about ten times a second and may raise; the child is then killed. `on_progress`
+        receives what the function reports through `worker.progress`. After a WorkerLost the call is
+        made again, up to `retries` times.
+
+        Raises boildown's own errors as they were raised in the child, RemoteError for any other,
+        DeadlineError past the deadline (the child and all it started are killed), WorkerLost when
+        the process died.
+        """
+        end = math.inf if deadline is None else time.monotonic() + deadline
+
+        def tick() -> None:
+            check()
+            if time.monotonic() >= end:
+                raise DeadlineError(
+                    f"{function} ran past its limit of {deadline:g} s and was stopped. "
+                    "Give the run a larger budget, or this step less to do."
+                )
+
+        call = pickle.dumps((function, args, kwargs), PROTOCOL)
+        with self._one_call:
+            while True:
+                try:
+                    return _value(function, self._exchange(function, call, tick, on_progress))
+                except WorkerLost:
+                    if retries <= 0:
+                        raise
+                    retries -= 1
+
+    def close(self) -> None:
+        """End the process, if there is one. A later call starts a new one."""
+        process, self._process = self._process, None
+        if process:
+            process.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _exchange(
+        self,
+        function: str,
+        call: bytes,
+        tick: Callable[[], None],
+        on_progress: Callable[[str, int, int | None], None],
+    ) -> tuple[Any, ...]:
+        """Send the call, wait for its answer; on any error the process is killed."""
+        if self._process and self._process.died():
+            self._process.kill()
+            self._process = None
+        process = self._process = self._process or _Process()
+        try:
+            process.send(pickle.dumps((sys.path, str(Path.cwd()), call), PROTOCOL))
+            while True:
+                tick()
+                if not process.ready(_TICK):
+                    continue
+                answer: tuple[Any, ...] = pickle.loads(process.receive())
+                if answer[0] != "progress":
+                    return answer
+                on_progress(*answer[1:])
+        except (EOFError, ConnectionError) as error:
+            self._process = None
+            raise WorkerLost(process.obituary(function)) from error
+        except BaseException:
+            self._process = None
+            process.kill()
+            raise
+
+
+class _Process:
+    """One life of the child: the process, its pipe and the last lines it printed."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = connection.Pipe()
+        # Linux ties a child's life to the *thread* that started it, so only the main thread may ask.
+        tied = "tied" if threading.current_thread() is threading.main_thread() else "free"
+        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-m", "boildown.execution.worker"]
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        self._popen = subprocess.Popen(
+            [*command, str(theirs.fileno()), tied],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": path},
+            **_inheriting(theirs.fileno()),
+        )
+        theirs.close()
+        self._lines: deque[str] = deque(maxlen=_LINES)
+        assert self._popen.stdout
+        self._reader = threading.Thread(target=_keep, args=(self._popen.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def died(self) -> bool:
+        return self._popen.poll() is not None
+
+    def send(self, message: bytes) -> None:
+        self._pipe.send_bytes(message)
+
+    def receive(self) -> bytes:
+        return self._pipe.recv_bytes()
+
+    def ready(self, seconds: float) -> bool:
+        """Whether an answer has come within `seconds`; raises EOFError when none ever will."""
+        if self._pipe.poll(seconds):
+            return True
+        # What the child started may hold the pipe open after it died.
+        if self.died() and not self._pipe.poll(0):
+            raise EOFError
+        return False
+
+    def end(self) -> None:
+        """Close the pipe, which ends the child; kill it if it does not notice."""
+        self._pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(1)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child and every process it started."""
+        if sys.platform == "win32":
+            self._popen.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it is already gone
+                os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        self._reader.join(1)
+        self._pipe.close()
+
+    def obituary(self, function: str) -> str:
+        """How the process died, what may have been the cause, and the last it said."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the pipe closes just before the process ends
+            self._popen.wait(1)
+        self.kill()
+        code = self._popen.returncode
+        said = "".join(f"\n    {line}" for line in self._lines)
+        return f"the process running {function} {_death(code)}" + (f" Its last words:{said}" if said else "")
+
+
+def _death(code: int) -> str:
+    if code >= 0:
+        return f"ended by itself with exit code {code}."
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    killed = f"was killed by signal {-code} ({name})"
+    if name == "SIGKILL":
+        return f"{killed}; the system may be out of memory: use a smaller batch size or fewer workers."
+    if name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"):
+        return f"{killed}: native code crashed; the rung is not usable with this model and these versions."
+    return f"{killed}."
+
+
+def _inheriting(channel: int) -> dict[str, Any]:
+    """The arguments of Popen that hand over one descriptor and keep the terminal's Ctrl-C away."""
+    if sys.platform == "win32":
+        os.set_handle_inheritable(channel, True)
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [channel]})
+        return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"pass_fds": (channel,), "start_new_session": True}
+
+
+def _keep(stream: IO[str], lines: deque[str]) -> None:
+    with stream:
+        for line in stream:
+            if line.strip():
+                lines.append(line.rstrip()[:500])
+
+
+def _value(function: str, answer: tuple[Any, ...]) -> Any:
+    if answer[0] == "value":
+        return answer[1]
+    if answer[0] == "raised":
+        _, error, text = answer
+        raise error from RemoteError(function, type(error).__name__, str(error), text)
+    _, kind, message, text = answer
+    raise RemoteError(function, kind, message, text)
