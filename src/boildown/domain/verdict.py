@@ -1,0 +1,316 @@
+"""Measurements held against a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from statistics import NormalDist
+from typing import Any
+
+from boildown.domain.grammar import COSTS, format_value, relaxed, says_nothing
+from boildown.domain.measurement import Interval, Measurement
+from boildown.domain.target import Condition, Target
+
+_EXACT = ("size", "params", "macs")
+"""Costs that are counted, not sampled: their point is the truth."""
+
+
+class Status(Enum):
+    """How a condition, or a whole target, stands.
+
+    UNDECIDED: not measured, or with a confidence asked for neither proven nor disproven.
+    """
+
+    MET = "met"
+    MISSED = "missed"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One condition held against its measurement.
+
+    observed: the number the condition is about, in base units; None where it was not measured.
+    excess: how far the condition is missed, relative; zero or below when it holds, infinite when
+        it was not measured.
+    lucky: the point decided although the bound lies inside the interval: could be luck.
+    needed: about how many samples would decide, where more samples can.
+    shown: `observed` for people.
+    """
+
+    condition: Condition
+    status: Status
+    observed: float | None
+    interval: Interval | None = None
+    excess: float = math.inf
+    lucky: bool = False
+    needed: int | None = None
+    note: str = ""
+    shown: str = "not measured"
+
+    def sentence(self) -> str:
+        """What was found, in words."""
+        subject = f"{self.condition.metric} drop" if self.condition.form == "drop" else self.condition.metric
+        asked = self.condition.text
+        if self.observed is None:
+            return f"{asked} is undecided: {self.note}"
+        if self.status is Status.MISSED:
+            close = self.condition.metric in COSTS and 0 < self.excess < 0.1
+            far = f", {100 * self.excess:.2g} % too much" if close else ""
+            words = f"{asked} is missed: {subject} is {self.shown}{far}"
+        elif self.status is Status.MET:
+            words = f"{asked} is met: {subject} is {self.shown}"
+        else:
+            words = f"{asked} is undecided: {subject} is {self.shown} as measured"
+        extra = [self.note] if self.note else []
+        if self.lucky:
+            extra.append("could be luck")
+        if self.needed is not None:
+            extra.append(f"about {self.needed:,} samples would decide")
+        return words + (f" ({'; '.join(extra)})" if extra else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; an infinite excess is None."""
+        data = asdict(self)
+        data["status"] = self.status.value
+        data["excess"] = self.excess if math.isfinite(self.excess) else None
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Finding:
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **data,
+                "condition": Condition(**data["condition"]),
+                "status": Status(data["status"]),
+                "interval": None if data["interval"] is None else Interval(**data["interval"]),
+                "excess": math.inf if data["excess"] is None else data["excess"],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All findings on one artifact, with the measurements behind them.
+
+    confidence: the level (0..1) every condition had to be proven at; None where the point decides.
+    hardware: the machine that the timings hold for.
+    """
+
+    findings: tuple[Finding, ...]
+    measurements: Mapping[str, Measurement]
+    confidence: float | None = None
+    hardware: str = ""
+
+    @property
+    def status(self) -> Status:
+        """Missed if any condition is missed, else undecided if any is, else met."""
+        found = {finding.status for finding in self.findings}
+        return next((s for s in (Status.MISSED, Status.UNDECIDED) if s in found), Status.MET)
+
+    @property
+    def met(self) -> bool:
+        """Whether every condition holds."""
+        return self.status is Status.MET
+
+    @property
+    def excess(self) -> float:
+        """The largest excess: how far the farthest condition is from being met."""
+        return max((finding.excess for finding in self.findings), default=-math.inf)
+
+    def sentence(self) -> str:
+        """What came out, in words: everything that does not hold, or what could be luck."""
+        count = len(self.findings)
+        open_ = [f.sentence() for f in self.findings if f.status is not Status.MET]
+        if open_:
+            held = count - len(open_)
+            rest = f"; {held} of {count} conditions met" if held else ""
+            return f"{'; '.join(open_)}{rest}."
+        how = "" if self.confidence is None else f" at {100 * self.confidence:g} % confidence"
+        luck = [f.sentence() for f in self.findings if f.lucky]
+        return f"{'The condition is' if count == 1 else f'All {count} conditions are'} met{how}." + "".join(
+            f" But {words}." for words in luck
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for the journal and `--json`."""
+        return {
+            "status": self.status.value,
+            "findings": [finding.to_json() for finding in self.findings],
+            "measurements": {name: m.to_json() for name, m in self.measurements.items()},
+            "confidence": self.confidence,
+            "hardware": self.hardware,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """The inverse of `to_json`; the status is found again from the findings."""
+        return cls(
+            tuple(Finding.from_json(finding) for finding in data["findings"]),
+            {name: Measurement.from_json(m) for name, m in data["measurements"].items()},
+            data["confidence"],
+            data["hardware"],
+        )
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A weaker condition which, put in place of the missed one, makes the target met.
+
+    label: who meets it. excess: how far the original condition was missed, the price.
+    """
+
+    condition: Condition
+    label: str
+    excess: float
+
+    def __str__(self) -> str:
+        return f"{self.condition.text} would be met by {self.label}"
+
+
+def judge(
+    target: Target,
+    measurements: Mapping[str, Measurement],
+    confidence: float | None = None,
+    hardware: str = "",
+) -> Verdict:
+    """Hold measurements (by metric name) against the target.
+
+    Without `confidence` (0..1) the point decides and a bound inside the interval is marked as lucky.
+    With it, a condition is met only if its one-sided interval proves it and missed only if the
+    interval disproves it. Size, params and MACs have no sampling noise: their point always decides,
+    as does that of any cost measured without an interval.
+    """
+    findings = tuple(_find(c, measurements.get(c.metric), confidence) for c in target.conditions)
+    return Verdict(findings, measurements, confidence, hardware)
+
+
+def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tuple[Relaxation, ...]:
+    """Every way to meet the target by weakening one condition for a candidate that exists, cheapest first.
+
+    verdicts: (label, verdict) pairs, such as ("attempt 7", verdict). The best candidate for each
+    condition is kept; candidates that fail more than one condition cannot help.
+    """
+    best: dict[Condition, Relaxation] = {}
+    for label, verdict in verdicts:
+        failed = [f for f in verdict.findings if f.status is not Status.MET]
+        if len(failed) != 1 or failed[0].condition not in target.conditions:
+            continue
+        value = _worst(failed[0], verdict.confidence)
+        if value is None or not math.isfinite(value):
+            continue
+        original = failed[0].condition
+        weaker = relaxed(original, value)
+        excess = _excess(original, verdict.measurements[original.metric], value)
+        if not says_nothing(weaker) and (original not in best or excess < best[original].excess):
+            best[original] = Relaxation(weaker, label, excess)
+    return tuple(sorted(best.values(), key=lambda relaxation: relaxation.excess))
+
+
+def _find(condition: Condition, measurement: Measurement | None, confidence: float | None) -> Finding:
+    observed = None if measurement is None else _observed(measurement, condition)
+    if measurement is None or observed is None:
+        what = {"value": condition.metric, "drop": f"the drop in {condition.metric}"}.get(
+            condition.form, f"the ratio of {condition.metric} to the first model's"
+        )
+        return Finding(condition, Status.UNDECIDED, None, note=f"{what} was not measured")
+    shown = format_value(observed, COSTS.get(condition.metric, measurement.unit), condition.form)
+    if math.isnan(observed):
+        return Finding(condition, Status.MISSED, observed, note="not a number", shown=shown)
+    excess = _excess(condition, measurement, observed)
+    interval = None if condition.metric in _EXACT else measurement.intervals.get(condition.form)
+    point = Status.MET if _holds(condition, observed) else Status.MISSED
+    if confidence is None:
+        lucky = interval is not None and condition.bound in interval
+        needed = _needed(condition, measurement, observed, interval) if lucky else None
+        return Finding(condition, point, observed, interval, excess, lucky, needed, shown=shown)
+    if interval is None:
+        if condition.metric in COSTS:
+            return Finding(condition, point, observed, None, excess, shown=shown)
+        note = "it has no confidence interval"
+        return Finding(condition, Status.UNDECIDED, observed, None, excess, note=note, shown=shown)
+    if interval.level < confidence - 1e-9:
+        note = f"its interval holds with {100 * interval.level:g} % only"
+        return Finding(condition, Status.UNDECIDED, observed, interval, excess, note=note, shown=shown)
+    worst, best = (interval.high, interval.low) if _is_upper(condition) else (interval.low, interval.high)
+    if _holds(condition, worst):
+        return Finding(condition, Status.MET, observed, interval, excess, shown=shown)
+    if not _holds(condition, best) and not math.isnan(best):
+        return Finding(condition, Status.MISSED, observed, interval, excess, shown=shown)
+    needed = _needed(condition, measurement, observed, interval)
+    return Finding(condition, Status.UNDECIDED, observed, interval, excess, needed=needed, shown=shown)
+
+
+def _observed(measurement: Measurement, condition: Condition) -> float | None:
+    """The number a condition is about; a ratio follows from two positive values."""
+    observed, first = measurement.observed(condition.form), measurement.first
+    if observed is None and condition.form == "ratio" and first is not None and first > 0:
+        return measurement.value / first
+    return observed
+
+
+def _is_upper(condition: Condition) -> bool:
+    return condition.operator in ("<=", "<")
+
+
+def _holds(condition: Condition, value: float) -> bool:
+    return {
+        "<=": value <= condition.bound,
+        "<": value < condition.bound,
+        ">=": value >= condition.bound,
+        ">": value > condition.bound,
+    }[condition.operator]
+
+
+def _excess(condition: Condition, measurement: Measurement, observed: float) -> float:
+    """How far `observed` is past the bound, relative.
+
+    Costs and ratios: to the bound. Quality: to the loss allowed (from the first model's value to the
+    bound) or the standard error, whichever is larger, so that noise does not look like distance.
+    """
+    past = observed - condition.bound if _is_upper(condition) else condition.bound - observed
+    if condition.metric in COSTS or condition.form == "ratio":
+        return past / condition.bound
+    if condition.form == "drop":
+        allowed = condition.bound
+    elif measurement.first is not None:
+        allowed = condition.bound - measurement.first
+        allowed = allowed if _is_upper(condition) else -allowed
+    else:
+        allowed = abs(condition.bound)
+    scale = max(allowed, measurement.standard_error or 0.0)
+    if scale > 0:
+        return past / scale
+    # Neither a loss is allowed nor an error known: one percent of the first model's value.
+    return past / (0.01 * abs(measurement.first or 0.0) or 1.0)
+
+
+def _needed(
+    condition: Condition, measurement: Measurement, observed: float, interval: Interval | None
+) -> int | None:
+    """About how many samples bring the interval's end to the bound: its width falls with their root."""
+    gap = abs(observed - condition.bound)
+    if interval is None or condition.metric in COSTS or measurement.samples <= 0 or gap == 0:
+        return None
+    holds = _holds(condition, observed)
+    end = interval.high if holds == _is_upper(condition) else interval.low
+    margin = abs(end - observed)
+    error_form = "value" if measurement.drop is None else "drop"
+    if condition.form == error_form and measurement.standard_error and 0.5 < interval.level < 1:
+        margin = max(margin, NormalDist().inv_cdf(interval.level) * measurement.standard_error)
+    needed = measurement.samples * (margin / gap) ** 2
+    return math.ceil(needed) if math.isfinite(needed) and needed > measurement.samples else None
+
+
+def _worst(finding: Finding, confidence: float | None) -> float | None:
+    """The value that a weaker bound must let in: the point, or with confidence the end that proves it."""
+    if confidence is None or finding.observed is None or finding.condition.metric in _EXACT:
+        return finding.observed
+    if finding.interval is None:
+        return finding.observed if finding.condition.metric in COSTS else None
+    if finding.interval.level < confidence - 1e-9:
+        return None
+    return finding.interval.high if _is_upper(finding.condition) else finding.interval.low
