@@ -1,0 +1,148 @@
+"""Facts of this machine, for keys and reports. Nothing heavy is imported to learn them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+# What decides which kernels a runtime picks, under one name for every operating system.
+_FLAGS = {
+    "avx2": "avx2",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512vnni": "avx512_vnni",
+    "avx_vnni": "avx_vnni",
+    "avxvnni": "avx_vnni",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    "asimd": "neon",
+    "neon": "neon",
+    "asimddp": "neon_dotprod",
+    "i8mm": "neon_i8mm",
+    "sve": "sve",
+    "feat_dotprod": "neon_dotprod",
+    "feat_i8mm": "neon_i8mm",
+    "advsimd": "neon",
+}
+_PACKAGES = ("boildown", "torch", "numpy", "onnx", "onnxruntime", "scipy")
+
+
+@cache
+def _hardware() -> dict[str, Any]:
+    if sys.platform == "darwin":
+        model, flags, memory = _macos()
+    elif sys.platform == "win32":
+        model, flags, memory = _windows()
+    else:
+        model, flags, memory = _linux()
+    return {
+        "cpu": model or platform.processor() or platform.machine() or "unknown",
+        "architecture": platform.machine(),
+        "flags": sorted({_FLAGS[flag] for flag in flags if flag in _FLAGS}),
+        "cores": os.cpu_count() or 1,
+        "memory": memory,
+        "os": platform.system(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Hardware, operating system and package versions as plain data; memory in bytes or `None`.
+
+    A package that is not installed has the version `None`.
+    """
+    return {
+        **_hardware(),
+        "flags": list(_hardware()["flags"]),
+        "os_release": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": machine_key(),
+    }
+
+
+def machine_key() -> str:
+    """Twelve hex digits, the same for machines on which a timing means the same.
+
+    Made of processor, its flags, cores and operating system: two rented machines of a kind share
+    it, and it survives a reboot or an update of the kernel.
+    """
+    facts = {name: value for name, value in _hardware().items() if name != "memory"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _linux() -> tuple[str, list[str], int | None]:
+    fields: dict[str, str] = {}
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(name.strip().lower(), value.strip())
+    model = fields.get("model name") or fields.get("hardware") or fields.get("model") or ""
+    if not model and "cpu part" in fields:  # arm64 kernels give numbers only
+        model = f"ARM implementer {fields.get('cpu implementer', '?')} part {fields['cpu part']}"
+    if "model name" in fields and "cpu family" in fields:  # virtual machines hide the exact name
+        model += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
+    flags = (fields.get("flags") or fields.get("features") or "").lower().split()
+    memory = None
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemTotal:"):
+            memory = int(line.split()[1]) * 1024
+    return model, flags, memory
+
+
+def _macos() -> tuple[str, list[str], int | None]:
+    facts = {}
+    for line in _output("sysctl", "machdep.cpu", "hw.memsize", "hw.optional").splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            facts[name.strip().lower()] = value.strip()
+    flags = (
+        facts.get("machdep.cpu.features", "") + " " + facts.get("machdep.cpu.leaf7_features", "")
+    ).lower()
+    present = [
+        name.rpartition(".")[2] for name, value in facts.items() if "hw.optional" in name and value == "1"
+    ]
+    memory = facts.get("hw.memsize", "")
+    return (
+        facts.get("machdep.cpu.brand_string", ""),
+        flags.split() + present,
+        int(memory) if memory.isdigit() else None,
+    )
+
+
+def _windows() -> tuple[str, list[str], int | None]:
+    # The flags need a native call per feature; numpy has made them, if under a private name.
+    try:
+        features = import_module("numpy._core._multiarray_umath").__cpu_features__
+    except (ImportError, AttributeError):
+        features = {}
+    flags = [name.lower() for name, present in features.items() if present]
+    return os.environ.get("PROCESSOR_IDENTIFIER", ""), flags, None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

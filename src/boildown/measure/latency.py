@@ -1,0 +1,284 @@
+"""Time of one call, candidate against first model, in one quiet process.
+
+Called by name in a fresh child process: arguments and results are plain data. Both artifacts are
+timed in turns on the same cores, so that whatever slows the machine slows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics as numbers
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boildown.domain.measurement import Form, Interval, Measurement
+from boildown.measure.environment import environment
+from boildown.measure.statistics import level_at_look, median_interval
+from boildown.runtimes import get
+from boildown.runtimes.base import Array
+
+BLOCK_SECONDS = 0.01
+"""A block is as many calls as take about this long: far above the clock's grain and its cost."""
+
+NOISY = 0.1
+"""Above this IQR / median of the block ratios (alone: of the block times) a result is called noisy."""
+
+_WARM_UP_SECONDS = 0.25
+_WARM_UP_CALLS = 3
+_LOADING = 0.2  # share of the time that loading anew may take
+_FIRST_LOOK = 8  # quads before the interval is looked at; then at every doubling
+
+_ORDERS = (("first", "candidate"), ("candidate", "first"))
+
+Call = Callable[[], object]
+
+
+def compare(
+    first: str | Path,
+    candidate: str | Path,
+    inputs: Sequence[Array],
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    bound: float | None = None,
+    level: float = 0.95,
+    seconds: float = 30.0,
+    min_seconds: float = 2.0,
+    value_bound: float | None = None,
+) -> dict[str, Any]:
+    """Latency of the candidate beside the first model's, as `Measurement.to_json`.
+
+    `inputs` are the flat inputs of one call, batch included. Blocks of calls alternate first,
+    candidate, candidate, first (a drift of the clock rate cancels) and the other way round; each
+    such quad gives one ratio, kept in `raw`. The ratio is their median. With `bound` (on the ratio)
+    or `value_bound` (seconds), sampling goes on until the intervals leave them or `seconds` are
+    spent; without, for `min_seconds`. Looks come at 8, 16, 32, ... quads and share the error
+    (`level_at_look`), so that looking often proves nothing by luck. `value` and `first` are medians
+    over blocks, in seconds.
+    """
+    asked = bound is not None or value_bound is not None
+    until = seconds if asked else min(min_seconds, seconds)
+    of_first: list[float] = []
+    of_candidate: list[float] = []
+    ratios: list[float] = []
+    look = 0
+    with _settled(threads) as pinned:
+        pair = _Pair(Path(first), Path(candidate), inputs, runtime, threads)
+        while True:
+            block_first, block_candidate = pair.quad()
+            of_first += block_first
+            of_candidate += block_candidate
+            ratios.append(sum(block_candidate) / sum(block_first))
+            last = pair.spent >= until
+            if asked and (last or len(ratios) == _FIRST_LOOK * 2**look):
+                look += 1
+                intervals = _intervals(ratios, of_candidate, level, look)
+                if last or _left(intervals, bound, value_bound):
+                    break
+            elif last:
+                intervals = _intervals(ratios, of_candidate, level)
+                break
+    value, reference = numbers.median(of_candidate), numbers.median(of_first)
+    measurement = Measurement(
+        metric="latency",
+        value=value,
+        unit="s",
+        first=reference,
+        drop=value - reference,
+        ratio=numbers.median(ratios),
+        intervals=intervals,
+        samples=len(ratios),
+        raw=tuple(ratios),
+        environment=_environment(runtime, threads, pinned),
+        notes=(*_noise(ratios, "ratios"), *_unpinned(pinned)),
+    )
+    return measurement.to_json()
+
+
+def alone(
+    path: str | Path,
+    inputs: Sequence[Array],
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    level: float = 0.95,
+    seconds: float = 2.0,
+) -> dict[str, Any]:
+    """Latency of one artifact by itself, as `Measurement.to_json`; block times in seconds in `raw`."""
+    with _settled(threads) as pinned:
+        run = _opened(path, inputs, runtime, threads)
+        calls = _calibrated(run)
+        times: list[float] = []
+        start = time.perf_counter()
+        while not times or time.perf_counter() - start < seconds:
+            times.append(_block(run, calls))
+    measurement = Measurement(
+        metric="latency",
+        value=numbers.median(times),
+        unit="s",
+        intervals={"value": median_interval(times, level)},
+        samples=len(times),
+        raw=tuple(times),
+        environment=_environment(runtime, threads, pinned),
+        notes=(*_noise(times, "times"), *_unpinned(pinned)),
+    )
+    return measurement.to_json()
+
+
+class _Pair:
+    """Both artifacts in their runtime, ready to be timed in turns.
+
+    They are loaded anew now and then, each time the other first: where a session happens to lie in
+    memory shifts its time by up to 1 %, and with equal files the one loaded later won more often.
+    """
+
+    def __init__(
+        self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int
+    ) -> None:
+        self._paths = {"first": first, "candidate": candidate}
+        self._how = (inputs, runtime, threads)
+        self._runs: dict[str, Call] = {}
+        self._loads = self._quads = 0
+        self._loading = 0.0
+        self._load()
+        self._calls = {name: _calibrated(run) for name, run in self._runs.items()}
+        self._start = time.perf_counter()
+        self._loading = 0.0
+
+    @property
+    def spent(self) -> float:
+        """Seconds since both were warm."""
+        return time.perf_counter() - self._start
+
+    def quad(self) -> tuple[list[float], list[float]]:
+        """Seconds per call of two blocks each, in the order A B B A: (first, candidate)."""
+        if self._quads and self._loading <= _LOADING * self.spent:
+            self._load()
+        one, other = _ORDERS[self._quads % 2]
+        times: dict[str, list[float]] = {one: [], other: []}
+        for name in (one, other, other, one):
+            times[name].append(_block(self._runs[name], self._calls[name]))
+        self._quads += 1
+        return times["first"], times["candidate"]
+
+    def _load(self) -> None:
+        start = time.perf_counter()
+        self._runs.clear()
+        for name in _ORDERS[self._loads % 2]:
+            self._runs[name] = _opened(self._paths[name], *self._how)
+        for run in self._runs.values():
+            for _ in range(_WARM_UP_CALLS):
+                run()
+        self._loads += 1
+        self._loading += time.perf_counter() - start
+
+
+def _opened(path: str | Path, inputs: Sequence[Array], runtime: str, threads: int) -> Call:
+    session = get(runtime).open(Path(path), threads)
+    arrays = [np.ascontiguousarray(array) for array in inputs]
+    return lambda: session.run(arrays)
+
+
+def _calibrated(run: Call) -> int:
+    """Calls per block, after warming up."""
+    start, calls = time.perf_counter(), 0
+    while calls < _WARM_UP_CALLS or time.perf_counter() - start < _WARM_UP_SECONDS:
+        run()
+        calls += 1
+    return max(1, round(BLOCK_SECONDS / max(_block(run, max(1, calls // 10)), 1e-9)))
+
+
+def _block(run: Call, calls: int) -> float:
+    """Seconds per call over a block."""
+    start = time.perf_counter_ns()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter_ns() - start) / calls / 1e9
+
+
+def _intervals(
+    ratios: Sequence[float], times: Sequence[float], level: float, look: int = 0
+) -> dict[Form, Interval]:
+    """Intervals at `level`; with `look`, wide enough that all looks together keep it."""
+    strict = level_at_look(level, look) if look else level
+    intervals: dict[Form, Interval] = {}
+    samples: dict[Form, Sequence[float]] = {"value": times, "ratio": ratios}
+    for form, values in samples.items():
+        found = median_interval(values, strict)
+        method = f"{found.method}, look {look}" if look else found.method
+        intervals[form] = Interval(found.low, found.high, level, method)
+    return intervals
+
+
+def _left(intervals: dict[Form, Interval], bound: float | None, value_bound: float | None) -> bool:
+    """Whether every bound lies outside its interval."""
+    return (bound is None or bound not in intervals["ratio"]) and (
+        value_bound is None or value_bound not in intervals["value"]
+    )
+
+
+def _noise(values: Sequence[float], what: str) -> tuple[str, ...]:
+    lower, middle, upper = np.quantile(values, [0.25, 0.5, 0.75])
+    spread = float((upper - lower) / middle) if middle > 0 else 0.0
+    if spread <= NOISY:
+        return ()
+    return (f"noisy: block {what} spread by {spread:.0%} (IQR / median); stop other programs and repeat",)
+
+
+def _unpinned(pinned: Sequence[int]) -> tuple[str, ...]:
+    return () if pinned else ("not pinned to cores: this system does not allow it",)
+
+
+def _environment(runtime: str, threads: int, pinned: Sequence[int]) -> dict[str, Any]:
+    return {**environment(), "runtime": get(runtime).version(), "threads": threads, "pinned": list(pinned)}
+
+
+@contextlib.contextmanager
+def _settled(threads: int) -> Iterator[tuple[int, ...]]:
+    """Pin this thread, and those it starts, to `threads` cores; hold the garbage collector still.
+
+    Gives the cores, none where pinning is not possible.
+    """
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    before, cores = _pin(threads)
+    try:
+        yield cores
+    finally:
+        if cores:
+            os.sched_setaffinity(0, before)
+        if collecting:
+            gc.enable()
+
+
+def _pin(threads: int) -> tuple[set[int], tuple[int, ...]]:
+    if not hasattr(os, "sched_setaffinity"):
+        return set(), ()
+    allowed = os.sched_getaffinity(0)
+    # The highest first, because interrupts favour the lowest; hyperthreads of one core come last.
+    order = sorted(allowed, key=lambda core: (_sibling_rank(core), -core))
+    cores = tuple(order[: max(1, threads)])
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:
+        return allowed, ()
+    return allowed, cores
+
+
+def _sibling_rank(core: int) -> int:
+    """0 for the first hyperthread of a physical core, 1 for the second, ..."""
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    try:
+        listed = path.read_text().strip()
+    except OSError:
+        return 0
+    siblings: list[int] = []
+    for part in listed.split(","):
+        low, _, high = part.partition("-")
+        siblings += range(int(low), int(high or low) + 1)
+    return siblings.index(core) if core in siblings else 0

@@ -1,0 +1,288 @@
+"""Intervals whose one-sided bounds can be trusted at a few hundred samples.
+
+`level` is everywhere the confidence of *each* one-sided bound (0.95: the truth lies above `high` in
+5 % of repetitions, and below `low` in 5 %). numpy and scipy only; everything random takes a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from boildown.domain.measurement import Interval
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+RESAMPLES = 2000
+_CHUNK = 4_000_000  # numbers held at once while resampling: 32 MB each
+_WORK = 20_000_000  # rows a slow `estimate` may read for its resamples
+_IN_TAIL = 20  # resamples that must lie beyond a quantile for it to be read off directly
+
+
+def quantile_of_normal(level: float) -> float:
+    """The standard normal quantile at `level`."""
+    return float(stats.norm.ppf(level))
+
+
+def level_at_look(confidence: float, look: int) -> float:
+    """The confidence level of the k-th look at the same samples (k = 1, 2, ...).
+
+    Each look spends alpha / (k (k + 1)) of alpha = 1 - confidence; over any number of looks the
+    sum stays below alpha (Bonferroni with a telescoping series), so none need be planned ahead.
+    """
+    if look < 1:
+        raise ValueError(f"looks are counted from 1, not {look}")
+    return 1.0 - (1.0 - confidence) / (look * (look + 1))
+
+
+def samples_needed(
+    observed: float, bound: float, standard_error: float, samples: int, level: float
+) -> int | None:
+    """About how many samples in all decide `bound` at `level`, if what was observed is the truth.
+
+    The standard error is that of `samples` samples and shrinks with the root of their number.
+    `None` if the observed value is at the bound: no number of samples would do.
+    """
+    distance = abs(observed - bound)
+    if distance == 0.0 or not math.isfinite(distance) or not math.isfinite(standard_error):
+        return None
+    factor = (quantile_of_normal(level) * standard_error / distance) ** 2
+    return max(1, math.ceil(samples * factor))
+
+
+# -- proportions ------------------------------------------------------------------------------------
+
+
+def wilson(right: int, n: int, level: float) -> Interval:
+    """Wilson's score interval for a proportion (1927), bounds one-sided.
+
+    Exact rate of a false `low >= p` at nominal 5 %: at most 5.8 % for p >= 0.5, n >= 150.
+    """
+    if not 0 <= right <= n or n < 1:
+        raise ValueError(f"{right} of {n} is not a proportion")
+    low, high = _wilson(right, n, quantile_of_normal(level))
+    return Interval(low, high, level, "Wilson score")
+
+
+def tango_bounds(
+    only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: int, level: float
+) -> tuple[Floats, Floats]:
+    """`tango` for arrays of counts at one n: (low, high), in their broadcast shape."""
+    b, c = np.broadcast_arrays(
+        np.asarray(only_first_right, np.float64), np.asarray(only_candidate_right, np.float64)
+    )
+    if n < 1 or np.any(b < 0) or np.any(c < 0) or np.any(b + c > n):
+        raise ValueError(f"discordant counts must be at least 0 and together at most n = {n}")
+    z = quantile_of_normal(level)
+    drop = (b - c) / n
+    # The score falls from +inf at -1 to -inf at +1 and is 0 at the observed drop, so each bound is
+    # bracketed by it and bisection cannot fail, whatever the counts.
+    low = _bisect(lambda at: _tango_score(b, c, n, at) <= z, np.full_like(drop, -1.0), drop)
+    high = _bisect(lambda at: _tango_score(b, c, n, at) <= -z, drop, np.full_like(drop, 1.0))
+    return low, high
+
+
+def tango(only_first_right: int, only_candidate_right: int, n: int, level: float) -> Interval:
+    """Tango's score interval for the drop p_first - p_candidate of two paired proportions.
+
+    T. Tango, Statistics in Medicine 17 (1998): 891-908, bounds one-sided. Of n pairs,
+    `only_first_right` and `only_candidate_right` are the discordant ones; the others cancel.
+    Exact rate of a false `high <= bound` at nominal 5 %, for bounds >= 0 and n = 150 to 5,000: at
+    most 6 %. A false `low >= bound` reaches 9 % where fewer than ten discordant pairs are expected.
+    """
+    low, high = tango_bounds(only_first_right, only_candidate_right, n, level)
+    return Interval(float(low), float(high), level, "Tango score, paired")
+
+
+def paired_ratio(only_first_right: int, only_candidate_right: int, both: int, level: float) -> Interval:
+    """Interval for p_candidate / p_first of two paired proportions, bounds one-sided.
+
+    D. G. Bonett and R. M. Price, J. Educational and Behavioral Statistics 31 (2006): two Wilson
+    intervals, narrowed to what their correlation leaves. `both` pairs are right in both.
+    """
+    first, candidate = both + only_first_right, both + only_candidate_right
+    n = both + only_first_right + only_candidate_right
+    name = "Bonett-Price, paired"
+    if n == 0:
+        return Interval(0.0, math.inf, level, name)
+    discordant = math.sqrt((only_first_right + only_candidate_right + 2) / ((first + 1) * (candidate + 1)))
+    of_first = math.sqrt((1 - (first + 1) / (n + 2)) / (first + 1))
+    of_candidate = math.sqrt((1 - (candidate + 1) / (n + 2)) / (candidate + 1))
+    z = quantile_of_normal(level) * discordant / (of_first + of_candidate)
+    first_low, first_high = _wilson(first, n, z)
+    low, high = _wilson(candidate, n, z)
+    return Interval(low / first_high, high / first_low if first_low > 0 else math.inf, level, name)
+
+
+def paired_standard_error(only_first_right: int, only_candidate_right: int, n: int) -> float:
+    """Standard error of the difference of two paired proportions.
+
+    With half a pair added to each discordant count (A. Agresti and Y. Min, Statistics in Medicine
+    24 (2005)), so that no discordant pair among few samples is not taken for certainty.
+    """
+    b, c = only_first_right + 0.5, only_candidate_right + 0.5
+    return math.sqrt(b + c - (b - c) ** 2 / (n + 2)) / (n + 2)
+
+
+def _wilson(right: int, n: int, z: float) -> tuple[float, float]:
+    centre = right + z * z / 2
+    reach = z * math.sqrt(right * (n - right) / n + z * z / 4)
+    whole = n + z * z
+    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
+
+
+def _tango_score(b: Floats, c: Floats, n: int, drop: Floats) -> Floats:
+    """Tango's statistic for a true drop; 0/0 counts as 0."""
+    linear = (2 * n - b + c) * drop - b - c
+    root = np.sqrt(np.maximum(linear * linear + 8 * n * c * drop * (1 - drop), 0.0))
+    only_candidate = np.maximum((root - linear) / (4 * n), 0.0)
+    variance = np.maximum(n * (2 * only_candidate + drop * (1 - drop)), 0.0)
+    away = b - c - n * drop
+    away = np.where(np.abs(away) < 1e-9, 0.0, away)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(away / np.sqrt(variance), nan=0.0, posinf=np.inf, neginf=-np.inf)
+
+
+def _bisect(crossed: Callable[[Floats], NDArray[np.bool_]], left: Floats, right: Floats) -> Floats:
+    """Where a condition turns true between `left` and `right`, elementwise."""
+    for _ in range(60):
+        middle = (left + right) / 2
+        here = crossed(middle)
+        left, right = np.where(here, left, middle), np.where(here, middle, right)
+    return (left + right) / 2
+
+
+# -- means and anything else ------------------------------------------------------------------------
+
+
+def mean_interval(
+    values: ArrayLike, level: float, *, seed: int = 0, span: float = math.inf, resamples: int = RESAMPLES
+) -> Interval:
+    """Studentized bootstrap (bootstrap-t) interval for a mean; for paired data give the differences.
+
+    P. Hall, Annals of Statistics 16 (1988): second-order accurate for each one-sided bound, where
+    the percentile bootstrap is not. Resamples are drawn in chunks of bounded memory. Infinite
+    bounds are honest: too few samples vary to say anything. If none does, and no value can differ
+    from another by more than `span`, the bounds allow for the share of samples that may differ and
+    were not seen. Tails heavy enough to hide from n samples (a kurtosis in the dozens at n = 150)
+    cannot be corrected by any resampling.
+    """
+    x = np.asarray(values, np.float64).ravel()
+    n = x.size
+    name = "studentized bootstrap"
+    if n == 0:
+        raise ValueError("no values")
+    centre = float(x.mean())
+    x = x - centre
+    spread = float(x.std())
+    if n == 1 or spread <= 1e-12 * max(abs(centre), 1e-300):
+        unseen = 1.0 - (1.0 - level) ** (1.0 / n)
+        reach = math.inf if n == 1 else (unseen * span if math.isfinite(span) else 0.0)
+        return Interval(centre - reach, centre + reach, level, f"{name} (no spread)")
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for size in _chunks(resamples, n):
+        picked = x[generator.integers(0, n, (size, n), dtype=np.int32)]
+        mean = picked.mean(axis=1)
+        drawn.append(_studentize(mean, np.sqrt(np.maximum((picked**2).mean(axis=1) - mean**2, 0.0) / n)))
+    return _bootstrap_t(centre, spread / math.sqrt(n), np.concatenate(drawn), level, name)
+
+
+def bootstrap(
+    estimate: Callable[[Indices], float], n: int, level: float, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[Interval, float]:
+    """Studentized bootstrap of any estimate over n samples, and the estimate's standard error.
+
+    `estimate` gets indices of samples (with repeats) and returns a number; give it both models'
+    statistics for a paired interval. The standard error of each resample is that of the jackknife
+    influences it drew (the non-parametric delta method: Davison and Hinkley, Bootstrap Methods and
+    their Application, 1997, sections 2.7 and 5.2.2), so that a slow estimate is called about
+    2 * `resamples` times, fewer for many samples; above 2,000 samples neighbours are deleted and
+    drawn together in groups.
+    """
+    if n < 1:
+        raise ValueError("no samples")
+    name = "studentized bootstrap by jackknife"
+    affordable = min(resamples, max(400, _WORK // n))
+    everything = np.arange(n, dtype=np.intp)
+    value = float(estimate(everything))
+    if n == 1:
+        return Interval(-math.inf, math.inf, level, name), math.inf
+    groups = np.array_split(everything, min(n, max(400, min(RESAMPLES, _WORK // n))))
+    count = len(groups)
+    starts = np.array([group[0] for group in groups] + [n])
+    without = [float(estimate(np.delete(everything, slice(starts[g], starts[g + 1])))) for g in range(count)]
+    influence = (count - 1) * (value - np.asarray(without))
+    influence -= influence.mean()
+    error = float(influence.std()) / math.sqrt(count)
+    if not math.isfinite(error):
+        return Interval(-math.inf, math.inf, level, name), math.inf
+    if error <= 1e-12 * max(abs(value), 1e-300):
+        return Interval(value, value, level, f"{name} (no spread)"), 0.0
+    generator = np.random.default_rng(seed)
+    drawn = np.empty(affordable)
+    for r in range(affordable):
+        picked = generator.integers(0, count, count)
+        rows = picked if count == n else np.concatenate([groups[g] for g in picked])
+        away = np.asarray(float(estimate(rows)) - value)
+        drawn[r] = _studentize(away, np.asarray(influence[picked].std() / math.sqrt(count)))
+    return _bootstrap_t(value, error, drawn, level, name), error
+
+
+def median_interval(values: ArrayLike, level: float) -> Interval:
+    """Distribution-free interval for a median from order statistics, bounds one-sided.
+
+    W. R. Thompson, Annals of Mathematical Statistics 7 (1936). What a bootstrap of the median
+    approximates, without its error at small n: with fewer than 5 values at level 0.95 it is infinite.
+    """
+    x = np.sort(np.asarray(values, np.float64).ravel())
+    n = x.size
+    if n == 0:
+        raise ValueError("no values")
+    # The largest rank whose value exceeds the median with probability at most 1 - level.
+    rank = int(stats.binom.ppf(1.0 - level, n, 0.5))
+    if stats.binom.cdf(rank, n, 0.5) > 1.0 - level:
+        rank -= 1
+    if rank < 0:
+        return Interval(-math.inf, math.inf, level, "order statistics of the median")
+    return Interval(float(x[rank]), float(x[n - 1 - rank]), level, "order statistics of the median")
+
+
+def _chunks(resamples: int, n: int) -> list[int]:
+    size = max(1, min(resamples, _CHUNK // n))
+    return [size] * (resamples // size) + ([resamples % size] if resamples % size else [])
+
+
+def _studentize(away: NDArray[Any], error: NDArray[Any]) -> NDArray[Any]:
+    """away / error; 0/0 is 0, and a resample without spread lies infinitely far out."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = away / error
+    return np.where((away == 0.0) & (error == 0.0), 0.0, ratio)
+
+
+def _bootstrap_t(value: float, error: float, drawn: Floats, level: float, name: str) -> Interval:
+    attempted = drawn.size
+    drawn = np.sort(drawn[~np.isnan(drawn)])
+    if 2 * drawn.size < attempted:  # the estimate is undefined on most resamples
+        return Interval(-math.inf, math.inf, level, name)
+    return Interval(
+        value + error * _lower_tail(-drawn[::-1], level),
+        value - error * _lower_tail(drawn, level),
+        level,
+        name,
+    )
+
+
+def _lower_tail(ascending: Floats, level: float) -> float:
+    """The (1 - level) quantile; beyond what the resamples reach, scaled as a normal tail."""
+    tail = max(1.0 - level, min(_IN_TAIL / ascending.size, 0.5))
+    read = float(ascending[max(0, math.floor(tail * (ascending.size + 1)) - 1)])
+    if tail <= 1.0 - level:
+        return read
+    return read * quantile_of_normal(level) / quantile_of_normal(1.0 - tail)
