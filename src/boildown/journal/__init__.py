@@ -1,1 +1,26 @@
-""""""
+"""The journal: one SQLite file per run that remembers it, written by one process.
+
+`journal.Journal` is the file, `rows` what it gives back, `keys` name candidates and measurements,
+`runs` looks over the folders of many runs. Everything stored is plain JSON; nothing is unpickled.
+"""
+
+from boildown.journal.journal import Journal
+from boildown.journal.keys import candidate_key, hash_of, measurement_key
+from boildown.journal.rows import AttemptRow, Ending, Look, Record
+from boildown.journal.runs import find_finished, find_measurement, resolve_run, run_folders, run_id
+
+__all__ = [
+    "AttemptRow",
+    "Ending",
+    "Journal",
+    "Look",
+    "Record",
+    "candidate_key",
+    "find_finished",
+    "find_measurement",
+    "hash_of",
+    "measurement_key",
+    "resolve_run",
+    "run_folders",
+    "run_id",
+]

@@ -1,0 +1,343 @@
+"""The journal of one run: `journal.db` in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from boildown.domain.measurement import Measurement
+from boildown.domain.outcome import Outcome, State
+from boildown.errors import JournalError
+from boildown.journal import migrations, plain
+from boildown.journal.lock import WriterLock
+from boildown.journal.rows import AttemptRow, Ending, Look, Record
+
+FILE = "journal.db"
+_LOCK = "journal.lock"
+_RUNNING = State.RUNNING.value
+_COLUMNS = ", ".join(field.name for field in fields(AttemptRow))
+
+
+class Journal:
+    """What a run has done so far, kept in SQLite (WAL) as plain JSON.
+
+    Made by `create` and `open`. One process writes; any number may read meanwhile. Every write is
+    on disk when its method returns, so a killed process loses at most the step under way. Methods
+    may be called from any thread. Every method raises JournalError where the file cannot be used.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: WriterLock | None) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._lock = lock
+        self._one_at_a_time = threading.RLock()
+
+    @classmethod
+    def create(cls, folder: Path, facts: Mapping[str, Any]) -> Self:
+        """Start the journal of a new run; the folder is made if need be.
+
+        Raises JournalError if the folder has a journal already.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / FILE).exists():
+            raise JournalError(f"{folder} has a journal already. Resume that run, or give another folder.")
+        journal = cls._written(folder)
+        journal.update_facts(facts)
+        return journal
+
+    @classmethod
+    def open(cls, folder: Path, readonly: bool = False) -> Self:
+        """The journal of an existing run.
+
+        Raises JournalError if there is none, it is damaged, of a newer version, or (unless
+        `readonly`) being written by another process.
+        """
+        if not (folder / FILE).is_file():
+            raise JournalError(f"There is no journal in {folder}. `boildown runs` lists the runs there are.")
+        return cls._read(folder) if readonly else cls._written(folder)
+
+    @classmethod
+    def _written(cls, folder: Path) -> Self:
+        lock = WriterLock(folder / _LOCK)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lock.release)
+            with _told(folder):
+                connection = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
+                undo.callback(connection.close)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                migrations.migrate(connection, _now())
+            undo.pop_all()
+        return cls(folder, connection, lock)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        with _told(folder):
+            connection = _readonly(folder / FILE)
+            if migrations.missing(connection):
+                # A file of an older version must not be changed by reading it: bring a copy up to date.
+                with contextlib.closing(connection) as old:
+                    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                    old.backup(connection)
+                migrations.migrate(connection, _now())
+        return cls(folder, connection, None)
+
+    def close(self) -> None:
+        """Release the file and the right to write it."""
+        with self._one_at_a_time:
+            self._connection.close()
+            if self._lock:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the run -------------------------------------------------------------------------------------
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What holds for the whole run: target, goal, seed, versions and so on."""
+        return {name: plain.loads(value) for name, value in self._rows("SELECT name, value FROM facts")}
+
+    def update_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add facts; those of the same name are replaced."""
+        rows = [(name, plain.dumps(value)) for name, value in facts.items()]
+        with self._writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def finish(self, outcome: Outcome, best_attempt: int | None, sentence: str, seconds: float) -> None:
+        """The run has ended, for now: a resumed run ends again. `seconds` are of all sittings."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO endings (outcome, best_attempt, sentence, seconds, at) VALUES (?, ?, ?, ?, ?)",
+                (outcome.name, best_attempt, sentence, seconds, _now()),
+            )
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the run ended last, or `None` if it never has."""
+        query = "SELECT outcome, best_attempt, sentence, seconds, at FROM endings ORDER BY id DESC LIMIT 1"
+        for outcome, *rest in self._rows(query):
+            return Ending(Outcome[outcome], *rest)
+        return None
+
+    # -- attempts ------------------------------------------------------------------------------------
+
+    def begin_attempt(
+        self,
+        number: int,
+        rung: str,
+        reason: str = "",
+        parent: str | None = None,
+        candidate_key: str | None = None,
+        quote: Mapping[str, Any] | None = None,
+    ) -> None:
+        """An attempt starts: why this rung, from which parent, at what expected cost.
+
+        One that a killed process left RUNNING may start again; its measurements stay findable by
+        key but are no longer its own. Raises JournalError for an attempt that has finished.
+        """
+        with self._writing() as connection:
+            if self._state(number) not in (None, _RUNNING):
+                raise JournalError(f"Attempt {number} has finished; a finished attempt is never done again.")
+            connection.execute("UPDATE measurements SET attempt = NULL WHERE attempt = ?", (number,))
+            connection.execute(
+                "INSERT OR REPLACE INTO attempts "
+                "(number, rung, reason, parent, candidate_key, quote, state, started) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, rung, reason, parent, candidate_key, plain.dumps(quote or {}), _RUNNING, _now()),
+            )
+
+    def finish_attempt(
+        self,
+        number: int,
+        state: State,
+        sentence: str = "",
+        *,
+        verdict: Mapping[str, Any] | None = None,
+        candidate: Mapping[str, Any] | None = None,
+        artifact: Path | None = None,
+        sha256: str | None = None,
+        timings: Mapping[str, float] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """An attempt has ended; `timings` are seconds by kind of work.
+
+        Raises JournalError unless the attempt is running.
+        """
+        values = {
+            "state": state.value,
+            "ended": _now(),
+            "sentence": sentence,
+            "verdict": None if verdict is None else plain.dumps(verdict),
+            "candidate": None if candidate is None else plain.dumps(candidate),
+            "artifact": None if artifact is None else self._relative(artifact),
+            "sha256": sha256,
+            "timings": plain.dumps(timings or {}),
+            "notes": plain.dumps(list(notes)),
+        }
+        with self._writing() as connection:
+            if self._state(number) != _RUNNING:
+                raise JournalError(f"Attempt {number} is not running, so it cannot finish.")
+            columns = ", ".join(f"{name} = :{name}" for name in values)
+            connection.execute(
+                f"UPDATE attempts SET {columns} WHERE number = :number", {**values, "number": number}
+            )
+
+    def attempts(self) -> list[AttemptRow]:
+        """Every attempt in order of its number."""
+        return [_attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]
+
+    def attempts_of(self, candidate_key: str) -> list[AttemptRow]:
+        """The attempts at one candidate."""
+        query = f"SELECT {_COLUMNS} FROM attempts WHERE candidate_key = ? ORDER BY number"
+        return [_attempt(row) for row in self._rows(query, candidate_key)]
+
+    def artifact(self, row: AttemptRow) -> Path | None:
+        """Where the artifact of an attempt lies, wherever the run folder has been moved to."""
+        return None if row.artifact is None else self.folder / row.artifact
+
+    # -- measurements, looks, records ----------------------------------------------------------------
+
+    def add_measurement(self, key: str, attempt: int | None, measurement: Measurement) -> None:
+        """Keep a measurement; the same key of the same attempt is replaced."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO measurements (key, attempt, body, at) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (key, attempt) DO UPDATE SET body = excluded.body, at = excluded.at",
+                (key, attempt, plain.dumps(measurement.to_json()), _now()),
+            )
+
+    def measurement(self, key: str) -> Measurement | None:
+        """The latest measurement of this key."""
+        query = "SELECT body FROM measurements WHERE key = ? ORDER BY at DESC, id DESC LIMIT 1"
+        for (body,) in self._rows(query, key):
+            return Measurement.from_json(plain.loads(body))
+        return None
+
+    def measurements(self, attempt: int) -> list[Measurement]:
+        """The measurements of an attempt, in the order they were made."""
+        query = "SELECT body FROM measurements WHERE attempt = ? ORDER BY id"
+        return [Measurement.from_json(plain.loads(body)) for (body,) in self._rows(query, attempt)]
+
+    def add_look(self, attempt: int, data: str) -> int:
+        """An attempt is about to look at the verdict's data; which look this is, from 1.
+
+        data: the fingerprint of those samples.
+        """
+        with self._writing() as connection:
+            ((k,),) = connection.execute("SELECT 1 + COUNT(*) FROM looks WHERE data = ?", (data,)).fetchall()
+            connection.execute("INSERT INTO looks VALUES (?, ?, ?, ?)", (data, k, attempt, _now()))
+        return int(k)
+
+    def looks(self) -> list[Look]:
+        """Every look in order."""
+        return [Look(*row) for row in self._rows("SELECT attempt, data, k, at FROM looks ORDER BY at, k")]
+
+    def record(self, attempt: int | None, kind: str, data: Mapping[str, Any]) -> None:
+        """Keep something of a kind that only its writer and the report know."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO records (attempt, kind, data, at) VALUES (?, ?, ?, ?)",
+                (attempt, kind, plain.dumps(dict(data)), _now()),
+            )
+
+    def records(self, kind: str | None = None) -> list[Record]:
+        """The records of one kind, or all, in order."""
+        query = "SELECT attempt, kind, data, at FROM records WHERE ?1 IS NULL OR kind = ?1 ORDER BY id"
+        return [
+            Record(attempt, name, plain.loads(data), at)
+            for attempt, name, data, at in self._rows(query, kind)
+        ]
+
+    # -- SQLite --------------------------------------------------------------------------------------
+
+    def _state(self, number: int) -> str | None:
+        for (state,) in self._rows("SELECT state FROM attempts WHERE number = ?", number):
+            return str(state)
+        return None
+
+    def _relative(self, path: Path) -> str:
+        path, folder = path.resolve(), self.folder.resolve()
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._one_at_a_time, _told(self.folder):
+            return self._connection.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside is kept, or nothing."""
+        if self._lock is None:
+            raise JournalError(f"The journal in {self.folder} was opened for reading only.")
+        with self._one_at_a_time, _told(self.folder):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What SQLite says, as cause and cure."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        said = str(error)
+        if "full" in said:
+            cure = "The journal is intact up to the last finished step: free space on the disk, then resume."
+        elif "not a database" in said or "malformed" in said:
+            cure = "The file is damaged or no journal: bring it back from a copy, or start a new run."
+        elif "no such table" in said:
+            cure = "It was not made by boildown, or its run ended before it began: start a new run."
+        else:
+            cure = "See that the folder can be read and written and that no other program holds the file."
+        raise JournalError(f"The journal in {folder} cannot be used: {said}. {cure}") from error
+
+
+def _readonly(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write.
+
+    Reading beside a writer needs files next to the journal; where the folder cannot be written and
+    there is no writer, the file is read as it lies.
+    """
+    uri = path.resolve().as_uri()
+    try:
+        connection = sqlite3.connect(
+            f"{uri}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        connection = sqlite3.connect(
+            f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False
+        )
+    return connection
+
+
+def _attempt(row: tuple[Any, ...]) -> AttemptRow:
+    values = dict(zip((field.name for field in fields(AttemptRow)), row, strict=True))
+    for name in ("quote", "verdict", "candidate", "timings", "notes"):
+        values[name] = None if values[name] is None else plain.loads(values[name])
+    return AttemptRow(**{**values, "state": State(values["state"]), "notes": tuple(values["notes"])})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,69 @@
+"""One writer per run: a lock that dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from boildown.errors import JournalError
+
+# Locks of POSIX records do not exclude the process that holds them, and closing any descriptor of
+# the file drops them; so this process keeps its own list. They are chosen because, unlike flock,
+# a forked data loader that outlives a killed run does not keep them.
+_held: dict[Path, int] = {}
+
+
+class WriterLock:
+    """Held from construction to `release`. Raises JournalError while another process or journal holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        if _held.get(self._path) == os.getpid():
+            raise _busy(self._path, "this process")
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise JournalError(
+                f"The run folder {self._path.parent} cannot be written: {error.strerror}. "
+                "Give another folder with --runs, or the right to write this one."
+            ) from error
+        try:
+            _lock(self._descriptor)
+        except OSError:
+            writer = os.pread(self._descriptor, 20, 0).decode() if sys.platform != "win32" else ""
+            os.close(self._descriptor)
+            raise _busy(self._path, f"process {writer}" if writer else "another process") from None
+        _held[self._path] = os.getpid()
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, str(os.getpid()).encode())
+
+    def release(self) -> None:
+        """Let others write; harmless when repeated, and in a forked process."""
+        if _held.get(self._path) == os.getpid():
+            del _held[self._path]
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+
+
+def _busy(path: Path, writer: str) -> JournalError:
+    return JournalError(
+        f"The run {path.parent.name} is being written by {writer}. "
+        "Wait until it ends, or stop it there (Ctrl-C), then resume."
+    )
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
