@@ -1,0 +1,486 @@
+"""The captured graph of a model: exported once, batch norm folded, node names stable.
+
+Everything that places quantizers, calibrates or counts works on this graph and names values by its
+nodes, so that one plan fits the graph, the simulation and the exported file.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import logging
+import operator
+import traceback
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx import GraphModule, Node
+from torch.fx._pytree import tree_flatten_spec
+from torch.utils._pytree import tree_flatten
+
+from boildown.errors import ExportError
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = frozenset(
+    {
+        aten.conv1d.default,
+        aten.conv1d.padding,
+        aten.conv2d.default,
+        aten.conv2d.padding,
+        aten.conv3d.default,
+        aten.conv3d.padding,
+    }
+)
+TRANSPOSED = frozenset(
+    {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
+)
+LINEAR = aten.linear.default
+
+_NORMS = frozenset({aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default})
+_COPIES = frozenset(
+    {
+        aten.alias.default,
+        aten.clone.default,
+        aten.detach.default,
+        aten.dropout.default,
+        aten.feature_dropout.default,
+        aten.alpha_dropout.default,
+        aten.slice.Tensor,
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as a `torch.export` program without batch norm where it could be folded.
+
+    Values are named by the program's nodes, parameters by their qualified names in
+    `program.state_dict`. The tensors are copies: nothing done to the model later changes them.
+    """
+
+    program: ExportedProgram
+
+    @cached_property
+    def module(self) -> GraphModule:
+        """The graph as a module called like the model, with outputs like the model's."""
+        module = plain_module(self.program)
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        return module
+
+    def copy(self) -> GraphModule:
+        """A module to rewrite: its graph and its tree are its own, its tensors are shared."""
+        with _quiet():
+            return GraphModule(self.module, copy.deepcopy(self.module.graph))
+
+    @cached_property
+    def static_batch(self) -> bool:
+        """Whether the model only accepts the batch size it was captured with."""
+        return not any(_symbols(val.shape[0]) for val in self._inputs if val.ndim)
+
+    @property
+    def _inputs(self) -> list[Tensor]:
+        placeholders = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        return [value for node in placeholders if (value := tensor_of(node)) is not None]
+
+    def parameter(self, name: str) -> Tensor:
+        """The parameter or buffer with this qualified name."""
+        return cast(Tensor, operator.attrgetter(name)(self.module))
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The arguments of one call as the graph's placeholders take them."""
+        flat: list[Any] = tree_flatten_spec((args, dict(kwargs)), self.module._in_spec)
+        return flat
+
+    def serialize(self) -> bytes:
+        """The program as bytes, for boildown's own child processes. Raises ExportError."""
+        buffer = io.BytesIO()
+        try:
+            with _quiet():
+                torch.export.save(self.program, buffer)
+        except Exception as error:
+            raise ExportError(f"The captured model cannot be serialized: {_first_line(error)}") from error
+        return buffer.getvalue()
+
+    @classmethod
+    def load(cls, data: bytes) -> Graph:
+        """The inverse of `serialize`; only for bytes that boildown itself has just made."""
+        with _quiet():
+            return cls(torch.export.load(io.BytesIO(data)))
+
+    def code_hash(self) -> str:
+        """SHA-256 of what the model computes apart from its tensors' values.
+
+        Operators, their order, literal arguments, parameter names and shapes count; node names do
+        not.
+        """
+        numbers: dict[Node, str] = {}
+        lines = []
+        for node in self.module.graph.nodes:
+            numbers[node] = f"%{len(numbers)}"
+            arguments = torch.fx.map_arg((node.args, node.kwargs), lambda n: _Text(numbers[n]))
+            target = "" if node.op == "placeholder" else str(node.target)
+            shapes = "" if node.op == "output" else _shapes(node.meta.get("val"))
+            lines.append(f"{numbers[node]} {node.op} {target} {arguments} {shapes}")
+        for name in sorted(self.program.state_dict):
+            tensor = self.program.state_dict[name]
+            lines.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def macs(self) -> int:
+        """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU."""
+        batch = (
+            1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
+        )
+        total = sum(_macs(node) for node in self.module.graph.nodes if node.op == "call_function")
+        return round(total / batch)
+
+
+class _Text(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+# ---- capture ---------------------------------------------------------------------------------
+
+_captured: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.WeakKeyDictionary()
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Capture a model in eval mode, fold its batch norms and name its nodes.
+
+    `args` and `kwargs` are one example call; the first axis of their tensors is the batch, which
+    becomes dynamic where the model allows it (see `Graph.static_batch`). The model is left as it
+    was, training flags included. A second capture of the same unchanged model with the same input
+    shapes is free. Raises ExportError naming the line that cannot be captured.
+    """
+    kwargs = dict(kwargs or {})
+    key = _key(model, args, kwargs)
+    if (known := _captured.get(model)) and known[0] == key:
+        return known[1]
+    args, kwargs = _at_least_two(args, kwargs)
+    with _quiet(), _eval_mode(model):
+        program = _export(model, args, kwargs)
+        try:
+            module = plain_module(program.run_decompositions({}))
+            _drop_copies(module)
+            _fold_norms(module)
+            module = copy.deepcopy(GraphModule(module, module.graph))
+            graph = Graph(_export(module, args, kwargs))
+        except Exception as error:
+            if isinstance(error, ExportError):
+                raise
+            raise ExportError(f"The captured model cannot be simplified: {_first_line(error)}") from error
+    _captured[model] = (key, graph)
+    return graph
+
+
+def plain_module(program: ExportedProgram) -> GraphModule:
+    """The program as an ordinary module: no input guards, `train` and `eval` allowed."""
+    module = program.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    return GraphModule(module, module.graph).eval()
+
+
+def tensor_of(node: Node) -> Tensor | None:
+    """The (fake) tensor a node stands for, or None where it is something else."""
+    value = node.meta.get("val")
+    return value if isinstance(value, Tensor) else None
+
+
+def _key(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    leaves, spec = tree_flatten((args, kwargs))
+    shapes = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    state = tuple((name, id(tensor), tensor._version) for name, tensor in _tensors(model))
+    return str(spec), shapes, state
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch of one is doubled: torch.export takes a size of one for a constant."""
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    if not tensors or any(x.ndim == 0 or len(x) != 1 for x in tensors):
+        return args, kwargs
+
+    def double(value: Any) -> Any:
+        return torch.cat([value, value]) if isinstance(value, Tensor) else value
+
+    doubled: tuple[tuple[Any, ...], dict[str, Any]] = torch.utils._pytree.tree_map(double, (args, kwargs))
+    return doubled
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor) and x.ndim]
+    batch = len(tensors[0]) if tensors else 0
+
+    def attempt(dim: Any, *, strict: bool) -> ExportedProgram:
+        shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+        for tensor in tensors:
+            if len(tensor) == batch:
+                shapes[tensor] = {0: dim}
+        return torch.export.export(
+            model, args, kwargs, dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs), strict=strict
+        )
+
+    first: Exception | None = None
+    for dim, strict in ((Dim("batch"), False), (Dim.AUTO, False), (Dim("batch"), True)):
+        try:
+            return attempt(dim, strict=strict)
+        except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's code raises
+            first = first or error
+    assert first is not None
+    raise ExportError(_explain(first)) from None
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence torch's warnings and logs, which say nothing a user of boildown can act on."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch._dynamo", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _explain(error: Exception) -> str:
+    """One line with the cause and the line of the model it comes from, one with the cure."""
+    torch_folder, here = str(Path(torch.__file__).parent), __file__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((torch_folder, here, "<"))]
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno}: `{own[-1].line}`)" if own else ""
+    return (
+        f"The model cannot be captured: {_first_line(error)}{where}\n"
+        "  Rewrite that line so that shapes and branches do not depend on the values of tensors; "
+        "`torch.export.export(model, args)` must accept the model."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+# ---- rewriting -------------------------------------------------------------------------------
+
+
+def attribute_of(node: Any, module: nn.Module) -> Tensor | None:
+    """The tensor of a `get_attr` node, or None."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    value = operator.attrgetter(str(node.target))(module)
+    return value if isinstance(value, Tensor) else None
+
+
+def set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put `value` as the parameter with this qualified name into the module's own tree."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=value.is_floating_point()))
+
+
+def has_parameter(module: nn.Module, name: str) -> bool:
+    """Whether the module's tree has something under this qualified name."""
+    path, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(path), leaf, None) is not None
+
+
+def uses(graph: torch.fx.Graph) -> Counter[str]:
+    """How many nodes read each parameter or buffer, by qualified name."""
+    count: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            count[str(node.target)] += len(node.users)
+    return count
+
+
+def bias_name(weight: str, taken: Callable[[str], bool]) -> str:
+    """A free qualified name for the bias that a layer with this weight does not have yet."""
+    stem = weight.removesuffix("weight")
+    name = stem + "bias" if stem != weight else weight + "_bias"
+    while taken(name):
+        name += "_"
+    return name
+
+
+def _drop_copies(module: GraphModule) -> None:
+    """Remove nodes that return their input: dropout in eval mode, copies, slices of everything.
+
+    The graph is functional, so a copy can be dropped wherever its strides equal its input's.
+    """
+    for node in list(module.graph.nodes):
+        if node.target not in _COPIES or not isinstance(node.args[0], Node):
+            continue
+        source = node.args[0]
+        before, after = tensor_of(source), tensor_of(node)
+        if source.op == "get_attr" or before is None or after is None or _trains(node):
+            continue
+        same = str(before.shape) == str(after.shape) and str(before.stride()) == str(after.stride())
+        if same and before.dtype == after.dtype and not _reverses(node):
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _trains(node: Node) -> bool:
+    return "dropout" in str(node.target) and bool(node.args[2])
+
+
+def _reverses(node: Node) -> bool:
+    return node.target is aten.slice.Tensor and len(node.args) > 4 and bool(node.args[4] != 1)
+
+
+def _fold_norms(module: GraphModule) -> None:
+    """Fold each batch norm into the convolution or linear layer that feeds nothing else."""
+    count = uses(module.graph)
+    for norm in list(module.graph.nodes):
+        if norm.target not in _NORMS or not isinstance(norm.args[0], Node):
+            continue
+        results = _norm_results(norm)
+        layer = norm.args[0]
+        if results is None or not _foldable(layer, module, count):
+            continue
+        weight, bias = layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+        assert isinstance(weight, Node)
+        name = str(weight.target)
+        gamma, beta, mean, variance = (attribute_of(arg, module) for arg in norm.args[1:5])
+        if mean is None or variance is None:
+            continue
+        old = attribute_of(bias, module)
+        epsilon = norm.args[6 if norm.target is not aten.batch_norm.default else 7]
+        scale = (variance.double() + cast(float, epsilon)).rsqrt()
+        scale = scale if gamma is None else scale * gamma.double()
+        shift = -mean.double() if old is None else old.double() - mean.double()
+        shift = shift * scale if beta is None else shift * scale + beta.double()
+        tensor = cast(Tensor, attribute_of(weight, module))
+        set_parameter(module, name, _scaled(layer, tensor, scale))
+        if isinstance(bias, Node):
+            set_parameter(module, str(bias.target), shift.to(tensor.dtype))
+        else:
+            free = bias_name(name, lambda candidate: has_parameter(module, candidate))
+            set_parameter(module, free, shift.to(tensor.dtype))
+            with module.graph.inserting_before(layer):
+                layer.args = (*layer.args[:2], module.graph.get_attr(free), *layer.args[3:])
+        for result in results:
+            result.replace_all_uses_with(layer)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _norm_results(norm: Node) -> list[Node] | None:
+    """The nodes that carry the normalized value, or None where the statistics are used too."""
+    if norm.target is aten.batch_norm.default:
+        return None if norm.args[5] else [norm]
+    results = list(norm.users)
+    return results if all(r.target is operator.getitem and r.args[1] == 0 for r in results) else None
+
+
+def _foldable(layer: Node, module: GraphModule, count: Counter[str]) -> bool:
+    if layer.target not in CONVOLUTIONS | TRANSPOSED | {LINEAR} or len(layer.users) != 1 or layer.kwargs:
+        return False
+    tensors = [arg for arg in layer.args[1:3] if arg is not None]
+    if any(attribute_of(arg, module) is None or count[str(cast(Node, arg).target)] != 1 for arg in tensors):
+        return False
+    value = tensor_of(layer)
+    # After a linear layer with more axes, batch norm's channels are not the layer's.
+    return layer.target is not LINEAR or (value is not None and value.ndim == 2)
+
+
+def _scaled(layer: Node, weight: Tensor, scale: Tensor) -> Tensor:
+    """The layer's weight with each output channel multiplied by its scale."""
+    ones = [1] * (weight.ndim - 2)
+    if layer.target not in TRANSPOSED:
+        return (weight.double() * scale.view(-1, 1, *ones)).to(weight.dtype)
+    groups = cast(int, layer.args[6]) if len(layer.args) > 6 else 1
+    grouped = weight.double().view(groups, -1, *weight.shape[1:])
+    return (grouped * scale.view(groups, 1, -1, *ones)).reshape(weight.shape).to(weight.dtype)
+
+
+# ---- counting --------------------------------------------------------------------------------
+
+
+def _symbols(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+def _size(size: Any) -> int:
+    """A dimension for one sample: the batch symbol is 1."""
+    if not _symbols(size):
+        return int(size)
+    return int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, 1)))
+
+
+def _dims(node: Any) -> list[int]:
+    value = tensor_of(node)
+    assert value is not None
+    return [_size(size) for size in value.shape]
+
+
+def _shapes(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{['batch' if _symbols(s) else int(s) for s in value.shape]} {value.dtype}"
+    return str([_shapes(v) for v in value]) if isinstance(value, list | tuple) else ""
+
+
+def bytes_per_sample(node: Node) -> int:
+    """The size of a node's value for one sample; 0 where it is not a tensor."""
+    value = tensor_of(node)
+    return 0 if value is None else prod(_dims(node)) * value.element_size()
+
+
+def _macs(node: Node) -> int:
+    target, args = node.target, node.args
+    if target in CONVOLUTIONS:
+        return prod(_dims(node)) * prod(_dims(args[1])[1:])
+    if target in TRANSPOSED:
+        return prod(_dims(args[0])) * prod(_dims(args[1])[1:])
+    if target is LINEAR:
+        return prod(_dims(node)) * _dims(args[1])[1]
+    if target in (aten.mm.default, aten.bmm.default, aten.matmul.default):
+        return prod(_dims(node)) * _dims(args[0])[-1]
+    if target in (aten.addmm.default, aten.baddbmm.default):
+        return prod(_dims(node)) * _dims(args[1])[-1]
+    if target is aten.scaled_dot_product_attention.default:
+        query, key, value = (_dims(arg) for arg in args[:3])
+        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    if target in (aten.lstm.input, aten.gru.input):
+        weights = [_dims(arg) for arg in cast(tuple[Node, ...], args[2])]
+        return prod(_dims(args[0])[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
+    return 0

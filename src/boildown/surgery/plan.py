@@ -1,0 +1,242 @@
+"""Placement: which values and weights of a graph get quantizers.
+
+The rules follow what ONNX Runtime fuses into integer kernels: activations unsigned per tensor,
+weights signed per output channel, a value quantized once and shared by everything that only moves
+it. Attention products, softmax, normalizations and transposed convolutions stay float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch.fx import Node
+
+from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of, uses
+
+aten = torch.ops.aten
+
+_MOVES = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten.flatten.using_ints,
+        aten.unflatten.int,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.max_pool3d.default,
+        aten.pixel_shuffle.default,
+    }
+)
+_PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+_CLAMPS = frozenset({aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer whose products are integer.
+
+    `node` is the layer's own value (before a rectifier), `input` the value it reads, `output` the
+    value that is quantized after it, which is `node` or the rectifier behind it; it is `node` too
+    where nothing is quantized. `weight` and `bias` are qualified names in the folded program;
+    output channels are axis 0 of the weight and axis `channels` of the value.
+    """
+
+    node: str
+    weight: str
+    bias: str | None
+    input: str
+    output: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where quantizers go, before any range is known.
+
+    activations: the quantized values, in the order of the graph.
+    shares: a value that only moves data -> the value whose scale and zero point it shares.
+    layers: the quantized layers, in the order of the graph.
+    left: layers that stay float -> the reason in words.
+    """
+
+    activations: tuple[str, ...]
+    shares: Mapping[str, str]
+    layers: tuple[Layer, ...]
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The quantized parameters' names."""
+        return tuple(layer.weight for layer in self.layers)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The quantized values with a range of their own."""
+        return tuple(name for name in self.activations if name not in self.shares)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """For each value with a range of its own, all values with its scale, itself first."""
+        groups: dict[str, list[str]] = {name: [name] for name in self.measured}
+        for name, source in self.shares.items():
+            groups[source].append(name)
+        return {name: tuple(members) for name, members in groups.items()}
+
+
+def place(graph: Graph, *, skip: Collection[str] = ()) -> Placement:
+    """Place quantizers on a graph.
+
+    `skip` names layers, by node or weight, that stay float. A value is quantized if a quantized
+    layer reads it, if a quantized convolution makes it, or if it adds or concatenates values that
+    are all quantized; a rectifier that is the only reader of such a value is quantized in its
+    place. Values on their way to an output, through moves of data only, are left float unless a
+    quantized layer reads them.
+    """
+    nodes = list(graph.module.graph.nodes)
+    layers, left = _layers(graph, frozenset(skip))
+    demanded = {_origin(cast(Node, node.args[0])) for node in layers}
+    quantized: dict[Node, Node] = {}
+    """Each quantized value -> the value whose range it has."""
+    seats = set()
+    for node in nodes:
+        if (node in layers and node.target in CONVOLUTIONS) or _joins(node, quantized):
+            seats.add(_seat(node))
+        if node in quantized.values():
+            quantized[node] = node
+        elif _moves(node) and (source := node.all_input_nodes[0]) in quantized:
+            if not _ends(node) or _feeds(node, layers):
+                quantized[node] = quantized[source]
+        elif node in demanded or (node in seats and not _ends(node)):
+            late = _late_clamp(node)
+            quantized[node] = node if late is None or _ends(late) else late
+    return Placement(
+        tuple(node.name for node in quantized),
+        {node.name: source.name for node, source in quantized.items() if node is not source},
+        tuple(_layer(node, quantized) for node in layers),
+        left,
+    )
+
+
+def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
+    count = uses(graph.module.graph)
+    layers: dict[Node, None] = {}
+    left: dict[str, str] = {}
+    for node in graph.module.graph.nodes:
+        if node.target not in CONVOLUTIONS | {LINEAR} or node.target in _THREE_DIMENSIONS:
+            continue
+        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+        tensor = attribute_of(weight, graph.module)
+        if node.name in skip or (isinstance(weight, Node) and str(weight.target) in skip):
+            left[node.name] = "asked to stay float"
+        elif tensor is None or (bias is not None and attribute_of(bias, graph.module) is None):
+            left[node.name] = "its weight or bias is computed, not a parameter"
+        elif tensor.dtype is not torch.float32:
+            left[node.name] = f"its weight is {tensor.dtype}"
+        elif any(count[str(cast(Node, arg).target)] > 1 for arg in (weight, bias) if arg is not None):
+            left[node.name] = "another layer uses the same weight or bias"
+        else:
+            layers[node] = None
+    return layers, left
+
+
+_THREE_DIMENSIONS = frozenset({aten.conv3d.default, aten.conv3d.padding})
+
+
+def _layer(node: Node, quantized: Mapping[Node, Node]) -> Layer:
+    bias = node.args[2] if len(node.args) > 2 else None
+    value = tensor_of(node)
+    assert value is not None
+    seat = _seat(node)
+    return Layer(
+        node=node.name,
+        weight=str(cast(Node, node.args[1]).target),
+        bias=str(bias.target) if isinstance(bias, Node) else None,
+        input=cast(Node, node.args[0]).name,
+        output=seat.name if seat in quantized else node.name,
+        channels=value.ndim - 1 if node.target is LINEAR else 1,
+    )
+
+
+def clamps(node: Node) -> bool:
+    """Whether a node is a rectifier: it clips at 0, and perhaps at an upper limit."""
+    if node.target in (aten.relu.default, aten.relu6.default):
+        return True
+    if node.target not in _CLAMPS or len(node.args) < 2:
+        return False
+    high = node.args[2] if len(node.args) > 2 else 1.0 if node.target is aten.hardtanh.default else None
+    return bool(node.args[1] == 0) and (high is None or (isinstance(high, int | float) and high > 0))
+
+
+def _seat(node: Node) -> Node:
+    """Where the quantizer of a value goes: behind the rectifier that is its only reader."""
+    if len(node.users) == 1:
+        (reader,) = node.users
+        if clamps(reader):
+            return reader
+    return node
+
+
+def _late_clamp(node: Node) -> Node | None:
+    """The rectifier behind moves of data that nothing else reads, as in `relu(max_pool(conv(x)))`.
+
+    A grid that starts at 0 rectifies as early as it is used, so all of them can share it.
+    """
+    seat = node
+    while len(seat.users) == 1 and _moves(reader := next(iter(seat.users))):
+        seat = reader
+    clamp = _seat(seat)
+    return clamp if clamp is not seat is not node else None
+
+
+def _origin(node: Node) -> Node:
+    """The value that is quantized when a layer reads `node`: before zeros are padded to it."""
+    while _moves(node) and node.target in _PADS:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _moves(node: Node) -> bool:
+    """Whether a node only moves data (or pads with zero, which every grid has)."""
+    if node.target is aten.pad.default:
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        filler = node.args[3] if len(node.args) > 3 else 0
+        return bool(mode == "constant" and filler in (None, 0))
+    if node.target is aten.constant_pad_nd.default:
+        return len(node.args) < 3 or bool(node.args[2] == 0)
+    return node.target in _MOVES
+
+
+def _joins(node: Node, quantized: Mapping[Node, Node]) -> bool:
+    """Whether a node adds or concatenates values that are all quantized."""
+    if node.target is aten.cat.default:
+        parts = list(cast("tuple[Node, ...]", node.args[0]))
+    elif node.target is aten.add.Tensor and not node.kwargs:
+        parts = list(cast("tuple[Node, ...]", node.args[:2]))
+    else:
+        return False
+    return all(isinstance(part, Node) and part in quantized for part in parts)
+
+
+def _ends(node: Node) -> bool:
+    """Whether a value is an output of the graph, perhaps after moves of data."""
+    return any(user.op == "output" or (_moves(user) and _ends(user)) for user in node.users)
+
+
+def _feeds(node: Node, layers: Collection[Node]) -> bool:
+    """Whether a quantized layer reads a value, perhaps after moves of data."""
+    return any(
+        (user in layers and user.args[0] is node) or (_moves(user) and _feeds(user, layers))
+        for user in node.users
+    )

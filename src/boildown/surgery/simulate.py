@@ -1,0 +1,100 @@
+"""Simulation: a graph whose values lie on the integer grids of a plan.
+
+It computes in float what the quantized file computes in integers. Both round half to even; a
+runtime may still differ by one step where its own float arithmetic meets a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from boildown.domain.candidate import Plan, Quantizer
+from boildown.errors import ModelError
+from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, bias_name, has_parameter, set_parameter
+
+_INT32 = 2**31 - 1
+
+
+def simulate(graph: Graph, plan: Plan) -> GraphModule:
+    """The graph with fake quantization, called like the model; the graph itself is not touched.
+
+    Weights are on their grids, biases are rounded as int32 with the plan's corrections, and every
+    quantized value is rounded for all its readers except the graph's own outputs. Gradients pass
+    straight through the rounding of activations. Raises ModelError if the plan names values or
+    weights that the graph does not have.
+    """
+    module = graph.copy()
+    nodes = {node.name: node for node in module.graph.nodes}
+    layers = {
+        str(cast(Node, node.args[1]).target): node
+        for node in nodes.values()
+        if node.target in CONVOLUTIONS or node.target is LINEAR
+    }
+    if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers))):
+        raise ModelError.of(
+            f"The quantization plan names what this model does not have: {', '.join(missing[:5])}",
+            "Use the plan with the model it was made for, or calibrate again.",
+        )
+    for name, quantizer in plan.weights.items():
+        _quantize_layer(module, layers[name], quantizer, plan)
+    last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
+    for name, quantizer in plan.activations.items():
+        value = nodes[name]
+        with module.graph.inserting_after(last_input if value.op == "placeholder" else value):
+            rounded = module.graph.call_function(
+                torch.fake_quantize_per_tensor_affine,
+                (value, quantizer.scale[0], quantizer.zero_point[0], *quantizer.limits),
+            )
+        rounded.meta["val"] = value.meta["val"]
+        value.replace_all_uses_with(
+            rounded, lambda user, own=rounded: user is not own and user.op != "output"
+        )
+    module.recompile()
+    return module
+
+
+def fake_quantize(value: Tensor, quantizer: Quantizer) -> Tensor:
+    """`value` rounded and clipped to the quantizer's grid, per tensor or per channel."""
+    low, high = quantizer.limits
+    if quantizer.axis is None:
+        return torch.fake_quantize_per_tensor_affine(
+            value, quantizer.scale[0], quantizer.zero_point[0], low, high
+        )
+    scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=value.device)
+    zero_point = torch.tensor(quantizer.zero_point, dtype=torch.int32, device=value.device)
+    return torch.fake_quantize_per_channel_affine(value, scale, zero_point, quantizer.axis, low, high)
+
+
+def round_bias(bias: Tensor, input_scale: float, weight_scale: Sequence[float]) -> Tensor:
+    """`bias` (one number per output channel) on the int32 grid of input scale times weight scale."""
+    step = input_scale * torch.tensor(weight_scale, dtype=torch.float64, device=bias.device)
+    return ((bias.double() / step).round().clamp(-_INT32, _INT32) * step).to(bias.dtype)
+
+
+def _quantize_layer(module: GraphModule, layer: Node, quantizer: Quantizer, plan: Plan) -> None:
+    name = quantizer.tensor
+    weight = module.get_parameter(name).detach()
+    set_parameter(module, name, fake_quantize(weight, quantizer))
+    old = cast("Node | None", layer.args[2] if len(layer.args) > 2 else None)
+    correction = plan.biases.get(name)
+    if old is None and correction is None:
+        return
+    bias = torch.zeros(len(weight)) if old is None else module.get_parameter(str(old.target)).detach()
+    if correction is not None:
+        bias = bias + torch.tensor(correction, dtype=bias.dtype)
+    source = plan.activations.get(cast(Node, layer.args[0]).name)
+    if source is not None:
+        bias = round_bias(bias, source.scale[0], quantizer.scale)
+    if old is not None:
+        set_parameter(module, str(old.target), bias)
+        return
+    free = bias_name(name, lambda candidate: has_parameter(module, candidate))
+    set_parameter(module, free, bias)
+    with module.graph.inserting_before(layer):
+        added = module.graph.get_attr(free)
+    layer.args = (*layer.args[:2], added, *layer.args[3:])
