@@ -196,6 +196,19 @@ class Journal:
                 f"UPDATE attempts SET {columns} WHERE number = :number", {**values, "number": number}
             )
 
+    def amend_attempt(self, number: int, state: State, sentence: str, verdict: Mapping[str, Any]) -> None:
+        """A finished attempt was judged again, on more samples than before.
+
+        Raises JournalError unless the attempt has finished.
+        """
+        with self._writing() as connection:
+            if self._state(number) in (None, _RUNNING):
+                raise JournalError(f"Attempt {number} has not finished, so its verdict cannot be amended.")
+            connection.execute(
+                "UPDATE attempts SET state = ?, sentence = ?, verdict = ? WHERE number = ?",
+                (state.value, sentence, plain.dumps(verdict), number),
+            )
+
     def attempts(self) -> list[AttemptRow]:
         """Every attempt in order of its number."""
         return [_attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]

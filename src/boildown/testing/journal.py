@@ -116,6 +116,17 @@ class JournalSuite:
                 journal.begin_attempt(1, "prune")
             assert [row.sentence for row in journal.attempts()] == ["no training data"]
 
+    def test_a_finished_attempt_may_be_judged_again(self, journals: type[Journal], folder: Path) -> None:
+        with journals.create(folder, {}) as journal:
+            journal.begin_attempt(1, "prune")
+            with pytest.raises(JournalError, match="not finished"):
+                journal.amend_attempt(1, State.MET, "met", {})
+            journal.finish_attempt(1, State.MISSED, "missed", sha256="a", timings={"apply": 1.0})
+            journal.amend_attempt(1, State.UNDECIDED, "undecided", {"findings": []})
+            (row,) = journal.attempts()
+            assert (row.state, row.sentence, row.verdict) == (State.UNDECIDED, "undecided", {"findings": []})
+            assert (row.sha256, row.timings) == ("a", {"apply": 1.0})
+
     def test_measurements_by_key_and_by_attempt(self, journals: type[Journal], folder: Path) -> None:
         with journals.create(folder, {}) as journal:
             journal.add_measurement("k1", 0, a_measurement("size", 1))
