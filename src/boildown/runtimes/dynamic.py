@@ -1,0 +1,67 @@
+"""The `quantize-dynamic` rewrite: int8 weights in the file, activations quantized while it runs."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from boildown.domain.candidate import Edit
+from boildown.errors import ExportError
+
+_OPERATORS = ["MatMul", "LSTM", "Attention", "Gather", "EmbedLayerNormalization"]
+"""What ONNX Runtime quantizes dynamically to a gain; Gemm is rewritten to MatMul. Its ConvInteger is slower
+than float convolution."""
+
+
+def quantize(model: ModelProto, rewrite: Edit) -> tuple[ModelProto, dict[str, Any]]:
+    """The quantized model and how many operators of each kind became integer.
+
+    `rewrite.args`: `per_channel` (default true: one scale per output of a product) and
+    `reduce_range` (default false; 7-bit weights for CPUs whose 8-bit products saturate). Raises
+    ExportError if nothing in the model can be quantized so.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    unknown = set(rewrite.args) - {"per_channel", "reduce_range"}
+    if (rewrite.op, rewrite.version) != ("quantize-dynamic", 1) or unknown:
+        raise ExportError(f"this version cannot rewrite a file by {rewrite.to_json()}")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    shapes = [info for info in model.graph.value_info if info.name not in weights]  # it transposes some
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(shapes)
+    before = Counter(node.op_type for node in model.graph.node)
+    root = logging.getLogger()
+    level = root.level
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "dynamic.onnx"
+        root.setLevel(logging.ERROR)  # it advises on the root logger to preprocess what is already lean
+        try:
+            quantize_dynamic(
+                model,
+                result,
+                op_types_to_quantize=_OPERATORS,
+                per_channel=bool(rewrite.args.get("per_channel", True)),
+                reduce_range=bool(rewrite.args.get("reduce_range", False)),
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        finally:
+            root.setLevel(level)
+        quantized = onnx.load(result)
+    after = Counter(node.op_type for node in quantized.graph.node)
+    integer = {kind: count for kind, count in (after - before).items() if kind in _INTEGER}
+    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in quantized.graph.initializer):
+        raise ExportError(
+            "nothing in this model can be quantized dynamically (it has no linear, LSTM, attention or "
+            "embedding layer with constant weights): quantize it statically"
+        )
+    return quantized, {"integer_operators": integer}
+
+
+_INTEGER = {"MatMulInteger", "DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization", "DequantizeLinear"}

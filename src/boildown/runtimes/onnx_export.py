@@ -1,0 +1,179 @@
+"""From a captured program to a float ONNX file whose values keep the program's names.
+
+The exporter decomposes the program and numbers its values anew (`add_7` becomes `add_247`), and it
+replaces the weights of 3-D linear layers by transposed copies. A quantization plan speaks of the
+program's own names, so both are led back here: values through the provenance that torch keeps on
+every decomposed node (`from_node`), weights through the linear layer they belong to.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from boildown.errors import ExportError
+from boildown.runtimes.lean import OPSET, TRANSPOSED
+
+_LARGEST = 2**31 - 2**20
+"""A protobuf holds 2 GiB; leave room for the graph."""
+
+
+def export(program: bytes, path: Path) -> None:
+    """Export the output of `torch.export.save` to a float ONNX file at `path`.
+
+    Raises ExportError naming the operator that cannot be exported, or that the file would be
+    larger than 2 GB (external data is never written).
+    """
+    with _quiet():
+        captured = torch.export.load(io.BytesIO(program))
+        try:
+            exported = torch.onnx.export(captured, dynamo=True, opset_version=OPSET, verbose=False)
+        except Exception as error:
+            raise ExportError(_reason(error)) from error
+    assert exported is not None  # None is what the deprecated exporter returns
+    model = exported.model
+    if (weight := sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)) > _LARGEST:
+        raise ExportError(
+            f"the weights take {weight / 1e9:.1f} GB and an ONNX file without external data holds 2 GB: "
+            "give a smaller model"
+        )
+    _rename_values(model, _names(captured, exported.exported_program or captured))
+    _rename_weights(model, captured)
+    ir.save(model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed and on its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """One sentence with the operator's name where the exporter tells it."""
+    said = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said.append(str(cause))
+        cause = cause.__cause__
+    found = re.search(r"target=torch\.ops\.([\w.]+)", "\n".join(said)) or re.search(
+        r"OpOverload\(op='([\w.]+)'", "\n".join(said)
+    )
+    if found:
+        return (
+            f"the operator {found.group(1)} cannot be exported to ONNX: replace it in the model, or "
+            "keep to runtime='eager'"
+        )
+    return f"the model cannot be exported to ONNX: {said[-1].strip().splitlines()[0] if said[-1] else error!r}"
+
+
+def _names(captured: ExportedProgram, decomposed: ExportedProgram) -> dict[str, str]:
+    """Names of the decomposed program's values -> names of the captured program's values.
+
+    Of the several values one operator decomposes into, the last one is its result.
+    """
+    originals = {node.name: node for node in captured.graph.nodes if node.op == "call_function"}
+    results: dict[str, str] = {}
+    for node in decomposed.graph.nodes:
+        history = node.meta.get("from_node")
+        if node.op != "call_function" or not history or history[0].name not in originals:
+            continue
+        original = originals[history[0].name]
+        if node.target is operator.getitem and original.target is not operator.getitem:
+            picked = [user for user in original.users if user.args[1:] == node.args[1:]]
+            results.update({user.name: node.name for user in picked})
+        elif _alike(original, node):
+            results[original.name] = node.name
+    return {name: original for original, name in results.items()}
+
+
+def _alike(original: Node, decomposed: Node) -> bool:
+    ours, theirs = original.meta.get("val"), decomposed.meta.get("val")
+    return (
+        isinstance(ours, torch.Tensor)
+        and isinstance(theirs, torch.Tensor)
+        and ours.dtype == theirs.dtype
+        and ours.dim() == theirs.dim()
+    )
+
+
+def _rename_values(model: ir.Model, names: Mapping[str, str]) -> None:
+    """Give every value its captured name; values without one get a name no plan can mention."""
+    graph = model.graph
+    inner = [output for node in graph.all_nodes() for output in node.outputs]
+    for number, value in enumerate(inner):
+        value.meta["name"] = names.get(value.name or "", f"_{number}")
+        value.name = f"__{number}"  # free all names first: new and old ones overlap
+    for value in inner:
+        value.name = value.meta.pop("name")
+
+
+def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:
+    """Give every convolution and linear layer a weight called by its parameter's name.
+
+    Layers that happen to have equal weights get one each again; the writer merges what is still
+    equal once it is quantized.
+    """
+    graph = model.graph
+    values = {output.name: output for node in graph for output in node.outputs}
+    parameters = captured.graph_signature.inputs_to_parameters
+    for node in captured.graph.nodes:
+        if node.target not in _LAYERS or node.name not in values:
+            continue
+        name = parameters.get(getattr(node.args[1], "name", ""))
+        layer = _layer(values[node.name])
+        if name is None or layer is None or (weight := layer.inputs[1]) is None or weight.const_value is None:
+            continue
+        if layer.op_type == "MatMul":
+            name += TRANSPOSED
+        if weight.name != name:
+            if name not in graph.initializers:
+                graph.register_initializer(ir.val(name, const_value=ir.tensor(weight.const_value.numpy(), name=name)))
+            layer.replace_input_with(1, graph.initializers[name])
+            if not weight.uses():
+                graph.initializers.pop(weight.name)
+
+
+_LAYERS = {
+    torch.ops.aten.linear.default,
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv1d.padding,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv3d.padding,
+    torch.ops.aten.conv_transpose1d.default,
+    torch.ops.aten.conv_transpose2d.input,
+    torch.ops.aten.conv_transpose3d.input,
+}
+
+
+def _layer(output: ir.Value) -> ir.Node | None:
+    """The convolution or product that makes `output`, perhaps with the bias added behind it."""
+    node = output.producer()
+    if node is not None and node.op_type == "Add":
+        made = [v.producer() for v in node.inputs if v is not None]
+        node = next((p for p in made if p is not None and p.op_type == "MatMul"), None)
+    return node if node is not None and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} else None

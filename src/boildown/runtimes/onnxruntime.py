@@ -1,0 +1,211 @@
+"""The runtime 'onnxruntime': ONNX files on the CPU.
+
+Opening a session loads ONNX Runtime alone (0.2 s), never torch: a child that only times an artifact
+starts at once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from boildown.domain.candidate import Edit, Plan
+from boildown.errors import ExportError, InputError
+from boildown.runtimes.base import Array, Port, Written
+
+_state = onnxruntime.capi.onnxruntime_pybind11_state
+_ERRORS = (
+    *(_state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NoSuchFile),
+    *(_state.NoModel, _state.NotImplemented, _state.EPFail, _state.RuntimeException),
+)
+"""ONNX Runtime's own errors; they share no base narrower than Exception."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider; see `base.Runtime` for the methods."""
+
+    name = "onnxruntime"
+    suffix = ".onnx"
+
+    def version(self) -> str:
+        """Name and version, for keys and environments."""
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def export(self, program: bytes, path: Path) -> None:
+        """See `onnx_export.export`."""
+        from boildown.runtimes.onnx_export import export
+
+        export(program, path)
+
+    def write(
+        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None
+    ) -> Written:
+        """Write the leanest artifact: as it is, with a plan laid in, or rewritten.
+
+        A plan is written as Q/DQ and as QOperator, whichever is smaller; then ONNX Runtime is asked
+        whether every quantized convolution runs on integers. Facts: `exported` (bytes before), with
+        a plan also `forms` (bytes of each form), `quantized_convolutions` and the counts of
+        `kernels` ONNX Runtime ends up with. Raises ExportError if the plan does not fit or a
+        quantized convolution would run in float.
+        """
+        import onnx_ir as ir
+
+        from boildown.runtimes import dynamic, lean, qdq, qoperator
+
+        if plan is not None and rewrite is not None:
+            raise ExportError("a file is quantized by a plan or by a rewrite, not by both: choose one")
+        model = ir.load(exported)
+        lean.clean(model)
+        facts: dict[str, Any] = {"exported": exported.stat().st_size}
+        if rewrite is not None:
+            proto, found = dynamic.quantize(ir.to_proto(model), rewrite)
+            lean.strip(proto)
+            form, data = "dynamic", proto.SerializeToString()
+            facts |= found
+        elif plan is None:
+            proto = ir.to_proto(model)
+            lean.strip(proto)
+            form, data = "float", proto.SerializeToString()
+        else:
+            convolutions = qdq.insert(model, plan)
+            written = {}
+            for form, change in (("qdq", None), ("qoperator", qoperator.convert)):
+                if change is not None:
+                    change(model)
+                proto = ir.to_proto(model)
+                names = lean.strip(proto)
+                written[form] = proto.SerializeToString(), names
+            form = min(written, key=lambda form: len(written[form][0]))
+            data, names = written[form]
+            facts["forms"] = {form: len(data) for form, (data, _) in written.items()}
+            facts["quantized_convolutions"] = len(convolutions)
+            facts["kernels"] = _kernels(data, convolutions, names)
+        path.write_bytes(data)
+        return Written(len(data), form, facts)
+
+    def open(self, path: Path, threads: int = 1) -> OnnxSession:
+        """Load an artifact. Raises InputError if it is missing, damaged or reads other folders."""
+        return OnnxSession(path, threads)
+
+
+def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) -> dict[str, int]:
+    """How many kernels of each kind ONNX Runtime runs, all quantized convolutions on integers."""
+    import onnx
+
+    options = _options(threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(optimized)
+        try:
+            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except _ERRORS as error:
+            raise ExportError(f"ONNX Runtime refuses the quantized file: {_first_line(error)}") from error
+        nodes = list(onnx.load(optimized).graph.node)
+    kernels = Counter(node.op_type for node in nodes)
+    if kernels["QLinearConv"] < len(convolutions):
+        originals = {short: name for name, short in names.items()}
+        left = [originals.get(o, o) for node in nodes if node.op_type in _FLOAT_CONV for o in node.output]
+        raise ExportError(
+            f"{len(convolutions) - kernels['QLinearConv']} of {len(convolutions)} quantized convolutions would "
+            f"run in float (among {', '.join(left[:5]) or 'those the runtime rewrote'}): quantize their "
+            "output within the range of the clamp behind it, or leave them float"
+        )
+    return dict(sorted(kernels.items()))
+
+
+_FLOAT_CONV = {"Conv", "FusedConv"}
+
+
+class OnnxSession:
+    """A loaded ONNX file; `inputs` and `outputs` are its ports in order."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Load with `threads` intra-op threads, all graph optimizations, spinning off."""
+        _refuse_foreign_data(path)
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), _options(threads), providers=["CPUExecutionProvider"]
+            )
+        except _ERRORS as error:
+            raise InputError.of(
+                f"{path} is not a model ONNX Runtime can load: {_first_line(error)}", "export it again"
+            ) from error
+        self._session = session
+        self.inputs: tuple[Port, ...] = tuple(map(_port, session.get_inputs()))
+        self.outputs: tuple[Port, ...] = tuple(map(_port, session.get_outputs()))
+        self._names = [port.name for port in self.inputs]
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Flat inputs in port order to flat outputs in port order; InputError if they do not fit."""
+        if len(arrays) != len(self._names):
+            raise InputError.of(
+                f"the model takes {len(self._names)} inputs and was given {len(arrays)}",
+                f"give one array for each of: {', '.join(self._names)}",
+            )
+        try:
+            results: list[Array] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
+        except (*_ERRORS, ValueError, RuntimeError) as error:
+            expected = ", ".join(f"{port.name} {port.dtype}{list(port.shape)}" for port in self.inputs)
+            raise InputError.of(f"the inputs do not fit: {_first_line(error)}", f"expected: {expected}") from error
+        return results
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _port(argument: Any) -> Port:
+    kind = argument.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int | str) else "?" for size in argument.shape)
+    return Port(argument.name, {"float": "float32", "double": "float64"}.get(kind, kind), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _refuse_foreign_data(path: Path) -> None:
+    """InputError if the file is missing or keeps weights in a file outside its own folder.
+
+    A file without the word that every reference to external data contains needs no parsing.
+    """
+    if not path.is_file():
+        raise InputError.of(f"there is no file {path}", "check the path")
+    if not _contains(path, b"location"):
+        return
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise InputError.of(f"{path} is not an ONNX file: {_first_line(error)}", "export it again") from error
+    folder = path.resolve().parent
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and not (folder / entry.value).resolve().is_relative_to(folder):
+                raise InputError.of(
+                    f"{path} reads {entry.value!r}, which lies outside its folder",
+                    "keep the weights inside the ONNX file or next to it",
+                )
+
+
+def _contains(path: Path, word: bytes, block: int = 1 << 20) -> bool:
+    """Whether the file contains `word`, read block by block so that memory stays small."""
+    tail = b""
+    with path.open("rb") as file:
+        while chunk := file.read(block):
+            if word in tail + chunk:
+                return True
+            tail = chunk[-len(word) + 1 :]
+    return False
