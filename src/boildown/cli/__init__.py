@@ -1,1 +1,37 @@
-""""""
+"""The command line: parse, call the api, exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from boildown.cli import compress, demo, doctor, init, measure, methods, report, resume, runs, show, take
+from boildown.cli.exit import WRONG_INPUT, code_of, explain
+
+app = typer.Typer(
+    name="boildown",
+    help="Boil a trained PyTorch model down until it meets your targets.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo, init, compress, resume, runs, show, report, take, measure, methods, doctor):
+    command.add_to(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = WRONG_INPUT
+    except click.Abort:
+        code = 130
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every ending becomes an exit code
+        explain(error)
+        code = code_of(error)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,1 +1,1 @@
-""""""
+"""The engine: the ladder and its decisions, attempts, budget, diagnosis."""

@@ -1,1 +1,1 @@
-""""""
+"""The methods: one file each, read top to bottom as its card."""

@@ -1,0 +1,61 @@
+"""`boildown compress boildown.toml`"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from boildown import api
+from boildown.cli.config import read_config
+from boildown.cli.exit import of_outcome
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("compress")(compress)
+
+
+def compress(
+    config: Annotated[Path, typer.Argument(help="The configuration file.", metavar="boildown.toml")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="A condition; replaces the file's. May be given again."),
+    ] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help='Wall time, like "30 min".')] = None,
+    ladder: Annotated[
+        list[str] | None,
+        typer.Option("--ladder", help="auto, a ready ladder, or a rung. May be given again."),
+    ] = None,
+    goal: Annotated[str | None, typer.Option("--goal", help="first, smallest, fastest or best.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse nothing of earlier runs.")] = False,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> int:
+    """Boil a model down until it meets the target."""
+    read = read_config(config)
+    arguments: dict[str, Any] = {**read.arguments, "fresh": fresh}
+    if runs != RUNS or "runs" not in arguments:
+        arguments["runs"] = runs
+    if budget is not None:
+        arguments["budget"] = budget
+    if ladder:
+        arguments["ladder"] = ladder[0] if len(ladder) == 1 else ladder
+    if goal is not None:
+        arguments["goal"] = goal
+    run = api.compress(
+        read.model,
+        read.task,
+        target or read.target,
+        **arguments,
+        command=f"boildown {shlex.join(sys.argv[1:])}",
+    )
+    if as_json:
+        echo_json(run.to_json())
+    else:
+        typer.echo(str(run))
+    return of_outcome(run.outcome)

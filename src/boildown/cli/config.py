@@ -1,0 +1,135 @@
+"""Reading boildown.toml into the arguments of `compress`."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boildown.engine.job import Latency
+from boildown.errors import ConfigError, Mistake
+from boildown.methods.registry import suggestion
+
+_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
+    "model": {"factory": (str,), "weights": (str,), "expected": (dict,)},
+    "task": {"factory": (str,)},
+    "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
+    "budget": {"time": (str, int, float)},
+    "latency": {"batch": (int,), "threads": (int,)},
+    "ladder": {"rungs": (str, list)},
+    "run": {
+        "runtime": (str,),
+        "hardware": (str,),
+        "device": (str,),
+        "seed": (int,),
+        "batch_size": (int,),
+        "runs": (str,),
+    },
+}
+_REQUIRED = (("model", "factory"), ("task", "factory"), ("target", "conditions"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the file says; `arguments` are those of `boildown.compress` apart from model, task and target."""
+
+    model: str
+    task: str
+    target: list[str]
+    arguments: dict[str, Any]
+
+
+def read_config(path: Path) -> Config:
+    """Read a configuration file; its folder is put on the import path, so that factories beside it are found.
+
+    Raises ConfigError with every mistake: unreadable TOML, unknown or missing keys, wrong types.
+    """
+    tables = _parse(path)
+    mistakes: list[Mistake] = []
+    for table, values in tables.items():
+        if table not in _KEYS:
+            mistakes.append(
+                Mistake(f"{path.name} has an unknown table [{table}].", suggestion(table, list(_KEYS)))
+            )
+        elif not isinstance(values, dict):
+            mistakes.append(
+                Mistake(f"{path.name}: {table} is no table.", f"Write [{table}] and its keys below.")
+            )
+        else:
+            mistakes += _check_table(path.name, table, values)
+    for table, key in _REQUIRED:
+        if not isinstance(tables.get(table), dict) or key not in tables[table]:
+            mistakes.append(Mistake(f"{path.name} lacks {key} in [{table}].", _EXAMPLES[table, key]))
+    if mistakes:
+        raise ConfigError(*mistakes)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return _config(tables, path.resolve().parent)
+
+
+_EXAMPLES = {
+    (
+        "model",
+        "factory",
+    ): 'For example: factory = "resnet:resnet56", a module:callable that returns the model.',
+    ("task", "factory"): 'For example: factory = "task:cifar10", a module:callable that returns the task.',
+    ("target", "conditions"): 'For example: conditions = ["accuracy drop <= 1 pp", "size <= 0.25x"].',
+}
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError.of(
+            f"There is no file {path}.", "`boildown init` writes one to start from."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError.of(f"{path} cannot be read: {error}.", "It must be a text file in UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError.of(
+            f"{path} is no valid TOML: {error}.", "Mend that line; strings need quotes."
+        ) from None
+
+
+def _check_table(file: str, table: str, values: dict[str, Any]) -> list[Mistake]:
+    mistakes = []
+    for key, value in values.items():
+        kinds = _KEYS[table].get(key)
+        if kinds is None:
+            mistakes.append(
+                Mistake(
+                    f"{file} has an unknown key {key!r} in [{table}].", suggestion(key, list(_KEYS[table]))
+                )
+            )
+        elif not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = " or ".join(_TOML_NAMES[kind] for kind in kinds)
+            mistakes.append(Mistake(f"{file}: {key} in [{table}] is {value!r}.", f"It must be {wanted}."))
+    return mistakes
+
+
+_TOML_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
+
+
+def _config(tables: dict[str, Any], folder: Path) -> Config:
+    model, target, run = tables["model"], tables["target"], dict(tables.get("run", {}))
+    arguments: dict[str, Any] = {name: run[name] for name in run}
+    for name, table, key in (
+        ("goal", "target", "goal"),
+        ("confidence", "target", "confidence"),
+        ("budget", "budget", "time"),
+        ("ladder", "ladder", "rungs"),
+        ("expected", "model", "expected"),
+    ):
+        if key in tables.get(table, {}):
+            arguments[name] = tables[table][key]
+    if "weights" in model:
+        arguments["weights"] = folder / model["weights"]
+    if "latency" in tables:
+        arguments["latency"] = Latency(**tables["latency"])
+    conditions = target["conditions"]
+    conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]
+    return Config(model["factory"], tables["task"]["factory"], conditions, arguments)

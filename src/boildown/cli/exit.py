@@ -1,0 +1,54 @@
+"""Exit codes, and how errors are told: 0 met, 1 not met, 2 wrong input, 130 cancelled, 3 anything else."""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+import typer
+
+from boildown.domain.outcome import Outcome
+from boildown.domain.verdict import Status
+from boildown.errors import BoildownError, Cancelled, InputError
+
+MET, NOT_MET, WRONG_INPUT, OTHER, CANCELLED = 0, 1, 2, 3, 130
+
+
+def of_outcome(outcome: Outcome) -> int:
+    """The exit code of a run."""
+    return {Outcome.TARGET_MET: MET, Outcome.CANCELLED: CANCELLED}.get(outcome, NOT_MET)
+
+
+def of_status(status: Status) -> int:
+    """The exit code of a verdict."""
+    return MET if status is Status.MET else NOT_MET
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of an error."""
+    if isinstance(error, InputError):
+        return WRONG_INPUT
+    if isinstance(error, Cancelled | KeyboardInterrupt):
+        return CANCELLED
+    return OTHER
+
+
+def explain(error: BaseException) -> None:
+    """Tell an error on standard error: mistakes with their cures, or what went wrong inside."""
+    if isinstance(error, InputError):
+        for mistake in error.mistakes:
+            typer.echo(f"error: {mistake.cause}", err=True)
+            if mistake.cure:
+                typer.echo(f"  cure: {mistake.cure}", err=True)
+    elif isinstance(error, KeyboardInterrupt):
+        typer.echo("stopped at once; `boildown resume` goes on from the last finished step", err=True)
+    elif isinstance(error, BoildownError):
+        typer.echo(f"error: {error}", err=True)
+    else:
+        if os.environ.get("BOILDOWN_DEBUG"):
+            traceback.print_exception(error)
+        typer.echo(
+            f"error: {type(error).__name__}: {error}\n  This is a fault in boildown or in the task's own code; "
+            "set BOILDOWN_DEBUG=1 to see where.",
+            err=True,
+        )

@@ -1,0 +1,54 @@
+"""`boildown measure MODEL.onnx --config boildown.toml`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boildown import api
+from boildown.cli.config import read_config
+from boildown.cli.exit import of_status
+from boildown.cli.options import AsJson, echo_json
+from boildown.engine.job import Latency
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("measure")(measure)
+
+
+def measure(
+    artifact: Annotated[Path, typer.Argument(help="The exported file.", metavar="MODEL.onnx")],
+    config: Annotated[Path, typer.Option("--config", help="Where the task and the target stand.")] = Path(
+        "boildown.toml"
+    ),
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="A condition; replaces the file's. May be given again."),
+    ] = None,
+    first: Annotated[
+        Path | None, typer.Option("--first", help="The first model's artifact, for drops and ratios.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure an artifact and hold it against the target: a gate for CI."""
+    read = read_config(config)
+    verdict = api.measure(
+        artifact,
+        read.task,
+        target or read.target,
+        first=first,
+        confidence=read.arguments.get("confidence"),
+        latency=read.arguments.get("latency", Latency()),
+        runtime=read.arguments.get("runtime", "onnxruntime"),
+        batch_size=read.arguments.get("batch_size"),
+    )
+    if as_json:
+        echo_json(verdict.to_json())
+    else:
+        for finding in verdict.findings:
+            typer.echo(finding.sentence())
+        typer.echo(f"{verdict.status.value}: {verdict.sentence()}")
+    return of_status(verdict.status)

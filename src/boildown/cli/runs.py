@@ -1,0 +1,40 @@
+"""`boildown runs`"""
+
+from __future__ import annotations
+
+import typer
+
+from boildown import api
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json
+from boildown.errors import JournalError
+from boildown.journal.runs import run_folders
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("runs")(runs_)
+
+
+def runs_(runs: Runs = RUNS, as_json: AsJson = False) -> int:
+    """List the runs, newest first."""
+    found = []
+    for folder in run_folders(runs):
+        try:
+            found.append(api.show(folder))
+        except JournalError as error:
+            typer.echo(f"{folder.name}: {error}", err=True)
+    if as_json:
+        echo_json(
+            [
+                {key: run[key] for key in ("run", "path", "outcome", "target", "best", "seconds")}
+                for run in found
+            ]
+        )
+    elif not found:
+        typer.echo(f"no runs in {runs}")
+    for run in [] if as_json else found:
+        outcome = run["outcome"] or "not ended"
+        typer.echo(
+            f"{run['run']}  {outcome:<14} {len(run['attempts']):>2} attempts  {', '.join(run['target'])}"
+        )
+    return 0

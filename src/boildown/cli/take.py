@@ -1,0 +1,31 @@
+"""`boildown take RUN ATTEMPT`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boildown import api
+from boildown.cli.options import RUNS, Runs, Which
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("take")(take)
+
+
+def take(
+    run: Which,
+    attempt: Annotated[
+        int, typer.Argument(help="The attempt's number; 0 is the first model.", metavar="ATTEMPT")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Where to; attempt-N in the run folder by default.")
+    ] = None,
+    runs: Runs = RUNS,
+) -> int:
+    """Write a deployable folder for any attempt of a run, whatever its verdict."""
+    typer.echo(api.take(run, attempt, to, runs=runs))
+    return 0

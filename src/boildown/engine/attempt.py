@@ -1,0 +1,444 @@
+"""One attempt: a rung climbed, from the first model to a verdict, journalled before anything is raised."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.domain.outcome import State
+from boildown.domain.verdict import Status, Verdict, judge
+from boildown.engine.bench import Bench, file_hash
+from boildown.engine.budget import Budget
+from boildown.engine.job import Factories, Job
+from boildown.engine.prepare import FIRST, Prepared
+from boildown.engine.rung import Rung, parse_rung
+from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, InputError, WorkerLost
+from boildown.execution.child import Child
+from boildown.execution.quiet import give_way
+from boildown.journal.journal import Journal
+from boildown.journal.keys import candidate_key, hash_of
+from boildown.journal.rows import AttemptRow
+from boildown.journal.runs import find_finished
+from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.surgery.store import load_candidate, save_candidate
+from boildown.surgery.weights import weights_hash
+from boildown.tasks.splits import resolve
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+_STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
+
+
+@dataclass
+class Attempt:
+    """One rung climbed. Attempt 0 is the first model itself."""
+
+    number: int
+    rung: str
+    reason: str
+    folder: Path
+    key: str = ""
+    parent: str | None = None
+    state: State = State.RUNNING
+    candidate: Candidate | None = None
+    artifact: Path | None = None
+    sha256: str = ""
+    verdict: Verdict | None = None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """How it stands, in words."""
+        return self.failure or (self.verdict.sentence() if self.verdict else "")
+
+    @property
+    def judged_in_full(self) -> bool:
+        """Whether its quality was measured on the verdict samples."""
+        return any(measurement.data == "verdict" for measurement in self.measurements.values())
+
+
+class Climber:
+    """Climbs one rung at a time for a job, in its run folder."""
+
+    def __init__(
+        self, job: Job, bench: Bench, journal: Journal, budget: Budget, *, folder: Path, runs: Path,
+        first: Candidate, prepared: Prepared, stop: Callable[[], None], emit: Emit, fresh: bool = False,
+    ) -> None:  # fmt: skip
+        self.job, self.bench, self.journal, self.budget = job, bench, journal, budget
+        self.folder, self.runs, self.first, self.fresh = folder, runs, first, fresh
+        self.prepared, self.stop, self.emit = prepared, stop, emit
+        self.first_key = hash_of([weights_hash(first.model), bench.graph(first).code_hash()])
+        self._child = Child()
+        self._donors: list[Path] = []
+        if not fresh:
+            self._donor(self.first_key)
+        bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
+        self._number: int | None = None
+        self._end = float("inf")
+
+    @property
+    def quality(self) -> str:
+        """The metric that the goal `best` looks at: the first in the target, else the task's first."""
+        asked = [c.metric for c in self.job.target.conditions if c.metric in self.job.quality]
+        return asked[0] if asked else self.job.task.metrics[0].name
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._child.close()
+        self.bench.close()
+
+    # -- climbing ------------------------------------------------------------------------------------
+
+    def measure_first(self) -> Attempt:
+        """Attempt 0: the first model's own artifact, prepared already, measured and judged like any other."""
+        attempt = Attempt(0, "first", "the first model itself", self.folder / FIRST, key=self.first_key)
+
+        def climb() -> None:
+            save_candidate(self.first, attempt.folder, self.first, attempt.folder)
+            attempt.candidate, attempt.artifact = self.first, self.bench.first
+            attempt.sha256, attempt.notes = self.bench.first_hash, [self.prepared.agreement]
+            self._measure(attempt, self.first)
+
+        return self._journalled(attempt, climb)
+
+    def climb(self, number: int, rung: Rung, reason: str) -> Attempt:
+        """Climb one rung from the first model to a verdict.
+
+        Returns the attempt whatever happened to it: skipped, failed, missed, undecided or met. Raises
+        Cancelled when the user stops, OSError when the disk is full.
+        """
+        attempt = Attempt(number, str(rung), reason, self._folder(number, str(rung)))
+        attempt.key, attempt.parent = self._keys(rung)
+
+        def climb() -> None:
+            if (refusal := self._refusal(rung)) is not None:
+                attempt.state, attempt.failure = State.SKIPPED, refusal
+                return
+            candidate = self._reused(attempt) or self._applied(attempt, rung)
+            self._measure(attempt, candidate)
+
+        self._end = time.monotonic() + self.budget.limit(rung.minutes)
+        return self._journalled(attempt, climb)
+
+    def judge_in_full(self, attempt: Attempt) -> None:
+        """Give an attempt that search rejected its figures on the verdict samples."""
+        if attempt.candidate is None or attempt.judged_in_full or attempt.artifact is None:
+            return
+        self._end, self._number = float("inf"), attempt.number
+        self._look(attempt, attempt.candidate)
+        self._conclude(attempt)
+        assert attempt.verdict is not None
+        self.journal.amend_attempt(attempt.number, attempt.state, attempt.sentence, attempt.verdict.to_json())
+        self.emit("verdict", {"attempt": attempt})
+
+    def check(self) -> None:
+        """Called between steps everywhere: stop, deadline, and silence for somebody's timing."""
+        self.stop()
+        give_way()
+        if time.monotonic() > self._end:
+            raise DeadlineError("The attempt ran past its time limit. Give the run a larger budget.")
+
+    # -- the parts of an attempt ---------------------------------------------------------------------
+
+    def _refusal(self, rung: Rung) -> str | None:
+        """Why the rung is not climbed at all, in words.
+
+        Links after the first meet a candidate that does not exist yet, and are asked when it does.
+        """
+        available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
+        for method in rung.methods:
+            for need in method.card.needs:
+                if available[need] is None:
+                    return f"{method.card.name} needs {need} data, and the task has none"
+        reason = rung.methods[0].applies_to(self.first, self.job.task)
+        return None if reason is None else f"{rung.methods[0].card.name} does not apply: {reason}"
+
+    def _applied(self, attempt: Attempt, rung: Rung) -> Candidate:
+        """The candidate made by the rung's methods, saved, exported and checked."""
+        start = time.perf_counter()
+        self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
+        if self.job.factories.complete:
+            records = self._child.call(
+                "boildown.engine.attempt:apply_in_child", self.job.factories, str(rung), str(attempt.folder),
+                str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
+                deadline=max(1.0, self._end - time.monotonic()) if self._end < float("inf") else None,
+                check=self.stop, on_progress=self.bench.progress, retries=1,
+            )  # fmt: skip
+            for kind, data in records:
+                self.journal.record(attempt.number, kind, data)
+            candidate = load_candidate(attempt.folder, self.first)
+        else:
+            context = Context(
+                Data(self.job.splits.train, self.job.splits.calibration),
+                seed=self.job.seed, device=self.job.device, hardware=self.job.hardware,
+                progress=self.bench.progress, check=self.check,
+                record=lambda kind, data: self.journal.record(attempt.number, kind, data),
+            )  # fmt: skip
+            candidate = apply_chain(rung, self.first, self.first_key, self.job, context)
+            save_candidate(candidate, attempt.folder, self.first, self.folder / FIRST)
+        attempt.notes += candidate.notes
+        attempt.seconds["apply"] = time.perf_counter() - start
+        self._deploy(attempt, candidate)
+        return candidate
+
+    def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
+        """Write the artifact and hold it against the model."""
+        attempt.candidate = candidate
+        path = attempt.folder / f"model{self.bench.suffix}"
+        written = self.bench.write(candidate, weights_hash(candidate.model), path)
+        attempt.artifact, attempt.sha256 = path, file_hash(path)
+        attempt.notes.append(self.bench.agree(candidate, path))
+        attempt.notes += [f"{key}: {value}" for key, value in written.facts.items()]
+
+    def _measure(self, attempt: Attempt, candidate: Candidate) -> None:
+        """Cheap measurements first; verdict samples are read only by a candidate that passed search."""
+        job, bench, path, sha256 = self.job, self.bench, attempt.artifact, attempt.sha256
+        assert path is not None
+        is_first = attempt.number == 0
+        found = attempt.measurements
+        found["size"] = bench.size(path, self.prepared.plain)
+        found.update({m.metric: m for m in bench.operations(candidate, self.first)})
+        if job.asks("memory"):
+            found["memory"] = bench.memory(candidate, path, sha256)
+        if job.splits.search_labelled:
+            found.update(
+                {m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=self.first)}
+            )
+        elif not is_first:
+            found["divergence"] = bench.divergence(candidate, path, sha256, self.first)
+        if is_first or job.asks("latency") or job.goal == "fastest":
+            found["latency"] = bench.latency(candidate, path, sha256)
+        passed = judge(job.target, found, None, job.hardware).status is not Status.MISSED
+        if passed or is_first:
+            self._look(attempt, candidate)
+            if "latency" not in found:
+                found["latency"] = bench.latency(candidate, path, sha256)
+        self._conclude(attempt)
+
+    def _look(self, attempt: Attempt, candidate: Candidate) -> None:
+        """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
+        assert attempt.artifact is not None
+        look = (
+            self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if attempt.number else 1
+        )
+        quality = self.bench.quality(
+            candidate, attempt.artifact, attempt.sha256, "verdict", first=self.first, look=max(look, 1)
+        )
+        attempt.measurements.update({m.metric: m for m in quality})
+
+    def _conclude(self, attempt: Attempt) -> None:
+        job = self.job
+        attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine)
+        attempt.state = _STATES[attempt.verdict.status]
+
+    # -- keeping -------------------------------------------------------------------------------------
+
+    def _journalled(self, attempt: Attempt, climb: Callable[[], None]) -> Attempt:
+        """Run `climb` with the attempt begun before and finished after in the journal, even if it fails."""
+        self._number, before, start = attempt.number, self.bench.seconds.copy(), time.perf_counter()
+        self.bench.deadline = self._end
+        self.journal.begin_attempt(
+            attempt.number, attempt.rung, attempt.reason, parent=attempt.parent, candidate_key=attempt.key
+        )
+        self.emit("attempt", {"attempt": attempt})
+        try:
+            climb()
+        except (Cancelled, InputError):
+            raise
+        except (AttemptError, WorkerLost) as error:
+            attempt.state, attempt.failure = State.FAILED, f"{getattr(error, 'name', 'worker lost')}: {error}"
+            self._record_failure(attempt, getattr(error, "details", "") or traceback.format_exc())
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            attempt.state, attempt.failure = State.FAILED, f"{type(error).__name__}: {error}"
+            self._record_failure(attempt, traceback.format_exc())
+        finally:
+            self._end = self.bench.deadline = float("inf")
+        spent = self.bench.seconds - before
+        attempt.seconds |= {**spent, "total": time.perf_counter() - start}
+        self._finish(attempt)
+        return attempt
+
+    def _finish(self, attempt: Attempt) -> None:
+        candidate = attempt.candidate
+        self.journal.finish_attempt(
+            attempt.number,
+            attempt.state,
+            attempt.sentence,
+            verdict=attempt.verdict.to_json() if attempt.verdict else None,
+            candidate=None
+            if candidate is None
+            else {"method": candidate.method, "settings": dict(candidate.settings)},
+            artifact=attempt.artifact,
+            sha256=attempt.sha256 or None,
+            timings=attempt.seconds,
+            notes=attempt.notes,
+        )
+        self.emit("verdict", {"attempt": attempt})
+
+    def _record_failure(self, attempt: Attempt, details: str) -> None:
+        self.journal.record(attempt.number, "traceback", {"text": details})
+
+    def _reused(self, attempt: Attempt) -> Candidate | None:
+        """The same candidate finished by an earlier run, whose files are as they were."""
+        donor = None if self.fresh else self._donor(attempt.key)
+        if donor is None:
+            return None
+        run, row = donor
+        source = run / str(row.artifact)
+        try:
+            shutil.copytree(source.parent, attempt.folder, dirs_exist_ok=True)
+            candidate = load_candidate(attempt.folder, self.first)
+        except (OSError, ValueError, KeyError, BoildownError) as error:
+            self.journal.record(attempt.number, "not reused", {"run": run.name, "why": str(error)})
+            return None
+        attempt.candidate, attempt.artifact = candidate, attempt.folder / source.name
+        attempt.sha256 = str(row.sha256)
+        attempt.notes.append(f"reused from run {run.name}")
+        return candidate
+
+    def _donor(self, key: str) -> tuple[Path, AttemptRow] | None:
+        found = find_finished(self.runs, key, exclude=self.folder)
+        if found is not None and found[0] not in self._donors:
+            self._donors.append(found[0])
+        return found
+
+    def _recall(self, key: str) -> Measurement | None:
+        """A measurement of this run, or of a run that gave a candidate."""
+        known = self.journal.measurement(key)
+        for donor in self._donors if known is None else ():
+            with Journal.open(donor, readonly=True) as journal:
+                known = known or journal.measurement(key)
+        if known is not None:
+            self._keep(key, known)
+        return known
+
+    def _keep(self, key: str, measurement: Measurement) -> None:
+        if self._number is not None:
+            self.journal.add_measurement(key, self._number, measurement)
+
+    def _keys(self, rung: Rung) -> tuple[str, str]:
+        """The key of the rung's candidate, and its parent's."""
+        parent = key = self.first_key
+        for method in rung.methods:
+            parent, key = key, link_key(key, method, self.job)
+        return key, parent
+
+    def _folder(self, number: int, rung: str) -> Path:
+        name = "".join(character if character.isalnum() or character == "-" else "-" for character in rung)
+        return self.folder / "attempts" / f"{number:02d}-{name[:60].strip('-')}"
+
+
+def link_key(parent: str, method: Method, job: Job) -> str:
+    """The key of the candidate that a method makes from a parent in this job."""
+    splits = job.splits
+    prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
+    return candidate_key(
+        parent=parent,
+        method=method.card.name,
+        method_version=method.card.version,
+        settings={**settings_of(method), "hardware": job.hardware},
+        data=hash_of(prints),
+        seed=job.seed,
+        steps=None,
+        torch_version=torch.__version__,
+    )
+
+
+def apply_chain(rung: Rung, first: Candidate, first_key: str, job: Job, context: Context) -> Candidate:
+    """Apply the rung's methods one after the other; each link's parent is the one before.
+
+    Raises AttemptError where a later link does not apply to what an earlier one made.
+    """
+    candidate, key = first, first_key
+    for position, method in enumerate(rung.methods):
+        context.check()
+        if position and (reason := method.applies_to(candidate, job.task)) is not None:
+            raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
+        made = method.apply(candidate, job.task, context)
+        candidate = replace(made, method=method.card.name, settings=settings_of(method), parent=key)
+        key = link_key(key, method, job)
+    return candidate
+
+
+def apply_in_child(
+    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """Apply a rung in this process from factories alone and save the candidate; returns its records."""
+    from boildown.execution.worker import progress
+
+    job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
+    records: list[tuple[str, dict[str, Any]]] = []
+    context = Context(
+        Data(job.splits.train, job.splits.calibration),
+        seed=seed, device=device, hardware=hardware,
+        progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
+    )  # fmt: skip
+    candidate = apply_chain(parse_rung(rung), first, first_key, job, context)
+    save_candidate(candidate, Path(folder), first, Path(first_folder))
+    return records
+
+
+@lru_cache(maxsize=1)
+def _from_factories(
+    factories: Factories, first_folder: str, seed: int, device: str, hardware: str
+) -> tuple[Job, Candidate, str]:
+    """The job and the first candidate, built once in this process."""
+    from boildown.domain.target import Target
+    from boildown.surgery.graph import capture
+    from boildown.surgery.weights import restore
+
+    for entry in factories.path:
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
+    assert factories.model is not None
+    assert factories.task is not None
+    task = call_factory(factories.task)
+    model = restore(call_factory(factories.model), Path(first_folder) / "weights.safetensors").eval()
+    first = Candidate(model)
+    job = Job(
+        task,
+        resolve(task, seed),
+        Target(()),
+        seed=seed,
+        device=device,
+        hardware=hardware,
+        factories=factories,
+    )
+    return job, first, hash_of([weights_hash(model), capture(model, *task.example()).code_hash()])
+
+
+def call_factory(name: str) -> Any:
+    """Call `module:callable`. Raises InputError naming what cannot be imported or found."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InputError.of(f"The factory {name!r} cannot be read.", 'Write "module:callable".')
+    try:
+        value: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError.of(
+            f"The factory {name!r} cannot be imported: {error}.",
+            f"Put {module_name.split('.')[0]}.py beside the config file or install it.",
+        ) from None
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise InputError.of(f"{module_name} has no {attribute!r}.", "Check the name after the colon.")
+        value = getattr(value, part)
+    return value()

@@ -1,0 +1,407 @@
+"""The bench: turns candidates into artifacts and measures them, each result kept by its key."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import _pytree as pytree
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.domain.task import Runnable, Samples
+from boildown.engine.artifact import ArtifactModel, flatten
+from boildown.engine.job import Job
+from boildown.errors import DeadlineError, ParityError
+from boildown.execution.child import Child
+from boildown.execution.quiet import quiet
+from boildown.journal.keys import hash_of, measurement_key
+from boildown.measure import memory as memory_measure
+from boildown.measure.environment import environment, machine_key
+from boildown.measure.quality import measure_quality, summarise_divergence
+from boildown.measure.size import measure_size
+from boildown.measure.statistics import level_at_look
+from boildown.runtimes import get
+from boildown.runtimes.base import Array, Port, Written
+from boildown.surgery.graph import Graph, capture
+from boildown.surgery.simulate import simulate
+
+Which = Literal["search", "verdict"]
+Statistics = Mapping[str, NDArray[np.float64]]
+Recall = Callable[[str], Measurement | None]
+
+_EXPORT_SECONDS = 900.0
+_FLOAT_DECIBEL = 40.0
+_PLAN_DECIBEL = 20.0
+_PLAN_PROMISE = 30.0
+_GATE_SAMPLES = 128
+_GLANCE_SECONDS = 2.0
+_TIMING_SECONDS = 30.0
+
+
+class Bench:
+    """Everything that can be measured of a candidate of this job.
+
+    `folder` is the run folder; `recall` finds a measurement by key, `keep` stores one. `seconds`
+    counts wall time by kind of work, for the engine's own share. `first` is the first model's
+    artifact, known once it has been written.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        *,
+        check: Callable[[], None],
+        progress: Callable[[str, int, int | None], None],
+        recall: Recall = lambda _key: None,
+        keep: Callable[[str, Measurement], None] = lambda _key, _measurement: None,
+    ) -> None:
+        self.job, self.folder = job, folder
+        self.check, self.progress, self.recall, self.keep = check, progress, recall, keep
+        self.seconds: Counter[str] = Counter()
+        self._timing = False
+        self.first: Path | None = None
+        self.deadline = float("inf")
+        self._child = Child()
+        self._environment = {**environment(), "runtime": job.runtime, "hardware": job.hardware}
+        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self._fingerprints: dict[Which, str] = {}
+
+    def move(self, folder: Path) -> None:
+        """The run folder has been renamed."""
+        if self.first is not None:
+            self.first = folder / self.first.relative_to(self.folder)
+        self.folder = folder
+
+    def close(self) -> None:
+        """End the child process."""
+        self._child.close()
+
+    # -- artifacts -----------------------------------------------------------------------------------
+
+    def graph(self, candidate: Candidate) -> Graph:
+        """The captured float graph of a candidate."""
+        with self.timed("export"):
+            args, kwargs = self.job.task.example()
+            return capture(candidate.model, args, kwargs)
+
+    def write(self, candidate: Candidate, weights: str, path: Path) -> Written:
+        """The artifact of a candidate at `path`; candidates with the same weights share one export."""
+        graph = self.graph(candidate)
+        exported = self.folder / "exports" / f"{hash_of([weights, graph.code_hash()])[:16]}{path.suffix}"
+        with self.timed("export"):
+            if not exported.exists():
+                exported.parent.mkdir(exist_ok=True)
+                fresh = exported.with_name("new-" + exported.name)
+                self.progress("export", 0, None)
+                self._call("boildown.runtimes.calls:export", self.job.runtime, graph.serialize(), str(fresh))
+                fresh.replace(exported)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.progress("write", 0, None)
+            written: Written = self._call(
+                "boildown.runtimes.calls:write",
+                self.job.runtime, str(exported), str(path), candidate.plan, candidate.rewrite,
+            )  # fmt: skip
+        return written
+
+    @property
+    def suffix(self) -> str:
+        """How the runtime's artifacts are named."""
+        return get(self.job.runtime).suffix
+
+    def ports(self, path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Inputs and outputs of an artifact."""
+        found: tuple[tuple[Port, ...], tuple[Port, ...]] = self._call(
+            "boildown.runtimes.calls:ports", self.job.runtime, str(path), os.cpu_count() or 1
+        )
+        return found
+
+    def artifact(self, candidate: Candidate | None, path: Path) -> ArtifactModel:
+        """The artifact, called like the model it was made from; a bare file returns what it returns."""
+        output = None if candidate is None else self.graph(candidate).program.call_spec.out_spec
+        return ArtifactModel(
+            self._child, self.job.runtime, path,
+            example=self.job.task.example(), output=output,
+            threads=os.cpu_count() or 1, check=self.check, deadline=self._left(),
+        )  # fmt: skip
+
+    def agree(self, candidate: Candidate, path: Path) -> str:
+        """Check the artifact against the model (or its simulation) on real samples, as a sentence.
+
+        Raises ParityError where they disagree by more than the arithmetic of the runtime explains.
+        """
+        if candidate.rewrite is not None:
+            return "made from the exported file; judged by its scores alone"
+        with self.timed("measure"), torch.no_grad():
+            graph = self.graph(candidate)
+            model = graph.module if candidate.plan is None else simulate(graph, candidate.plan)
+            reference = candidate.model if candidate.plan is None else model
+            artifact = self.artifact(candidate, path)
+            ours, theirs = [], []
+            samples = self.job.splits.search
+            for inputs, _ in samples.subset(range(min(_GATE_SAMPLES, len(samples)))).batches(32):
+                self.check()
+                for args, kwargs in self.job.task.calls(inputs):
+                    ours.append(_numbers(reference(*args, **kwargs)))
+                    theirs.append(_numbers(artifact(*args, **kwargs)))
+        least = _FLOAT_DECIBEL if candidate.plan is None else _PLAN_DECIBEL
+        decibel = signal_to_noise(np.concatenate(ours), np.concatenate(theirs))
+        if not decibel >= least:
+            what = "the model" if candidate.plan is None else "its simulation in PyTorch"
+            raise ParityError(
+                f"The artifact's outputs differ from those of {what}: {decibel:.1f} dB of agreement on real "
+                f"samples, at least {least:.0f} dB expected. The model may depend on randomness, on state kept "
+                "between calls, or on the batch size; or the export of an operator is wrong."
+            )
+        doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
+        return f"artifact and model agree to {decibel:.1f} dB{doubt}"
+
+    def sample(self, batch: int) -> list[Array]:
+        """Flat inputs of one call with this batch size, from real samples."""
+        search = self.job.splits.search
+        inputs, _ = next(iter(search.subset([index % len(search) for index in range(batch)]).batches(batch)))
+        args, kwargs = self.job.task.calls(inputs)[0]
+        return flatten(args, kwargs, self.job.task.example())
+
+    # -- measurements --------------------------------------------------------------------------------
+
+    def size(self, path: Path, plain: int | None = None) -> Measurement:
+        """Bytes of the artifact, against the first model's float artifact."""
+        return measure_size(path, self.first or path, plain=plain)
+
+    def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
+        """Parameters and multiply-accumulates per sample, counted on the captured graph."""
+        pairs = {
+            "params": (_parameters(candidate), _parameters(first)),
+            "macs": (self.graph(candidate).macs(), self.graph(first).macs()),
+        }
+        return [
+            Measurement(name, own, "", first=base, ratio=own / base if base else None)
+            for name, (own, base) in pairs.items()
+        ]
+
+    def memory(self, candidate: Candidate | None, path: Path, sha256: str) -> Measurement:
+        """Peak resident memory in fresh processes, against the first model's artifact."""
+
+        def measured() -> Measurement:
+            inputs, runtime, threads = (
+                self.sample(self.job.latency.batch),
+                self.job.runtime,
+                self.job.latency.threads,
+            )
+
+            def peak(which: Path) -> int:
+                with Child() as fresh:
+                    return int(
+                        fresh.call(
+                            "boildown.measure.memory:peak", str(which), inputs, runtime, threads,
+                            check=self.check, deadline=self._left(),
+                        )
+                    )  # fmt: skip
+
+            assert self.first is not None
+            firsts, own = [], []
+            for _ in range(3):
+                firsts.append(peak(self.first))
+                own.append(peak(path))
+            return memory_measure.summarise(firsts, own)
+
+        return self._remembered(self._key("memory", sha256, threads=self.job.latency.threads), measured)
+
+    def latency(self, candidate: Candidate | None, path: Path, sha256: str) -> Measurement:
+        """Median latency, timed block by block beside the first model's artifact."""
+        job, asked = self.job, self.job.asks("latency")
+        bounds = {"bound": job.bound("latency", "ratio"), "value_bound": job.bound("latency", "value")}
+        options = {"batch": job.latency.batch, "threads": job.latency.threads, "asked": asked, **bounds}
+
+        def measured() -> Measurement:
+            self.progress("time", 0, None)
+            with Child() as fresh, quiet(self.check):
+                return Measurement.from_json(
+                    fresh.call(
+                        "boildown.measure.latency:compare",
+                        str(self.first), str(path), self.sample(self.job.latency.batch),
+                        runtime=job.runtime, threads=job.latency.threads, level=job.level, **bounds,
+                        seconds=_TIMING_SECONDS if asked else _GLANCE_SECONDS,
+                        check=self.check, deadline=self._left(),
+                    )
+                )  # fmt: skip
+
+        return self._remembered(self._key("latency", sha256, first=self.first_hash, **options), measured)
+
+    def divergence(self, candidate: Candidate, path: Path, sha256: str, first: Candidate) -> Measurement:
+        """Mean divergence of the outputs from the first model's on the search samples; no labels."""
+
+        def measured() -> Measurement:
+            assert self.first is not None
+            task, own, base = self.job.task, self.artifact(candidate, path), self.artifact(first, self.first)
+            values = []
+            for inputs, _ in self._batches(self.job.splits.search, "compare outputs"):
+                values.append(
+                    np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64)
+                )
+            return summarise_divergence(np.concatenate(values))
+
+        return self._remembered(self._key("divergence", sha256, "search", first=self.first_hash), measured)
+
+    def quality(
+        self,
+        candidate: Candidate | None,
+        path: Path,
+        sha256: str,
+        which: Which,
+        *,
+        first: Candidate | None,
+        look: int = 1,
+    ) -> list[Measurement]:
+        """Every metric of the task on the artifact, paired with the first model's on the same samples."""
+        level = level_at_look(self.job.level, look) if self.job.confidence is not None else self.job.level
+        keys = {
+            metric.name: self._key(metric.name, sha256, which, first=self.first_hash, level=level)
+            for metric in self.job.task.metrics
+        }
+        known = {name: self.recall(key) for name, key in keys.items()}
+        if all(known.values()):
+            return [measurement for measurement in known.values() if measurement is not None]
+        assert self.first is not None
+        base = self.statistics(first, self.first, self.first_hash, which)
+        own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
+        measurements = []
+        with self.timed("measure"):
+            for metric in self.job.task.metrics:
+                measurement = measure_quality(
+                    metric, own[metric.name], base[metric.name],
+                    level=level, seed=self.job.seed, data=which, environment=self._environment,
+                )  # fmt: skip
+                self.keep(keys[metric.name], measurement)
+                measurements.append(measurement)
+        return measurements
+
+    def statistics(self, candidate: Candidate | None, path: Path, sha256: str, which: Which) -> Statistics:
+        """Per-sample statistics of every metric; scored once for each artifact."""
+        if (sha256, which) not in self._statistics:
+            samples = self.job.splits.search if which == "search" else self.job.splits.verdict
+            self._statistics[sha256, which] = self.score(
+                self.artifact(candidate, path), samples, f"score on {which} data"
+            )
+        return self._statistics[sha256, which]
+
+    def score(self, model: Runnable, samples: Samples, what: str) -> Statistics:
+        """Per-sample statistics of every metric for any model or artifact."""
+        task, rows = self.job.task, {metric.name: [] for metric in self.job.task.metrics}  # type: ignore[var-annotated]
+        for inputs, target in self._batches(samples, what):
+            output = task.run(model, inputs)
+            for metric in task.metrics:
+                rows[metric.name].append(np.asarray(metric.statistic(output, target), np.float64))
+        return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+    # -- helpers -------------------------------------------------------------------------------------
+
+    @property
+    def machine(self) -> str:
+        """The CPU that verdicts hold for."""
+        return str(self._environment.get("cpu") or "this machine")
+
+    @property
+    def first_hash(self) -> str:
+        """Hash of the first model's artifact."""
+        assert self.first is not None
+        return file_hash(self.first)
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Count the wall time inside under this kind of work; inside another kind it counts there."""
+        if self._timing:
+            yield
+            return
+        self._timing, start = True, time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - start
+            self._timing = False
+
+    def _batches(self, samples: Samples, what: str) -> Iterator[tuple[Any, Any]]:
+        done, size = 0, self.job.batch_size
+        with self.timed("measure"), torch.no_grad():
+            for inputs, target in samples.batches(size):
+                self.check()
+                self.progress(what, done, len(samples))
+                yield inputs, target
+                done = min(done + size, len(samples))
+        self.progress(what, len(samples), len(samples))
+
+    def _key(self, metric: str, sha256: str, which: Which | None = None, **options: Any) -> str:
+        return measurement_key(
+            metric=metric,
+            artifact=sha256,
+            data="" if which is None else self.fingerprint(which),
+            runtime=self._environment["runtime"],
+            options={"versions": self._environment["packages"], "seed": self.job.seed, **options},
+            machine=machine_key(),
+        )
+
+    def fingerprint(self, which: Which) -> str:
+        """Hash of all items of a slice."""
+        if which not in self._fingerprints:
+            samples = self.job.splits.search if which == "search" else self.job.splits.verdict
+            self._fingerprints[which] = samples.fingerprint(every=True)
+        return self._fingerprints[which]
+
+    def _remembered(self, key: str, measured: Callable[[], Measurement]) -> Measurement:
+        if (known := self.recall(key)) is not None:
+            return known
+        with self.timed("measure"):
+            measurement = measured()
+        self.keep(key, measurement)
+        return measurement
+
+    def _call(self, function: str, *args: Any) -> Any:
+        return self._child.call(
+            function, *args, check=self.check, deadline=min(_EXPORT_SECONDS, self._left() or _EXPORT_SECONDS),
+            on_progress=self.progress, retries=1,
+        )  # fmt: skip
+
+    def _left(self) -> float | None:
+        if self.deadline == float("inf"):
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineError("The attempt ran past its time limit.")
+        return left
+
+
+def signal_to_noise(reference: Array, other: Array) -> float:
+    """10 log10 of the reference's power over the power of the difference; inf if equal, nan if not finite."""
+    noise = float(np.square(reference.astype(np.float64) - other).sum())
+    power = float(np.square(reference.astype(np.float64)).sum())
+    if noise == 0:
+        return float("inf")
+    return 10 * float(np.log10(max(power, 1e-30) / noise))
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _numbers(output: Any) -> Array:
+    leaves: Sequence[Any] = pytree.tree_leaves(output)
+    flat = [leaf.detach().float().reshape(-1) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return torch.cat(flat).numpy() if flat else np.zeros(0, np.float32)
+
+
+def _parameters(candidate: Candidate) -> int:
+    return sum(parameter.numel() for parameter in candidate.model.parameters())

@@ -1,0 +1,76 @@
+"""The main loop: next rung, attempt, verdict, until the target is met or nothing is left to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from boildown.domain.outcome import Outcome, State
+from boildown.engine.attempt import Attempt, Climber
+from boildown.engine.job import Goal
+from boildown.engine.ladder import Ladder
+from boildown.errors import Cancelled
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """How the climb ended, and the attempt to hand back; None only if not even attempt 0 was measured."""
+
+    outcome: Outcome
+    best: Attempt | None
+
+
+def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt]) -> Climbed:
+    """Climb until done. `attempts` holds what earlier sittings finished, and receives the new ones."""
+    job, budget, topped = climber.job, climber.budget, False
+    try:
+        if not attempts:
+            attempts.append(climber.measure_first())
+        while not _enough(attempts, job.goal) and budget.remaining > 0:
+            step = ladder.next(attempts)
+            if step is None:
+                topped = True
+                break
+            attempts.append(climber.climb(len(attempts), *step))
+        best = choose(attempts, job.goal, climber.quality)
+        if best is not None and best.state is not State.MET:
+            climber.judge_in_full(best)
+            best = choose(attempts, job.goal, climber.quality)
+    except Cancelled:
+        return Climbed(Outcome.CANCELLED, choose(attempts, job.goal, climber.quality))
+    return Climbed(_outcome(attempts, topped), best)
+
+
+def choose(attempts: Sequence[Attempt], goal: Goal, quality: str) -> Attempt | None:
+    """The best attempt: among the met ones by the goal, else the one with the smallest largest excess.
+
+    `quality` names the metric that the goal `best` looks at.
+    """
+    met = [attempt for attempt in attempts if attempt.state is State.MET]
+    if met:
+        return met[0] if goal == "first" else min(met, key=lambda attempt: _rank(attempt, goal, quality))
+    judged = [attempt for attempt in attempts if attempt.verdict is not None]
+    undecided = [attempt for attempt in judged if attempt.state is State.UNDECIDED]
+    return min(undecided or judged, key=lambda attempt: attempt.verdict.excess, default=None)  # type: ignore[union-attr]
+
+
+def _enough(attempts: Sequence[Attempt], goal: Goal) -> bool:
+    """Attempt 0 wins at once; with the goal `first`, so does any."""
+    return attempts[0].state is State.MET or (goal == "first" and any(a.state is State.MET for a in attempts))
+
+
+def _rank(attempt: Attempt, goal: Goal, quality: str) -> float:
+    found = attempt.measurements
+    if goal == "best":
+        return found[quality].drop or 0.0
+    return found["size" if goal == "smallest" else "latency"].value
+
+
+def _outcome(attempts: Sequence[Attempt], topped: bool) -> Outcome:
+    if any(attempt.state is State.MET for attempt in attempts):
+        return Outcome.TARGET_MET
+    if not topped:
+        return Outcome.OUT_OF_BUDGET
+    if any(attempt.state is State.UNDECIDED for attempt in attempts):
+        return Outcome.UNDECIDED
+    return Outcome.TARGET_MISSED

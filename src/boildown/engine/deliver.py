@@ -1,0 +1,71 @@
+"""What is handed over: an artifact with everything needed to load and check it, and the manifest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boildown.execution.child import Child
+from boildown.runtimes.base import Array
+
+SAMPLE = "sample.npz"
+_LOADER = '''\
+"""Load {file} and check it on the sample beside it."""
+import numpy as np, onnxruntime as ort
+from pathlib import Path
+here = Path(__file__).parent
+sample, session = np.load(here / "sample.npz"), ort.InferenceSession(here / "{file}")
+outputs = session.run(None, {{port.name: sample["input:" + port.name] for port in session.get_inputs()}})
+for port, output in zip(session.get_outputs(), outputs):
+    np.testing.assert_allclose(output, sample["output:" + port.name], rtol=0.05, atol=0.05 * np.abs(output).max())
+print("{file} runs and gives the recorded outputs")
+'''
+
+
+def save_sample(arrays: Sequence[Array], folder: Path) -> None:
+    """Keep the flat inputs of one call, for every delivery of the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / SAMPLE, *arrays)
+
+
+def deliver(
+    artifact: Path, runtime: str, first_folder: Path, folder: Path, classes: Sequence[str] | None = None
+) -> None:
+    """Fill `folder`: the artifact, its ports and classes, one sample with its output, and a loader.
+
+    The folder appears complete or not at all; one that is there is replaced.
+    """
+    fresh = folder.with_name(f".new-{folder.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    copy = fresh / f"model{artifact.suffix}"
+    shutil.copy2(artifact, copy)
+    with np.load(first_folder / SAMPLE) as saved:
+        arrays = [saved[name] for name in saved.files]
+    with Child() as child:
+        inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy), 1)
+        values = child.call("boildown.runtimes.calls:run", runtime, str(copy), 1, arrays)
+    named = {f"input:{port.name}": array for port, array in zip(inputs, arrays, strict=True)}
+    named |= {f"output:{port.name}": value for port, value in zip(outputs, values, strict=True)}
+    np.savez_compressed(fresh / SAMPLE, **named)
+    described: dict[str, Any] = {
+        side: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
+        for side, ports in (("inputs", inputs), ("outputs", outputs))
+    }
+    if classes:
+        described["classes"] = list(classes)
+    (fresh / "ports.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    if copy.suffix == ".onnx":
+        (fresh / "load.py").write_text(_LOADER.format(file=copy.name), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: hashes, versions, seeds, target, verdict, and how to repeat the run."""
+    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,76 @@
+"""What one run was asked to do, fixed from its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from boildown.domain.measurement import Form
+from boildown.domain.target import Target
+from boildown.domain.task import Task
+from boildown.tasks.splits import Splits
+
+Goal = Literal["first", "smallest", "fastest", "best"]
+GOALS: tuple[Goal, ...] = ("first", "smallest", "fastest", "best")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How latency is measured: samples per call and threads."""
+
+    batch: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Factories:
+    """Where a child process finds the model, its weights and the task, as `module:callable`."""
+
+    model: str | None = None
+    task: str | None = None
+    weights: str | None = None
+    path: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether a child can build everything by itself."""
+        return self.model is not None and self.task is not None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run was asked to do."""
+
+    task: Task
+    splits: Splits
+    target: Target
+    goal: Goal = "first"
+    confidence: float | None = None
+    latency: Latency = Latency()
+    runtime: str = "onnxruntime"
+    hardware: str = "this machine"
+    device: str = "cpu"
+    batch_size: int = 64
+    seed: int = 0
+    factories: Factories = Factories()
+    expected: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def level(self) -> float:
+        """The one-sided level of intervals: what was asked for, or 95 %."""
+        return self.confidence if self.confidence is not None else 0.95
+
+    @property
+    def quality(self) -> frozenset[str]:
+        """The names of the task's metrics."""
+        return frozenset(metric.name for metric in self.task.metrics)
+
+    def asks(self, metric: str) -> bool:
+        """Whether the target has a condition on this metric."""
+        return any(condition.metric == metric for condition in self.target.conditions)
+
+    def bound(self, metric: str, form: Form) -> float | None:
+        """The tightest bound on this metric in this form, if the target has one."""
+        bounds = [c.bound for c in self.target.conditions if c.metric == metric and c.form == form]
+        return min(bounds) if bounds else None

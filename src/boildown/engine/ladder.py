@@ -1,0 +1,101 @@
+"""Which rung comes next, and why: fixed ladders, and `auto`, which reads cards and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from boildown.domain.outcome import State
+from boildown.engine.attempt import Attempt
+from boildown.engine.diagnosis import diagnose
+from boildown.engine.job import Job
+from boildown.engine.rung import Rung, parse_rung, parse_rungs
+from boildown.errors import InputError
+from boildown.methods.registry import cards, installed
+
+LADDERS: dict[str, tuple[str, ...]] = {
+    "quick": ("quantize-static",),
+    "post-training": (
+        "quantize-dynamic",
+        "quantize-static",
+        "quantize-static(ranges=mse)",
+        "quantize-static(ranges=percentile)",
+    ),
+}
+"""Ready ladders by name."""
+
+
+class Ladder(Protocol):
+    """Rungs in order, decided as attempts come in."""
+
+    def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
+        """The next rung and the reason for it in a sentence, or None at the top."""
+        ...
+
+
+class Fixed:
+    """The user's rungs in the user's order."""
+
+    def __init__(self, rungs: Sequence[Rung]) -> None:
+        self.rungs = tuple(rungs)
+
+    def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
+        """The rung after those attempted."""
+        done = len(attempts) - 1
+        if done >= len(self.rungs):
+            return None
+        return self.rungs[done], f"rung {done + 1} of {len(self.rungs)} of the ladder given"
+
+
+class Auto:
+    """Every installed method that lowers something the target asks for, cheapest first.
+
+    After a miss the method whose card answers the miss best comes next; ties keep the cards' order.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        asked = {condition.metric for condition in job.target.conditions} - job.quality
+        self._open = [name for name, card in cards().items() if not asked or asked & set(card.lowers)]
+
+    def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
+        """The open method that answers the last verdict best."""
+        tried = {attempt.rung for attempt in attempts}
+        left = [name for name in self._open if name not in tried]
+        if not left:
+            return None
+        judged = [a for a in attempts[1:] if a.state is State.MISSED and a.verdict is not None]
+        if not judged:
+            return parse_rung(left[0]), "the cheapest method that lowers what the target asks for"
+        last = judged[-1]
+        assert last.verdict is not None
+        diagnosis = diagnose(last.verdict, self._job.quality)
+        card = installed()[last.rung].card
+        best = max(left, key=lambda name: diagnosis.suits(cards()[name], card))
+        return parse_rung(best), f"after {last.rung}: {diagnosis.sentence}"
+
+
+def ladder(given: str | Sequence[str | Mapping[str, Any]], job: Job) -> Ladder:
+    """`"auto"`, a ready ladder's name, one rung, or a list of rungs.
+
+    Raises InputError with the mistakes of all rungs.
+    """
+    if given == "auto":
+        return Auto(job)
+    return Fixed(fixed_rungs(given))
+
+
+def fixed_rungs(given: str | Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
+    """The rungs of a ladder that is not `auto`."""
+    if isinstance(given, str) and given in LADDERS:
+        given = LADDERS[given]
+    elif isinstance(given, str):
+        try:
+            given = (str(parse_rung(given)),)
+        except InputError as error:
+            known = ", ".join(["auto", *LADDERS])
+            raise InputError.of(
+                f"The ladder {given!r} is neither a ready ladder nor a rung.",
+                f"Ready ladders: {known}. Or give rungs in order. {error.mistakes[0].cause}",
+            ) from None
+    return parse_rungs(given)

@@ -1,0 +1,141 @@
+"""The first model made ready: called, captured, exported, held against its file and its own score.
+
+Whatever is wrong here is the user's input, found before a run exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+
+from boildown.domain.candidate import Candidate
+from boildown.engine.bench import Bench, Statistics, file_hash
+from boildown.engine.deliver import save_sample
+from boildown.engine.job import Job
+from boildown.errors import DataError, ExportError, InputError, Mistake, ModelError, ParityError
+from boildown.surgery.weights import weights_hash
+from boildown.tasks.checks import check_labels, majority_share
+from boildown.tasks.classification import Classification
+from boildown.tasks.data import read_targets
+
+FIRST = "attempts/00-first"
+_MISMATCH = 0.01
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The first model's artifact is on the bench; `plain` is the size of its plain export in bytes."""
+
+    agreement: str
+    facts: Mapping[str, Any]
+    plain: int | None = None
+
+
+def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
+    """Put the first model's artifact on the bench, and check it and its scores.
+
+    Raises ModelError where the model cannot be called, captured or exported, or scores no better
+    than guessing; DataError where the data does not fit the model.
+    """
+    _call(first, job)
+    save_sample(bench.sample(1), bench.folder / FIRST)
+    path = bench.folder / FIRST / f"model{bench.suffix}"
+    try:
+        written = bench.write(first, weights_hash(first.model), path)
+        bench.first = path
+        agreement = bench.agree(first, path)
+    except (ExportError, ParityError) as error:
+        raise ModelError.of(
+            f"The model cannot be deployed as it is: {error}",
+            "Rewrite that part of the model, or try runtime='eager'. torch.onnx.export(model, args, dynamo=True) "
+            "shows the same.",
+        ) from None
+    statistics = [bench.statistics(first, path, file_hash(path), "verdict")]
+    if job.splits.search_labelled:
+        statistics.append(bench.statistics(first, path, file_hash(path), "search"))
+    _compare_scores(job, statistics)
+    return Prepared(agreement, written.facts, written.facts.get("plain bytes"))
+
+
+def _call(first: Candidate, job: Job) -> None:
+    """Call the model once on real samples, and hold its outputs against the labels."""
+    inputs, _ = next(iter(job.splits.search.batches(min(8, job.batch_size))))
+    try:
+        with torch.no_grad():
+            output = job.task.run(first.model, inputs)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError.of(
+            f"The model cannot be called with what the data set yields: {lines[0]}",
+            f"The data set yields inputs of {_shapes(inputs)}; make it yield what the model takes, "
+            "or give the task forward=(a function of model and inputs).",
+        ) from error
+    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    mistakes = [
+        Mistake(
+            "The first model's outputs on the validation data hold NaN or infinity.",
+            "Check the preprocessing and the weights.",
+        )
+        for leaf in leaves[:1]
+        if not all(torch.isfinite(leaf).all() for leaf in leaves)
+    ]
+    if isinstance(job.task, Classification) and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
+        for name, samples in job.task.data().items():
+            if name != "calibration" and (targets := read_targets(samples)) is not None:
+                mistakes += check_labels(targets, leaves[0].shape[1], name)
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _compare_scores(job: Job, statistics: list[Statistics]) -> None:
+    """Refuse a first model that is not the one the user expected, or no better than guessing."""
+    mistakes = []
+    for metric in job.task.metrics:
+        score = metric.compute(np.concatenate([part[metric.name] for part in statistics]))
+        wanted = job.expected.get(metric.name)
+        tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
+        if wanted is not None and not abs(score - wanted) <= tolerance:
+            mistakes.append(
+                Mistake(
+                    f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
+                    "Check normalisation, label order, the weights file, and that validation is the set you mean.",
+                )
+            )
+    accuracy = next((m for m in job.task.metrics if m.name == "accuracy"), None)
+    targets = read_targets(job.splits.verdict) if accuracy is not None else None
+    if accuracy is not None and targets is not None:
+        score, share = accuracy.compute(statistics[0]["accuracy"]), majority_share(targets)
+        if score <= share:
+            mistakes.append(
+                Mistake(
+                    f"The first model's accuracy is {score:.2%}: no better than always answering the most "
+                    f"frequent class ({share:.2%}).",
+                    "Check normalisation, the order of the labels, the weights, and that the model is in eval mode.",
+                )
+            )
+    if mistakes:
+        raise ModelError(*mistakes)
+
+
+def _shapes(inputs: Any) -> str:
+    leaves = tree_leaves(inputs)
+    return ", ".join(
+        f"shape {tuple(leaf.shape)} ({str(leaf.dtype).removeprefix('torch.')})"
+        for leaf in leaves
+        if isinstance(leaf, torch.Tensor)
+    )
+
+
+def unknown_expectations(expected: Mapping[str, float], job_metrics: frozenset[str]) -> None:
+    """Refuse expectations of metrics that the task does not have."""
+    unknown = sorted(set(expected) - job_metrics)
+    if unknown:
+        raise InputError.of(
+            f"expected names {', '.join(unknown)}, which the task does not measure.",
+            f"The task measures {', '.join(sorted(job_metrics))}.",
+        )

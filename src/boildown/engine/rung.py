@@ -1,0 +1,141 @@
+"""A rung: a method or a chain of methods with settings.
+
+Written `quantize-static`, `quantize-static(ranges=mse, samples=100)` or `prune + quantize-static`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boildown.errors import InputError, Mistake
+from boildown.methods.base import Method, settings_of
+from boildown.methods.registry import build, installed
+
+_LINK = re.compile(r"^\s*([A-Za-z0-9_-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Methods to apply one after the other, the first to the first model."""
+
+    methods: tuple[Method, ...]
+
+    def __str__(self) -> str:
+        return " + ".join(_written(method) for method in self.methods)
+
+    @property
+    def minutes(self) -> float:
+        """What the cards say it takes."""
+        return sum(method.card.minutes for method in self.methods)
+
+    @property
+    def lowers(self) -> frozenset[str]:
+        """What some link of the chain lowers."""
+        return frozenset(what for method in self.methods for what in method.card.lowers)
+
+
+def parse_rung(text: str | Mapping[str, Any]) -> Rung:
+    """A rung from its written form, or from `{method = ..., setting = ...}`.
+
+    Raises InputError with every mistake: unknown methods, settings and values, impossible chains.
+    """
+    mistakes: list[Mistake] = []
+    methods: list[Method] = []
+    for name, settings in _links(text, mistakes):
+        try:
+            methods.append(build(name, settings))
+        except InputError as error:
+            mistakes += error.mistakes
+    for method in methods[:-1]:
+        if method.card.terminal:
+            mistakes.append(
+                Mistake(
+                    f"Nothing can follow {method.card.name} in a chain: it works on the exported file.",
+                    "Put it last, or use quantize-static.",
+                )
+            )
+    if mistakes:
+        raise InputError(*mistakes)
+    return Rung(tuple(methods))
+
+
+def parse_rungs(texts: Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
+    """Rungs in order; InputError carries the mistakes of all of them."""
+    rungs, errors = [], []
+    for text in texts:
+        try:
+            rungs.append(parse_rung(text))
+        except InputError as error:
+            errors.append(error)
+    if not texts:
+        errors.append(InputError.of("The ladder has no rungs.", 'Name some, or say "auto".'))
+    if errors:
+        raise InputError.merge(errors)
+    return tuple(rungs)
+
+
+def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(text, Mapping):
+        settings = dict(text)
+        return [(str(settings.pop("method", "")), settings)]
+    links = []
+    for part in _outside_brackets(text, "+"):
+        match = _LINK.match(part)
+        if match is None:
+            mistakes.append(
+                Mistake(
+                    f"The rung {text!r} cannot be read.",
+                    'Write "method", "method(setting=value)" or "method + method". '
+                    f"There are: {', '.join(installed())}.",
+                )
+            )
+            continue
+        settings = {}
+        for pair in _outside_brackets(match[2] or "", ","):
+            key, equals, value = pair.partition("=")
+            if pair.strip() and not equals:
+                mistakes.append(
+                    Mistake(f"In {text!r}, {pair.strip()!r} has no value.", "Write setting=value.")
+                )
+            elif equals:
+                settings[key.strip().replace("-", "_")] = _value(value.strip())
+        links.append((match[1], settings))
+    return links
+
+
+def _outside_brackets(text: str, separator: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _value(text: str) -> Any:
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(_value(part.strip()) for part in _outside_brackets(text[1:-1], ",") if part.strip())
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip("'\"")
+
+
+def _written(method: Method) -> str:
+    defaults = settings_of(type(method)())
+    changed = {key: value for key, value in settings_of(method).items() if value != defaults[key]}
+    inside = ", ".join(f"{key}={_shown(value)}" for key, value in changed.items())
+    return f"{method.card.name}({inside})" if inside else method.card.name
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

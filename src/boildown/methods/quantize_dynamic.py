@@ -1,0 +1,59 @@
+"""int8 weights with activations quantized at run time: the one method that works on the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from boildown.domain.candidate import Candidate, Edit
+from boildown.domain.task import Task
+from boildown.methods.base import Card, Context, setting
+
+_LAYERS = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.Embedding, nn.MultiheadAttention)
+_LEAST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class QuantizeDynamic:
+    """Dynamic quantization of linear, recurrent and embedding layers by the runtime's own tool."""
+
+    card: ClassVar[Card] = Card(
+        name="quantize-dynamic",
+        version=1,
+        family="quantization",
+        summary="int8 weights, activations quantized at run time; no calibration",
+        when="Transformers, LSTMs and other models whose weights lie in linear, recurrent or embedding layers.",
+        when_not="Convolutional models: their layers would stay float.",
+        source="onnxruntime.quantization.quantize_dynamic",
+        lowers=("size", "latency", "memory"),
+        minutes=0.1,
+        order=10,
+        terminal=True,
+    )
+
+    per_channel: bool = setting(True, "one scale per output channel instead of one per weight tensor")
+
+    def applies_to(self, candidate: Candidate, task: Task) -> str | None:
+        """Whether enough of the model's parameters lie where dynamic quantization works."""
+        if candidate.plan is not None or candidate.rewrite is not None:
+            return "the model is quantized already"
+        total = sum(p.numel() for p in candidate.model.parameters())
+        reached = {
+            id(p): p.numel()
+            for module in candidate.model.modules()
+            if isinstance(module, _LAYERS)
+            for p in module.parameters()
+        }
+        share = sum(reached.values()) / max(total, 1)
+        if share < _LEAST_SHARE:
+            return (
+                f"only {share:.0%} of the parameters lie in linear, recurrent or embedding layers; "
+                "convolutions would stay float"
+            )
+        return None
+
+    def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """The same model with a rewrite of its exported file."""
+        return candidate.derive(rewrite=Edit("quantize-dynamic", 1, {"per_channel": self.per_channel}))

@@ -1,0 +1,85 @@
+"""int8 after training, with activation ranges from calibration samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from boildown.domain.candidate import Candidate, Plan
+from boildown.domain.task import Samples, Task
+from boildown.errors import AttemptError
+from boildown.methods.base import Card, Context, setting
+from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
+from boildown.surgery.graph import Graph, capture
+from boildown.surgery.plan import place
+
+
+@dataclass(frozen=True)
+class QuantizeStatic:
+    """Static post-training quantization: uint8 activations, int8 weights per output channel."""
+
+    card: ClassVar[Card] = Card(
+        name="quantize-static",
+        version=1,
+        family="quantization",
+        summary="int8 weights and activations after training, ranges calibrated on samples",
+        when="Convolutional and linear models that run on a CPU with int8 instructions; needs no training.",
+        when_not="Most of the time is spent outside convolutions and linear layers.",
+        source=(
+            "Krishnamoorthi, Quantizing deep convolutional networks (arXiv 1806.08342); bias correction as in "
+            "Nagel et al., Data-free quantization (arXiv 1906.04721), section 4.2, measured on samples"
+        ),
+        lowers=("size", "latency", "memory"),
+        needs=("calibration",),
+        minutes=0.3,
+        order=20,
+    )
+
+    ranges: Ranges = setting(
+        "minmax",
+        "how an activation's range is chosen from its calibration values",
+        choices=("minmax", "percentile", "mse"),
+    )
+    percentile: float = setting(99.99, "the percentile kept when ranges = percentile")
+    bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
+    samples: int = setting(256, "how many calibration samples to use at most")
+
+    def applies_to(self, candidate: Candidate, task: Task) -> str | None:
+        """Whether anything in the model can be quantized that is not yet."""
+        if candidate.plan is not None or candidate.rewrite is not None:
+            return "the model is quantized already"
+        if not place(capture(candidate.model, *task.example())).layers:
+            return "the model has no convolution or linear layer with weights of its own"
+        return None
+
+    def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """The same float model with a quantization plan. Raises AttemptError without samples."""
+        if context.data.calibration is None:
+            raise AttemptError("Static quantization needs calibration samples, and there are none.")
+        graph = capture(candidate.model, *task.example())
+        calls = calibration_calls(task, context.data.calibration, self.samples)
+        return candidate.derive(plan=quantize(graph, calls, self, context))
+
+
+def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, context: Context) -> Plan:
+    """The plan for a captured graph from calibration calls: place, calibrate, correct biases."""
+    placement = place(graph)
+    plan = calibrate(
+        graph,
+        placement,
+        calls,
+        ranges=settings.ranges,
+        percentile=settings.percentile,
+        check=context.check,
+        progress=context.progress,
+    )
+    if settings.bias_correction:
+        plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
+    return plan
+
+
+def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
+    """Every call of the model that the task makes for the first `limit` calibration samples."""
+    chosen = samples if len(samples) <= limit else samples.subset(range(limit))
+    return [call for inputs, _ in chosen.batches(min(64, limit)) for call in task.calls(inputs)]

@@ -1,0 +1,37 @@
+"""What a child process is asked to do with a runtime, by name; sessions stay open between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from boildown.domain.candidate import Edit, Plan
+from boildown.runtimes import get
+from boildown.runtimes.base import Array, Port, Session, Written
+
+
+def export(runtime: str, program: bytes, path: str) -> None:
+    """`Runtime.export` by the runtime's name."""
+    get(runtime).export(program, Path(path))
+
+
+def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None) -> Written:
+    """`Runtime.write` by the runtime's name."""
+    return get(runtime).write(Path(exported), Path(path), plan, rewrite)
+
+
+def ports(runtime: str, path: str, threads: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of an artifact."""
+    session = _open(runtime, path, threads)
+    return session.inputs, session.outputs
+
+
+def run(runtime: str, path: str, threads: int, arrays: Sequence[Array]) -> list[Array]:
+    """Flat inputs to flat outputs, in an artifact that stays loaded."""
+    return _open(runtime, path, threads).run(arrays)
+
+
+@lru_cache(maxsize=3)
+def _open(runtime: str, path: str, threads: int) -> Session:
+    return get(runtime).open(Path(path), threads)

@@ -1,0 +1,67 @@
+"""A candidate on disk: `candidate.json` and safetensors, rebuilt from the first model, never a pickle."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from boildown.domain.candidate import Candidate, Edit, Plan
+from boildown.surgery.edits import apply_edits
+from boildown.surgery.weights import restore, save
+
+CANDIDATE = "candidate.json"
+WEIGHTS = "weights.safetensors"
+
+
+def save_candidate(candidate: Candidate, folder: Path, first: Candidate, first_folder: Path) -> None:
+    """Write a candidate into its attempt's folder.
+
+    Weights that are the first model's own are not written again but named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = WEIGHTS
+    if candidate.model is first.model and folder != first_folder:
+        weights = f"../{first_folder.name}/{WEIGHTS}"
+    else:
+        save(candidate.model, folder / WEIGHTS)
+    data = {
+        "method": candidate.method,
+        "settings": dict(candidate.settings),
+        "parent": candidate.parent,
+        "edits": [edit.to_json() for edit in candidate.edits],
+        "plan": candidate.plan.to_json() if candidate.plan else None,
+        "rewrite": candidate.rewrite.to_json() if candidate.rewrite else None,
+        "notes": list(candidate.notes),
+        "weights": weights,
+    }
+    fresh = folder / f"new-{CANDIDATE}"
+    fresh.write_text(json.dumps(data), encoding="utf-8")
+    fresh.replace(folder / CANDIDATE)
+
+
+def load_candidate(folder: Path, first: Candidate) -> Candidate:
+    """Rebuild a candidate from its folder and the first model, which is not touched.
+
+    Raises OSError or ValueError where the files are missing or damaged, ModelError for an edit of
+    a newer version.
+    """
+    data = json.loads((folder / CANDIDATE).read_text(encoding="utf-8"))
+    edits = tuple(Edit.from_json(edit) for edit in data["edits"])
+    model = first.model
+    if edits or data["weights"] == WEIGHTS:
+        model = apply_edits(copy.deepcopy(model), edits)
+        restore(model, folder / data["weights"])
+        model.eval()
+    return replace(
+        first,
+        model=model,
+        method=data["method"],
+        settings=data["settings"],
+        parent=data["parent"],
+        edits=edits,
+        plan=Plan.from_json(data["plan"]) if data["plan"] else None,
+        rewrite=Edit.from_json(data["rewrite"]) if data["rewrite"] else None,
+        notes=tuple(data["notes"]),
+    )

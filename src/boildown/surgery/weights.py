@@ -1,0 +1,183 @@
+"""Weights in and out: safetensors, checkpoints without code, and the usual wrappings undone."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError
+
+_PREFIXES = ("module.", "_orig_mod.")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
+_ALIASES = "boildown.aliases"
+
+
+def ready(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model as it will be judged: plain, float32, on the CPU, in eval mode; and what was changed.
+
+    The given module is never touched: a copy is made where something has to change. Raises
+    ModelError for weights that are not finite.
+    """
+    notices = []
+    while isinstance(inner := _wrapped(model), nn.Module):
+        notices.append(f"unwrapped {type(model).__name__}")
+        model = inner
+    tensors = [t for t in model.state_dict().values() if isinstance(t, Tensor)]
+    half = any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors)
+    away = any(t.device.type != "cpu" for t in tensors)
+    training = any(module.training for module in model.modules())
+    if half or away or training:
+        model = copy.deepcopy(model).to("cpu").eval()
+        if half:
+            model = model.float()
+        notices += [
+            text
+            for changed, text in (
+                (training, "the model was in train mode: judged in eval mode"),
+                (half, "half or double precision weights were turned into float32"),
+                (away, "weights were copied to the CPU"),
+            )
+            if changed
+        ]
+    _refuse_non_finite(model)
+    return model, tuple(notices)
+
+
+def load(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Load a weights file into a freshly built model; returns notices.
+
+    `.safetensors`, or a checkpoint that torch loads with `weights_only=True`; `module.` and
+    `_orig_mod.` prefixes and `{"state_dict": ...}` are unwrapped. Raises ModelError naming every
+    missing, unexpected and misshapen key, UntrustedFileError for a file that needs unpickling.
+    """
+    state, notices = _unwrapped(_read(path))
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in state and isinstance(own[key], Tensor) and state[key].shape != own[key].shape
+    ]
+    cure = f"Use the factory that {path.name} was trained with, or the weights of this factory's model."
+    mistakes = [
+        Mistake(f"{path.name} does not fit the model: {what}: {_some(keys)}.", cure)
+        for what, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", shapes))
+        if keys
+    ]
+    if mistakes:
+        raise ModelError(*mistakes)
+    model.load_state_dict(state)
+    return notices
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write the state of a model as safetensors; tied tensors are written once."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        where = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and where in seen:
+            aliases[name] = seen[where]
+            continue
+        seen[where] = name
+        tensors[name] = tensor.detach().cpu().contiguous().clone()
+    save_file(tensors, path, metadata={_ALIASES: json.dumps(aliases)})
+
+
+def restore(model: nn.Module, path: Path) -> nn.Module:
+    """Load what `save` wrote into a model of the same architecture, in place."""
+    from safetensors import safe_open
+
+    state = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
+    state |= {alias: state[name] for alias, name in aliases.items()}
+    model.load_state_dict(state)
+    return model
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of the model's state."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _wrapped(model: nn.Module) -> Any:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", None)
+
+
+def _refuse_non_finite(model: nn.Module) -> None:
+    bad = [
+        name
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if bad:
+        raise ModelError.of(
+            f"The model's weights hold NaN or infinity: {_some(bad)}.",
+            "Take a checkpoint from before training diverged.",
+        )
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError.of(f"There is no weights file {path}.", "Check the path; it is relative to the config file.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError.of(f"{path.name} is no readable safetensors file: {error}.", "Write it again.") from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UntrustedFileError.of(
+            f"{path.name} holds more than tensors: loading it could run code that is in the file.",
+            "Save only the weights where you trust the file: "
+            f'`safetensors.torch.save_file(model.state_dict(), "{path.stem}.safetensors")`.',
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError.of(f"{path.name} is no readable checkpoint: {first}", "Write it again.") from None
+
+
+def _unwrapped(state: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    notices = []
+    while isinstance(state, Mapping) and (inner := _inner(state)):
+        notices.append(f"took the weights from the checkpoint's {inner!r}")
+        state = state[inner]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError.of(
+            "The weights file holds no state dict.", "Save `model.state_dict()`, as safetensors if you can."
+        )
+    state = dict(state)
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+            notices.append(f"took the prefix {prefix!r} off the keys")
+    return state, tuple(notices)
+
+
+def _inner(state: Mapping[str, Any]) -> str | None:
+    return next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,119 @@
+"""What every method must hold to. Subclass `MethodSuite`, give the fixtures, and pytest does the rest."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.task import Task
+from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.surgery.weights import weights_hash
+
+
+class MethodSuite:
+    """Override `method`, and `model` and `task` with ones the method applies to.
+
+    `alone` is a model that the method must leave alone: it has to refuse it in words.
+    """
+
+    @pytest.fixture
+    def method(self) -> Method:
+        """The method under test."""
+        raise NotImplementedError("a MethodSuite needs a `method` fixture")
+
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        """A model that the method applies to."""
+        raise NotImplementedError("a MethodSuite needs a `model` fixture")
+
+    @pytest.fixture
+    def task(self) -> Task:
+        """A task for the models."""
+        raise NotImplementedError("a MethodSuite needs a `task` fixture")
+
+    @pytest.fixture
+    def alone(self) -> nn.Module:
+        """A model that the method must leave alone."""
+        raise NotImplementedError("a MethodSuite needs an `alone` fixture")
+
+    @pytest.fixture
+    def context(self, task: Task) -> Context:
+        """A context with the task's own data."""
+        return Context(Data(task.train, task.calibration or task.train))
+
+    def test_card_can_be_read_by_a_person(self, method: Method) -> None:
+        card = method.card
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", card.name)
+        assert card.version >= 1
+        for text in (card.summary, card.when, card.when_not, card.source):
+            assert len(text) > 10
+        assert card.lowers
+        assert card.minutes > 0
+
+    def test_settings_are_plain_data_and_explained(self, method: Method) -> None:
+        assert json.loads(json.dumps(settings_of(method))) == settings_of(method)
+        for field in type(method).__dataclass_fields__.values():
+            assert field.metadata.get("summary"), f"setting {field.name} is not explained"
+
+    def test_applies_to_its_model(self, method: Method, model: nn.Module, task: Task) -> None:
+        assert method.applies_to(Candidate(model.eval()), task) is None
+
+    def test_must_not_touch(self, method: Method, alone: nn.Module, task: Task) -> None:
+        reason = method.applies_to(Candidate(alone.eval()), task)
+        assert isinstance(reason, str)
+        assert len(reason.split()) >= 3
+
+    def test_apply_gives_a_new_candidate_and_leaves_the_old_one(
+        self, method: Method, model: nn.Module, task: Task, context: Context
+    ) -> None:
+        candidate = Candidate(model.eval())
+        before, modes = weights_hash(model), [module.training for module in model.modules()]
+        made = method.apply(candidate, task, context)
+        assert weights_hash(model) == before
+        assert [module.training for module in model.modules()] == modes
+        assert candidate == Candidate(model)
+        assert (made.edits, made.plan, made.rewrite) != (
+            candidate.edits,
+            candidate.plan,
+            candidate.rewrite,
+        ) or (weights_hash(made.model) != before)
+
+    def test_same_seed_gives_the_same_candidate(
+        self, method: Method, model: nn.Module, task: Task, context: Context
+    ) -> None:
+        def made() -> tuple[Any, ...]:
+            result = method.apply(Candidate(model.eval()), task, context)
+            return result.edits, result.plan, result.rewrite, weights_hash(result.model)
+
+        torch.manual_seed(1)
+        first = made()
+        torch.manual_seed(2)
+        assert made() == first
+
+    def test_stops_when_asked(self, method: Method, model: nn.Module, task: Task, context: Context) -> None:
+        """A method that takes long asks `check`; one that raises there must not leave a changed model."""
+
+        class Asked(Exception):
+            pass
+
+        def check() -> None:
+            raise Asked
+
+        before = weights_hash(model)
+        asking = Context(context.data, seed=context.seed, check=check)
+        try:
+            method.apply(Candidate(model.eval()), task, asking)
+        except Asked:
+            stopped = True
+        else:
+            stopped = False
+        assert weights_hash(model) == before
+        assert stopped or method.card.minutes <= 0.2, (
+            "a method of more than some seconds must call context.check()"
+        )
