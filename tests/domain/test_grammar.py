@@ -213,15 +213,9 @@ _CONDITIONS = st.one_of(
     st.tuples(st.just("accuracy"), st.sampled_from([">=", ">"]), st.floats(1e-6, 0.99999), st.just("")),
     st.tuples(st.just("rmse"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["", "x"])),
     st.tuples(st.just("depth"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["", " m2"])),
-    st.tuples(
-        st.just("size"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["B", "kB", "GiB", "MiB"])
-    ),
-    st.tuples(
-        st.just("latency"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["us", "ms", "s", "x"])
-    ),
-    st.tuples(
-        st.just("macs"), st.sampled_from(["<=", "<"]), st.integers(1, 10**12), st.sampled_from(["", "k", "G"])
-    ),
+    st.tuples(st.just("size"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["B", "kB", "GiB", "MiB"])),
+    st.tuples(st.just("latency"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["us", "ms", "s", "x"])),
+    st.tuples(st.just("macs"), st.sampled_from(["<=", "<"]), st.integers(1, 10**12), st.sampled_from(["", "k", "G"])),
 )
 
 

@@ -34,9 +34,7 @@ def size(ratio):
 
 
 def latency(ratio, low, high):
-    return Measurement(
-        "latency", ratio, "s", 1.0, ratio=ratio, intervals={"ratio": Interval(low, high, 0.95, "b")}
-    )
+    return Measurement("latency", ratio, "s", 1.0, ratio=ratio, intervals={"ratio": Interval(low, high, 0.95, "b")})
 
 
 def find(condition, measurement, confidence=None):
@@ -155,9 +153,7 @@ def test_needed_samples_follow_the_square_root_law():
 def test_sentences_name_what_fails_and_what_may_be_luck():
     target = Target((DROP, SIZE))
     missed = judge(target, {"accuracy": accuracy(0.002, -0.004, 0.008), "size": size(0.2501)})
-    assert missed.sentence() == (
-        "size <= 0.25x is missed: size is 0.25x, 0.04 % too much; 1 of 2 conditions met."
-    )
+    assert missed.sentence() == ("size <= 0.25x is missed: size is 0.25x, 0.04 % too much; 1 of 2 conditions met.")
     lucky = judge(target, {"accuracy": accuracy(0.005, -0.0016, 0.0116), "size": size(0.2)})
     assert lucky.sentence().startswith("All 2 conditions are met. But accuracy drop <= 1 pp is met:")
     assert "could be luck" in lucky.sentence()

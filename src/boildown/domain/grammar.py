@@ -171,9 +171,7 @@ class _Quantity:
 def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
     """One condition from its text. Raises TargetError."""
     if not isinstance(text, str):
-        raise TargetError(
-            Mistake(f"A condition is {type(text).__name__}, not text.", f"Write it as {_EXAMPLE}.")
-        )
+        raise TargetError(Mistake(f"A condition is {type(text).__name__}, not text.", f"Write it as {_EXAMPLE}."))
     shown = f"`{' '.join(text.split())[:80]}`"
     if not text.strip():
         raise TargetError(Mistake("A condition is empty.", f"Write {_EXAMPLE}, or leave it out."))
@@ -209,9 +207,7 @@ def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
         return known[name]
     near = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.5)]
     guess = f"Did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
-    raise TargetError(
-        Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}.")
-    )
+    raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
 
 
 @dataclass(frozen=True)
@@ -262,9 +258,7 @@ class _Read:
         if not self.number.is_finite():
             yield Mistake(f"{self.shown}: the bound must be a finite number.", f"Write {_EXAMPLE}.")
         elif self.unit.startswith(","):
-            yield Mistake(
-                f"{self.shown}: a number has no comma.", "Write 0.5 for a half and 1000 for a thousand."
-            )
+            yield Mistake(f"{self.shown}: a number has no comma.", "Write 0.5 for a half and 1000 for a thousand.")
         elif self.drop and self.quantity.cost:
             yield Mistake(
                 f"{self.shown}: a cost has no drop.",
@@ -292,9 +286,7 @@ class _Read:
                 f"Write `{name} {self._side()} {text}x` ({text} times the first model's){point}.",
             )
         elif not self.number > 0:
-            yield Mistake(
-                f"{self.shown}: a ratio must be above zero.", f"For half of it write `{name} <= 0.5x`."
-            )
+            yield Mistake(f"{self.shown}: a ratio must be above zero.", f"For half of it write `{name} <= 0.5x`.")
         elif self.quantity.range[0] < 0:
             yield Mistake(f"{self.shown}: {name} may be negative, a ratio has no meaning.", "Use `drop`.")
         elif says_nothing(Condition(name, "ratio", self.operator, self.bound, "")):
@@ -325,9 +317,7 @@ class _Read:
                 f"Write `{name} drop <= {text} pp`, or the value itself.",
             )
         if unit == "KB":
-            return Mistake(
-                f"{self.shown}: KB can be read in two ways.", "Write kB (1,000 bytes) or KiB (1,024 bytes)."
-            )
+            return Mistake(f"{self.shown}: KB can be read in two ways.", "Write kB (1,000 bytes) or KiB (1,024 bytes).")
         units = [u for u in (*self.quantity.units(self.form), "x") if u and not (u == "x" and self.drop)]
         same = [u for u in units if u.casefold() == unit.casefold()]
         guess = f"Did you mean {same[0]}? " if same else ""
@@ -348,9 +338,7 @@ class _Read:
     def _cost(self) -> Iterator[Mistake]:
         if self.bound <= 0:
             name = self.quantity.name
-            yield Mistake(
-                f"{self.shown}: {name} is always above zero.", f"Write for example `{name} <= 0.5x`."
-            )
+            yield Mistake(f"{self.shown}: {name} is always above zero.", f"Write for example `{name} <= 0.5x`.")
 
     def _quality(self) -> Iterator[Mistake]:
         name, text = self.quantity.name, self.text
@@ -359,12 +347,8 @@ class _Read:
             whole = max(abs(low), abs(high)) if self.unit == "" else high - low
             if self.bound < whole:
                 return
-            cause = (
-                f"{self.shown} always holds: a drop of {text}{self._spaced()} is the whole range of {name}."
-            )
-            point = (
-                f"`{name} drop <= {text} pp`" if self.number < 100 else f"for example `{name} drop <= 1 pp`"
-            )
+            cause = f"{self.shown} always holds: a drop of {text}{self._spaced()} is the whole range of {name}."
+            point = f"`{name} drop <= {text} pp`" if self.number < 100 else f"for example `{name} drop <= 1 pp`"
             point = point if self.quantity.may_use_points else "a smaller drop"
             yield Mistake(cause, f"Did you mean {point}?")
             return

@@ -288,9 +288,7 @@ def _excess(condition: Condition, measurement: Measurement, observed: float) -> 
     return past / (0.01 * abs(measurement.first or 0.0) or 1.0)
 
 
-def _needed(
-    condition: Condition, measurement: Measurement, observed: float, interval: Interval | None
-) -> int | None:
+def _needed(condition: Condition, measurement: Measurement, observed: float, interval: Interval | None) -> int | None:
     """About how many samples bring the interval's end to the bound: its width falls with their root."""
     gap = abs(observed - condition.bound)
     if interval is None or condition.metric in COSTS or measurement.samples <= 0 or gap == 0:

@@ -1,0 +1,220 @@
+"""What can be wrong with the data itself, found before anything is computed on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boildown.domain.task import Samples
+from boildown.errors import DataError, Mistake
+from boildown.tasks.data import content, feed, leaves
+
+READ_TWICE = 64
+READ_AHEAD = 256
+IGNORED = -100
+"""The label that PyTorch's cross entropy ignores."""
+
+
+def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool) -> list[Mistake]:
+    """Every mistake in the first 256 items of one data set.
+
+    name: how to call it ('validation'). labelled: targets are needed. scored: it is judged on, so it
+    must read the same every time (the first 64 items are read twice).
+    """
+    if len(samples) == 0:
+        return [Mistake(f"The {name} data is empty.", "Give at least one item, better a thousand.")]
+    head = samples.subset(range(min(READ_AHEAD, len(samples))))
+    try:
+        mistakes = list(_first_of_each(_batch_mistakes(name, head, labelled)))
+    except Exception as error:  # noqa: BLE001 - a user's data set may raise anything: it becomes a mistake
+        return [_unreadable(name, head, error)]
+    if scored and reads_differ(samples):
+        mistakes.append(
+            Mistake(
+                f"The {name} data differs when it is read twice: it is augmented at random.",
+                "Judge on data with the preprocessing of inference: fixed resize and crop, no flips.",
+            )
+        )
+    return mistakes
+
+
+def check_labels(targets: NDArray[Any], classes: int, name: str = "validation") -> list[Mistake]:
+    """Labels against the model's number of outputs, known after its first output."""
+    labels = targets[targets != IGNORED]
+    if labels.size == 0 or labels.dtype.kind not in "biu":
+        return []
+    low, high = int(labels.min()), int(labels.max())
+    if low >= 0 and high < classes:
+        return []
+    cure = "Check that model and labels belong together, and the label order."
+    if low >= 1 and high == classes:
+        cure = "Labels start at 1: subtract 1 from them."
+    return [
+        Mistake(
+            f"The {name} labels run from {low} to {high}, the model has {classes} outputs.",
+            cure,
+        )
+    ]
+
+
+def check_classes(name: str, targets: NDArray[Any], *, scored: bool) -> list[Mistake]:
+    """Labels by themselves: whole numbers, none negative, and more than one class where they are scored."""
+    if targets.dtype.kind == "f" and targets.ndim == 1:
+        return [
+            Mistake(
+                f"The {name} labels are {targets.dtype}, not whole numbers.",
+                "Give class indices (target.long()), or use Regression for numbers.",
+            )
+        ]
+    if targets.dtype.kind not in "biu":
+        return []
+    labels = targets[targets != IGNORED]
+    if labels.size and labels.min() < 0:
+        return [Mistake(f"A {name} label is {labels.min()}.", f"Give labels from 0; {IGNORED} marks one to ignore.")]
+    if scored and targets.ndim == 1 and len(labels) > 1 and labels.min() == labels.max():
+        return [
+            Mistake(
+                f"All {len(labels):,} {name} labels are {labels.min()}: a constant answer would score 100 %.",
+                "Give items of every class; if the data is sorted by class, take more than its beginning.",
+            )
+        ]
+    return []
+
+
+def overlap(train: Samples, validation: Samples) -> int:
+    """How many validation items have inputs that also occur in the training data, bit for bit.
+
+    Reads both data sets once.
+    """
+    seen = set(_input_hashes(train))
+    return sum(item in seen for item in _input_hashes(validation))
+
+
+def majority_share(targets: NDArray[Any]) -> float:
+    """The share of the most frequent label: what a model that never looks would score."""
+    labels = targets[targets != IGNORED]
+    return float(np.unique(labels, return_counts=True)[1].max() / labels.size) if labels.size else 0.0
+
+
+def reads_differ(samples: Samples) -> bool:
+    """Whether the first 64 items differ when they are read twice."""
+    head = samples.subset(range(min(READ_TWICE, len(samples))))
+    return any(not _same(first, second) for first, second in zip(head.batches(), head.batches(), strict=True))
+
+
+def unlike(output: Any, target: Any) -> DataError:
+    """The error for outputs that do not pair up with their targets."""
+    return DataError(
+        Mistake(
+            f"Outputs of shape {tuple(output.shape)} do not fit targets of shape {tuple(target.shape)}.",
+            "Give the model and the targets the same shape, or choose what is compared with forward=.",
+        )
+    )
+
+
+def _batch_mistakes(name: str, head: Samples, labelled: bool) -> Iterator[tuple[str, Mistake]]:
+    """(kind, mistake) of every batch."""
+    start = 0
+    for inputs, target in head.batches(READ_TWICE):
+        parts = list(leaves(inputs))
+        other = next((part for part in parts if not isinstance(part, torch.Tensor)), None)
+        if other is not None:
+            what = "text" if isinstance(other, str) else type(other).__name__
+            yield (
+                "type",
+                Mistake(
+                    f"The {name} inputs hold {what}, not tensors.",
+                    "Tokenise or convert them in the data set, or in a DataLoader's collate_fn.",
+                ),
+            )
+        if labelled and target is None:
+            yield (
+                "target",
+                Mistake(
+                    f"The {name} data has no targets.",
+                    "Let items be (inputs, target), or dicts with a key 'label' or 'target'.",
+                ),
+            )
+        for what, tree in (("an input", inputs), ("a target", target)):
+            bad = _first_not_finite(tree)
+            if bad is not None:
+                yield (
+                    what,
+                    Mistake(
+                        f"{name.capitalize()} item {start + bad} has {what} that is NaN or infinite.",
+                        "Remove such items, or fix the preprocessing (division by zero, logarithm of zero).",
+                    ),
+                )
+        start += _length(inputs)
+
+
+def _first_of_each(found: Iterator[tuple[str, Mistake]]) -> Iterator[Mistake]:
+    """One mistake of each kind is enough."""
+    seen: set[str] = set()
+    for kind, mistake in found:
+        if kind not in seen:
+            seen.add(kind)
+            yield mistake
+
+
+def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
+    """Why a batch could not be read: an item that raises, or items of different shapes."""
+    shapes: list[list[tuple[int, ...]]] = []
+    for index in range(len(head)):
+        try:
+            inputs, target = next(head.subset([index]).batches(1))
+        except Exception as cause:  # noqa: BLE001 - as above
+            return Mistake(
+                f"{name.capitalize()} item {index} cannot be read: {type(cause).__name__}: {cause}",
+                "Fix or leave out that item.",
+            )
+        shapes.append([tuple(leaf.shape[1:]) for leaf in leaves((inputs, target)) if hasattr(leaf, "shape")])
+        if shapes[index] != shapes[0]:
+            pairs = zip(shapes[index], shapes[0], strict=False)
+            here, there = next(((a, b) for a, b in pairs if a != b), (shapes[index], shapes[0]))
+            return Mistake(
+                f"{name.capitalize()} items have different shapes: item {index} {here}, item 0 {there}.",
+                "Resize or crop them to one shape, or give a DataLoader whose collate_fn pads.",
+            )
+    return Mistake(
+        f"The {name} items cannot be put into batches: {type(error).__name__}: {error}",
+        "Give a DataLoader with a collate_fn that can.",
+    )
+
+
+def _first_not_finite(tree: Any) -> int | None:
+    """The first sample of a batch with a number that is NaN or infinite."""
+    for leaf in leaves(tree):
+        if isinstance(leaf, torch.Tensor) and leaf.ndim and (leaf.is_floating_point() or leaf.is_complex()):
+            bad = ~torch.isfinite(leaf).reshape(len(leaf), -1).all(1)
+            if bad.any():
+                return int(bad.nonzero()[0])
+    return None
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Bit for bit, so that a NaN equals itself."""
+    ours, theirs = list(leaves(first)), list(leaves(second))
+    return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
+        return type(first) is type(second) and bool(first == second)
+    return first.dtype == second.dtype and first.shape == second.shape and content(first) == content(second)
+
+
+def _length(inputs: Any) -> int:
+    return next((len(leaf) for leaf in leaves(inputs) if hasattr(leaf, "__len__")), 1)
+
+
+def _input_hashes(samples: Samples) -> Iterator[bytes]:
+    for inputs, _target in samples.batches(1):
+        digest = hashlib.blake2b(digest_size=16)
+        feed(digest.update, inputs)
+        yield digest.digest()

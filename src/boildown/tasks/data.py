@@ -1,0 +1,340 @@
+"""Data sets as indexed samples: read in index order, split, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+    default_convert,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from boildown.domain.task import Samples
+from boildown.errors import DataError, Mistake
+
+TARGET_KEYS = ("labels", "label", "targets", "target")
+"""Where a dict keeps its target; the rest are the inputs."""
+
+_BATCH_SIZE = 64
+_FINGERPRINT_ITEMS = 256
+_WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+class IndexedSamples:
+    """A data set read in index order; `domain.task.Samples` for anything map-style.
+
+    read: indices to one collated batch, `(inputs, target)`, `(a, b, ..., target)`, a dict with its
+        target under one of `TARGET_KEYS`, or inputs alone (target None).
+    indices: which items of the source, in order.
+    """
+
+    def __init__(
+        self,
+        read: Rows | Items,
+        indices: Sequence[int] | NDArray[np.int64],
+        batch_size: int = _BATCH_SIZE,
+        workers: int = 0,
+    ) -> None:
+        self.read = read
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.batch_size = batch_size
+        self.workers = workers
+        self._fingerprints: dict[bool, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} items of {self.read.name})"
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Batches of (inputs, target), collated, in index order; the last may be smaller."""
+        chunks = _Chunks(self.read, self.indices, size or self.batch_size)
+        if self.workers and len(chunks) > 1:
+            # Its own generator, because a loader draws a seed from the global one.
+            loader: Iterable[Any] = DataLoader(
+                chunks, batch_size=None, num_workers=self.workers, generator=torch.Generator()
+            )
+        else:
+            loader = (chunks[index] for index in range(len(chunks)))
+        for batch in loader:
+            yield split_target(batch)
+
+    def subset(self, indices: Sequence[int]) -> IndexedSamples:
+        """The samples at these positions, in the order given."""
+        chosen = self.indices[np.asarray(indices, dtype=np.int64)]
+        return IndexedSamples(self.read, chosen, self.batch_size, self.workers)
+
+    def fingerprint(self, *, every: bool) -> str:
+        """SHA-256 over the length and the items' types, shapes and bytes: all, or 256 evenly spaced.
+
+        The same items give the same fingerprint whatever kind of data set holds them.
+        """
+        if every not in self._fingerprints:
+            chosen = self if every else self.subset(evenly_spaced(len(self), _FINGERPRINT_ITEMS))
+            digest = hashlib.sha256(str(len(self)).encode())
+            for item in chosen.batches(1):
+                feed(digest.update, item)
+            self._fingerprints[every] = digest.hexdigest()
+        return self._fingerprints[every]
+
+    def targets(self) -> NDArray[Any] | None:
+        """All targets, shape (n, ...), where they can be had without reading every item; else None."""
+        found = self.read.targets()
+        return None if found is None else found[self.indices]
+
+
+class Rows:
+    """Tensors of equal length read by slicing: a whole batch at once."""
+
+    name = "tensors"
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.tensors = tuple(tensors)
+
+    def __call__(self, indices: Sequence[int]) -> Any:
+        chosen = torch.as_tensor(indices)
+        return tuple(tensor[chosen.to(tensor.device)] for tensor in self.tensors)
+
+    def targets(self) -> NDArray[Any] | None:
+        """The last tensor, if there are two or more."""
+        return self.tensors[-1].detach().cpu().numpy() if len(self.tensors) > 1 else None
+
+
+class Items:
+    """A map-style data set read item by item and collated."""
+
+    def __init__(self, source: Any, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        self.source = source
+        self.collate = collate
+
+    @property
+    def name(self) -> str:
+        """The data set's type."""
+        return type(self.source).__name__
+
+    def __call__(self, indices: Sequence[int]) -> Any:
+        places = [int(index) for index in indices]
+        if hasattr(self.source, "__getitems__"):
+            items = self.source.__getitems__(places)
+        else:
+            items = [self.source[index] for index in places]
+        return default_convert(self.collate(items))  # type: ignore[no-untyped-call]
+
+    def targets(self) -> NDArray[Any] | None:
+        """A list's own, or the `targets` or `labels` a data set declares, if its items bear them out."""
+        if isinstance(self.source, list | tuple):
+            return _numbers([split_target(item)[1] for item in self.source])
+        for key in ("targets", "labels"):
+            declared = _numbers(getattr(self.source, key, None))
+            if declared is None or len(declared) != len(self.source):
+                continue
+            sample = evenly_spaced(len(declared), 8)
+            seen = _numbers([split_target(self.source[index])[1] for index in sample])
+            if seen is not None and np.array_equal(seen, declared[sample]):
+                return declared
+        return None
+
+
+class Unlabelled:
+    """The same samples with every target None, for a search that must not look at labels."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Batches of (inputs, None)."""
+        for inputs, _target in self.samples.batches(size):
+            yield inputs, None
+
+    def subset(self, indices: Sequence[int]) -> Unlabelled:
+        """The samples at these positions, without labels."""
+        return Unlabelled(self.samples.subset(indices))
+
+    def fingerprint(self, *, every: bool) -> str:
+        """The fingerprint of the samples behind it."""
+        return self.samples.fingerprint(every=every)
+
+
+def samples_from(source: Any, batch_size: int | None = None) -> IndexedSamples:
+    """Samples from a map-style data set, a list, a TensorDataset, a pair of arrays or a DataLoader.
+
+    A DataLoader gives its data set, collate_fn, batch size and workers; its shuffling is ignored,
+    its SubsetRandomSampler's choice is kept. batch_size: overrides the source's own.
+    Raises DataError for data that cannot be read by index.
+    """
+    if isinstance(source, IndexedSamples):
+        return IndexedSamples(source.read, source.indices, batch_size or source.batch_size, source.workers)
+    if isinstance(source, DataLoader):
+        return _from_loader(source, batch_size)
+    if isinstance(source, tuple) and _are_arrays(source):
+        source = TensorDataset(*(torch.as_tensor(array) for array in source))
+    if isinstance(source, Mapping | str):
+        raise DataError(
+            Mistake(
+                f"A {type(source).__name__} is not a data set of (inputs, target).",
+                "Choose its split (data['train']), or give a list, a Dataset, or a pair of tensors.",
+            )
+        )
+    countable = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if isinstance(source, IterableDataset) or not countable:
+        raise DataError(
+            Mistake(
+                f"{type(source).__name__} can only be iterated; a comparison needs the same items again.",
+                "Give a data set with __getitem__ and __len__, or a list of the items: "
+                "list(itertools.islice(data, 5000)).",
+            )
+        )
+    return _indexed(source, default_collate, batch_size or _BATCH_SIZE)
+
+
+def split_target(item: Any) -> tuple[Any, Any]:
+    """(inputs, target) of an item or of a batch; target is None where there is none."""
+    if isinstance(item, Mapping):
+        key = next((key for key in TARGET_KEYS if key in item), None)
+        return {name: item[name] for name in item if name != key}, None if key is None else item[key]
+    if isinstance(item, tuple | list):
+        if len(item) < 2:
+            return (item[0] if item else item), None
+        return (item[0] if len(item) == 2 else tuple(item[:-1])), item[-1]
+    return item, None
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """The leaves of nested mappings, tuples and lists, in order; mappings by key."""
+    if isinstance(tree, Mapping):
+        for key in sorted(tree, key=str):
+            yield from leaves(tree[key])
+    elif isinstance(tree, tuple | list):
+        for branch in tree:
+            yield from leaves(branch)
+    else:
+        yield tree
+
+
+def map_leaves(change: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree (mappings as dicts, the rest as tuples) with every leaf changed."""
+    if isinstance(tree, Mapping):
+        return {key: map_leaves(change, tree[key]) for key in tree}
+    if isinstance(tree, tuple | list):
+        return tuple(map_leaves(change, branch) for branch in tree)
+    return change(tree)
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` indices below `count`, evenly spaced, the first and the last among them."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
+
+
+def read_targets(samples: Samples) -> NDArray[Any] | None:
+    """All targets, shape (n, ...): cheaply where possible, else by reading every item. None if unlabelled."""
+    if isinstance(samples, IndexedSamples):
+        cheap = samples.targets()
+        if cheap is not None:
+            return cheap
+    parts = []
+    for _inputs, target in samples.batches():
+        if not isinstance(target, torch.Tensor | np.ndarray):
+            return None
+        parts.append(target.detach().cpu().numpy() if isinstance(target, torch.Tensor) else target)
+    return np.concatenate(parts) if parts else None
+
+
+class _Chunks(Dataset[Any]):
+    """Batches as items, so that a loader's workers read whole batches."""
+
+    def __init__(self, read: Rows | Items, indices: NDArray[np.int64], size: int) -> None:
+        self.read, self.indices, self.size = read, indices, size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size]))
+
+
+def _indexed(source: Any, collate: Callable[[list[Any]], Any], batch_size: int, workers: int = 0) -> IndexedSamples:
+    """Samples of a map-style source; tensors are read by slicing where nothing but collation is asked for."""
+    if type(source) is Subset:
+        inner = _indexed(source.dataset, collate, batch_size, workers)
+        return inner.subset(source.indices)
+    if type(source) is TensorDataset and collate is default_collate:
+        return IndexedSamples(Rows(source.tensors), np.arange(len(source)), batch_size)
+    return IndexedSamples(Items(source, collate), np.arange(len(source)), batch_size, workers)
+
+
+def _from_loader(loader: DataLoader[Any], batch_size: int | None) -> IndexedSamples:
+    if isinstance(loader.dataset, IterableDataset):
+        return samples_from(loader.dataset)
+    if loader.batch_sampler is None:
+        raise DataError(
+            Mistake(
+                "A DataLoader with batch_size=None hides where one item ends.",
+                "Give the data set itself, or a DataLoader with a batch size.",
+            )
+        )
+    size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _BATCH_SIZE
+    samples = _indexed(loader.dataset, loader.collate_fn, size, loader.num_workers)
+    sampler = getattr(loader.batch_sampler, "sampler", None)
+    if isinstance(sampler, SubsetRandomSampler):
+        return samples.subset(sorted(sampler.indices))
+    if sampler is None or isinstance(sampler, _WHOLE) or len(sampler) == len(samples):
+        return samples
+    raise DataError(
+        Mistake(
+            f"The DataLoader's {type(sampler).__name__} chooses {len(sampler)} of {len(samples)} items.",
+            "Choose them with torch.utils.data.Subset(dataset, indices) instead.",
+        )
+    )
+
+
+def _are_arrays(source: tuple[Any, ...]) -> bool:
+    arrays = len(source) >= 2 and all(isinstance(array, torch.Tensor | np.ndarray) for array in source)
+    return arrays and all(array.ndim and len(array) == len(source[0]) for array in source)
+
+
+def _numbers(values: Any) -> NDArray[Any] | None:
+    """Values as one numeric array, or None."""
+    if values is None:
+        return None
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return array if array.dtype.kind in "biuf" and array.ndim else None
+
+
+def content(tensor: torch.Tensor) -> bytes:
+    """The bytes of a tensor's numbers."""
+    # Viewed as bytes, because NumPy knows no bfloat16.
+    flat: NDArray[np.uint8] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return flat.tobytes()
+
+
+def feed(update: Callable[[bytes], None], tree: Any) -> None:
+    """Feed every leaf's type, shape and content to a hash."""
+    for leaf in leaves(tree):
+        if isinstance(leaf, torch.Tensor):
+            update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            update(content(leaf))
+        else:
+            # Text and numbers; anything else has no value that could be compared.
+            update(f"{type(leaf).__name__} {leaf!r}".encode())

@@ -1,0 +1,203 @@
+"""A task of any kind: the user's loss and metrics on the user's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from boildown.domain.task import Metric, Runnable, Samples
+from boildown.errors import DataError, InputError, Mistake
+from boildown.tasks.checks import check_samples
+from boildown.tasks.data import map_leaves, samples_from
+from boildown.tasks.losses import Loss, as_loss, relative_error
+from boildown.tasks.metrics import as_metric
+
+Forward = Callable[[Runnable, Any], Any]
+"""`forward(model, inputs)` calls the model, or an artifact in its place, and returns the output."""
+
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""Positional and keyword arguments of one call of the model."""
+
+
+class Task:
+    """What the model is for: data, loss, metrics.
+
+    loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`.
+    metrics: names, Metric objects or torchmetrics objects.
+    train, calibration, validation, test: map-style data sets, lists, pairs of tensors or DataLoaders,
+        of `(inputs, target)` or dicts. A tensor is given to the model as it is, a tuple or list
+        as its positional arguments, a dict as its keyword arguments.
+    example: inputs for one call, where the first validation items will not do.
+    forward: `forward(model, inputs)` instead of that convention; it must work with any callable.
+    divergence: `divergence(output, reference)` per sample; default: the relative squared error.
+
+    Raises InputError with every mistake at once.
+    """
+
+    train: Samples | None
+    calibration: Samples | None
+    validation: Samples
+    test: Samples | None
+    metrics: tuple[Metric, ...]
+
+    def __init__(
+        self,
+        loss: str | Loss,
+        metrics: Sequence[Any] | Any,
+        *,
+        train: Any = None,
+        calibration: Any = None,
+        validation: Any = None,
+        test: Any = None,
+        example: Any = None,
+        forward: Forward | None = None,
+        divergence: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        errors: list[InputError] = []
+
+        def attempt(make: Callable[..., Any], *given: Any) -> Any:
+            try:
+                return make(*given)
+            except InputError as error:
+                errors.append(error)
+                return None
+
+        if validation is None:
+            errors.append(DataError(Mistake("There is no validation data.", "Give validation=, the data to judge on.")))
+        self.train = attempt(_samples, "train", train)
+        self.calibration = attempt(_samples, "calibration", calibration)
+        self.validation = attempt(_samples, "validation", validation)
+        self.test = attempt(_samples, "test", test)
+        self._loss: Loss = attempt(as_loss, loss)
+        given = metrics if isinstance(metrics, list | tuple) else [metrics]
+        self.metrics = tuple(attempt(as_metric, metric) for metric in given)
+        if not self.metrics:
+            errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
+        if errors:
+            raise InputError.merge(errors)
+        names = [m.name for m in self.metrics]
+        if len(set(names)) < len(names):
+            raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
+        self._example = example
+        self._forward = forward
+        self._divergence = divergence or relative_error
+
+    def __repr__(self) -> str:
+        names = ", ".join(m.name for m in self.metrics)
+        return f"{type(self).__name__}({names}; validation={len(self.validation)})"
+
+    def example(self) -> Call:
+        """Positional and keyword arguments for one call of the model, batch of 2, on the CPU."""
+        inputs = self._example
+        if inputs is None:
+            inputs, _target = next(self.validation.subset(range(min(2, len(self.validation)))).batches(2))
+        return batch_of_two(self.calls(inputs)[0])
+
+    def run(self, model: Runnable, inputs: Any) -> Any:
+        """The task's output for a batch of inputs; logits are taken out of Hugging Face outputs."""
+        if self._forward is not None:
+            return unwrap(self._forward(model, inputs))
+        args, kwargs = as_call(inputs)
+        return unwrap(model(*args, **kwargs))
+
+    def calls(self, inputs: Any) -> Sequence[Call]:
+        """The calls of the model that `run` makes; of a user's forward only the first can be known."""
+        return [as_call(inputs) if self._forward is None else first_call(self._forward, inputs)]
+
+    def loss(self, output: Any, target: Any) -> Any:
+        """The training loss of a batch: a scalar tensor."""
+        return self._loss(output, target)
+
+    def divergence(self, output: Any, reference: Any) -> Any:
+        """How far outputs are from the reference's, per sample, shape (n,); 0 is equal."""
+        return self._divergence(output, reference)
+
+    def check(self) -> list[Mistake]:
+        """Every mistake found in the first 256 items of each data set."""
+        mistakes: list[Mistake] = []
+        for name, samples in self.data().items():
+            found = check_samples(name, samples, labelled=name != "calibration", scored=name in ("validation", "test"))
+            mistakes += found or self.check_targets(name, samples)
+        return mistakes
+
+    def check_targets(self, name: str, samples: Samples) -> list[Mistake]:  # noqa: ARG002
+        """Mistakes in the targets that only this kind of task knows; called for readable data."""
+        return []
+
+    def data(self) -> dict[str, Samples]:
+        """The data sets there are, by name."""
+        every = {
+            "train": self.train,
+            "calibration": self.calibration,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def as_call(inputs: Any) -> Call:
+    """The call convention: a tensor is one argument, a sequence positional ones, a mapping keyword ones."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def unwrap(output: Any) -> Any:
+    """The logits of a Hugging Face output or a dict, the only member of a tuple or dict; else the output."""
+    if isinstance(output, Mapping):
+        if "logits" in output:
+            return output["logits"]
+        return next(iter(output.values())) if len(output) == 1 else output
+    if isinstance(output, tuple | list) and len(output) == 1:
+        return output[0]
+    return getattr(output, "logits", output)
+
+
+def _samples(name: str, source: Any) -> Samples | None:
+    """Samples of one named data set; its mistakes say which. Raises DataError."""
+    try:
+        return None if source is None else samples_from(source)
+    except DataError as error:
+        raise DataError(*(Mistake(f"{name}: {m.cause}", m.cure) for m in error.mistakes)) from error
+
+
+class _Seen(BaseException):
+    """Carries a call out of a user's forward; no `except Exception` there can swallow it."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+def first_call(forward: Forward, inputs: Any) -> Call:
+    """The arguments of the first call of the model that a user's forward makes. Raises InputError."""
+
+    def model(*args: Any, **kwargs: Any) -> Any:
+        raise _Seen((args, kwargs))
+
+    try:
+        forward(model, inputs)
+    except _Seen as seen:
+        return seen.call
+    except AttributeError as error:
+        raise InputError.of(
+            f"forward uses the model as more than a callable: {error}.",
+            "Only call it, model(...): an exported artifact takes its place.",
+        ) from error
+    raise InputError.of("forward never calls the model.", "Let it return model(...) or what follows from it.")
+
+
+def batch_of_two(call: Call) -> Call:
+    """The same call for a batch of 2 on the CPU: a batch of 1 is doubled, a larger one cut."""
+    args, kwargs = call
+    return map_leaves(_two, args), map_leaves(_two, kwargs)
+
+
+def _two(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    leaf = leaf.detach().cpu()
+    return leaf.expand(2, *leaf.shape[1:]).contiguous() if leaf.ndim and len(leaf) == 1 else leaf[:2]

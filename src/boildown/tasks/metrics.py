@@ -1,0 +1,265 @@
+"""The shipped metrics: per-sample statistics, and the score computed from them.
+
+Outputs and targets are batches of n samples, tensors or arrays. Statistics that are rows of
+(prediction, target) make a metric resampleable although it is no mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from boildown.domain.grammar import COSTS, FRACTION
+from boildown.domain.task import Metric
+from boildown.errors import DataError, InputError, Mistake
+from boildown.tasks.checks import IGNORED, unlike
+
+Statistics = NDArray[np.float64]
+
+
+class Accuracy:
+    """The share of right classes: arg-max of logits (n, C, ...), or sign of binary logits (n,) or (n, 1).
+
+    With more than one label per sample the statistic is the sample's share; label -100 is ignored.
+    """
+
+    name: str = "accuracy"
+    higher_is_better: bool = True
+    unit: str = FRACTION
+    range: tuple[float, float] = (0.0, 1.0)
+    decomposable: bool = True
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """1 for a right sample, 0 for a wrong one; shape (n,)."""
+        logits, labels = _tensor(output), _tensor(target)
+        predicted = predicted_classes(logits)
+        return _share(predicted == labels.reshape(predicted.shape), labels)
+
+    def compute(self, statistics: Statistics) -> float:
+        """Their mean."""
+        return float(np.mean(statistics))
+
+
+class Top5(Accuracy):
+    """The share of samples whose class is among the five largest logits."""
+
+    name: str = "top5"
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """1 where the label is among the five, else 0; shape (n,)."""
+        logits, labels = _tensor(output), _tensor(target).long()
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        return _share((top == labels.unsqueeze(1)).any(1), labels)
+
+
+class F1:
+    """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), over classes that occur."""
+
+    name: str = "f1"
+    higher_is_better: bool = True
+    unit: str = FRACTION
+    range: tuple[float, float] = (0.0, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (predicted class, label), shape (n, 2)."""
+        return _rows(self.name, predicted_classes(_tensor(output)), _tensor(target))
+
+    def compute(self, statistics: Statistics) -> float:
+        """Macro F1 of the rows."""
+        predicted, labels = statistics.astype(np.int64).T
+        classes = int(statistics.max()) + 1
+        hits = np.bincount(labels[predicted == labels], minlength=classes)
+        total = np.bincount(predicted, minlength=classes) + np.bincount(labels, minlength=classes)
+        return float(np.mean(2 * hits[total > 0] / total[total > 0]))
+
+
+class Auc:
+    """The area under the ROC curve of a binary task: how often a positive outranks a negative."""
+
+    name: str = "auc"
+    higher_is_better: bool = True
+    unit: str = FRACTION
+    range: tuple[float, float] = (0.0, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (score, label), shape (n, 2); the score is the logit, or the difference of two."""
+        logits = _tensor(output)
+        if logits.ndim == 2 and logits.shape[1] == 2:
+            logits = logits[:, 1] - logits[:, 0]
+        return _rows(self.name, logits, _tensor(target))
+
+    def compute(self, statistics: Statistics) -> float:
+        """The Mann-Whitney statistic, ties counted half; NaN where only one class occurs."""
+        scores, labels = statistics.T
+        positive = labels > 0.5
+        count = int(positive.sum())
+        if count in (0, len(labels)):
+            return math.nan
+        ranks = rankdata(scores)[positive].sum()
+        return float((ranks - count * (count + 1) / 2) / (count * (len(labels) - count)))
+
+
+class Rmse:
+    """The root of the mean squared error, in the target's unit."""
+
+    name: str = "rmse"
+    higher_is_better: bool = False
+    unit: str = ""
+    range: tuple[float, float] = (0.0, math.inf)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """The squared error, averaged over a sample's outputs; shape (n,)."""
+        return _per_sample(_difference(output, target) ** 2)
+
+    def compute(self, statistics: Statistics) -> float:
+        """The root of their mean."""
+        return float(np.sqrt(np.mean(statistics)))
+
+
+class Mae:
+    """The mean absolute error, in the target's unit."""
+
+    name: str = "mae"
+    higher_is_better: bool = False
+    unit: str = ""
+    range: tuple[float, float] = (0.0, math.inf)
+    decomposable: bool = True
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """The absolute error, averaged over a sample's outputs; shape (n,)."""
+        return _per_sample(np.abs(_difference(output, target)))
+
+    def compute(self, statistics: Statistics) -> float:
+        """Their mean."""
+        return float(np.mean(statistics))
+
+
+class R2:
+    """The share of the target's variance that is explained: 1 - squared error / variance."""
+
+    name: str = "r2"
+    higher_is_better: bool = True
+    unit: str = ""
+    range: tuple[float, float] = (-math.inf, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (prediction, target), shape (n, 2)."""
+        return _rows(self.name, _tensor(output), _tensor(target))
+
+    def compute(self, statistics: Statistics) -> float:
+        """R squared of the rows; NaN where the targets do not vary."""
+        predicted, truth = statistics.T
+        spread = float(np.sum((truth - truth.mean()) ** 2))
+        return 1 - float(np.sum((predicted - truth) ** 2)) / spread if spread else math.nan
+
+
+class Spearman:
+    """Spearman's rank correlation, ties at their mean rank."""
+
+    name: str = "spearman"
+    higher_is_better: bool = True
+    unit: str = ""
+    range: tuple[float, float] = (-1.0, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (prediction, target), shape (n, 2)."""
+        return _rows(self.name, _tensor(output), _tensor(target))
+
+    def compute(self, statistics: Statistics) -> float:
+        """Pearson's correlation of the ranks; 0 where one side is constant and thus ranks nothing."""
+        ranks = rankdata(statistics, axis=0)
+        ranks -= ranks.mean(0)
+        spread = float(np.sqrt(np.prod((ranks**2).sum(0))))
+        return float((ranks[:, 0] * ranks[:, 1]).sum() / spread) if spread else 0.0
+
+
+METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in (Accuracy, Top5, F1, Auc, Rmse, Mae, R2, Spearman)}
+
+
+def metric(name: str) -> Metric:
+    """The shipped metric of this name. Raises InputError with near names."""
+    if name in METRICS:
+        return METRICS[name]()
+    near = difflib.get_close_matches(name.casefold(), METRICS, n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    raise InputError.of(
+        f"There is no metric {name!r}.", f"{guess}Shipped: {', '.join(METRICS)}; or give a Metric object."
+    )
+
+
+def as_metric(given: Any) -> Metric:
+    """A metric from its name, a Metric object, or a torchmetrics object. Raises InputError."""
+    if isinstance(given, str):
+        return metric(given)
+    # Whoever holds a torchmetrics object has imported torchmetrics.
+    if "torchmetrics" in sys.modules and isinstance(given, sys.modules["torchmetrics"].Metric):
+        from boildown.tasks.torchmetrics import Adapted
+
+        given = Adapted(given)
+    if not isinstance(given, Metric):
+        raise InputError.of(
+            f"{type(given).__name__} is not a metric.",
+            f"Give a name ({', '.join(METRICS)}), or an object with name, higher_is_better, unit, range, "
+            "decomposable, statistic(output, target) and compute(statistics).",
+        )
+    if given.name in (*COSTS, "drop") or any(c.isspace() or c in "<>=" for c in given.name) or not given.name:
+        raise InputError.of(
+            f"A metric cannot be called {given.name!r}: a target could not name it.",
+            f"Choose a name without spaces and operators, and none of {', '.join(COSTS)}, drop.",
+        )
+    return given
+
+
+def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Classes from logits: (n, C, ...) by arg-max over C; (n,) and (n, 1) are binary, positive above 0."""
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        return (logits > 0).long().reshape(len(logits))
+    return logits.argmax(1)
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    return torch.as_tensor(value).detach().cpu()
+
+
+def _share(right: torch.Tensor, labels: torch.Tensor) -> Statistics:
+    """Per sample, the share of right labels among those not ignored; (n,)."""
+    counted = (labels != IGNORED).reshape(len(right), -1)
+    hits = (right.reshape(len(right), -1) & counted).sum(1)
+    return np.asarray(hits.double() / counted.sum(1).clamp_min(1), dtype=np.float64)
+
+
+def _rows(name: str, predicted: torch.Tensor, target: torch.Tensor) -> Statistics:
+    """(n, 2) from one number per sample on either side. Raises DataError for more."""
+    if predicted.numel() != len(predicted) or target.numel() != len(predicted):
+        raise DataError(
+            Mistake(
+                f"{name} needs one prediction and one target per sample, not shapes "
+                f"{tuple(predicted.shape)} and {tuple(target.shape)}.",
+                "Choose what to score with forward=, or another metric.",
+            )
+        )
+    return np.stack([predicted.reshape(-1).double().numpy(), target.reshape(-1).double().numpy()], 1)
+
+
+def _difference(output: Any, target: Any) -> Statistics:
+    """Output minus target, shape (n, k). Raises DataError where they do not pair up."""
+    predicted, truth = _tensor(output), _tensor(target)
+    if predicted.numel() != truth.numel():
+        raise unlike(predicted, truth)
+    return (predicted.double().reshape(len(truth), -1) - truth.double().reshape(len(truth), -1)).numpy()
+
+
+def _per_sample(errors: Statistics) -> Statistics:
+    return np.asarray(errors.mean(1), dtype=np.float64)
