@@ -1,1 +1,7 @@
-""""""
+"""What a run found out: journal rows to facts, facts to one HTML file or to text."""
+
+from boildown.report.html import render, write
+from boildown.report.read import ReportFacts, facts
+from boildown.report.text import summary
+
+__all__ = ["ReportFacts", "facts", "render", "summary", "write"]

@@ -1,0 +1,77 @@
+"""Facts to plain text with aligned columns, for terminals and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from boildown.report.read import AttemptLine, ReportFacts
+
+_TOLD = ("skipped", "failed")
+_RIGHT = ("#", "size", "ratio", "drop", "latency", "min")
+
+
+def summary(shown: ReportFacts) -> str:
+    """The table a person wants: how the run ended, every attempt, the best one condition by condition."""
+    parts = [
+        f"{shown.outcome.upper()}: {_line(shown.sentence)}",
+        f"run {_line(shown.run)}, target {_line(', '.join(shown.target))}, took {shown.took}",
+        *(f"note: {_line(notice)}" for notice in shown.notices),
+    ]
+    if shown.attempts:
+        parts += ["", *_attempts(shown)]
+    if shown.best is not None:
+        parts += ["", *_best(shown, shown.best)]
+    if shown.relaxations:
+        parts += ["", "What would have to give:", *(f"  {_line(text)}" for text in shown.relaxations)]
+    return "\n".join(parts)
+
+
+def _attempts(shown: ReportFacts) -> list[str]:
+    quality = shown.axes.quality if shown.axes else "quality"
+    head = ("#", "", "rung", "state", "size", "ratio", "drop", "latency", "min")
+    rows = [
+        (str(a.number), "*" if a.best else "", a.rung, a.state, a.size, a.ratio, a.drop, a.latency, a.minutes)
+        for a in shown.attempts
+    ]
+    top, *lines = _table([tuple(f"{quality} drop" if name == "drop" else name for name in head), *rows], head)
+    told = [top]
+    for attempt, line in zip(shown.attempts, lines, strict=True):
+        told.append(line)
+        if attempt.state in _TOLD and attempt.sentence:
+            told.append(f"      {_line(attempt.sentence)}")
+    return told
+
+
+def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
+    title = f"Best: attempt {best.number}, {_line(best.rung)}"
+    rows = [
+        (f"  {f.condition}", f.status, f.observed, f"n = {f.samples}" if f.samples else "", f.interval)
+        for f in shown.findings
+    ]
+    lines = [f"{title}: {_line(shown.artifact)}" if shown.artifact else title]
+    for finding, line in zip(shown.findings, _table(rows, ("",) * 5), strict=True):
+        lines += [line, f"    {_line(finding.doubt)}"] if finding.doubt else [line]
+    return lines
+
+
+def _table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:
+    """Aligned columns, empty ones left out; numbers to the right by the column's name."""
+    cells = [[_indented(cell) for cell in row] for row in rows]
+    widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(names))]
+    return [
+        "  ".join(
+            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+            for cell, width, name in zip(row, widths, names, strict=True)
+            if width
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _indented(cell: str) -> str:
+    return " " * (len(cell) - len(cell.lstrip(" "))) + _line(cell)
+
+
+def _line(text: str) -> str:
+    """One line without control characters: what users name must not steer a terminal."""
+    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
