@@ -110,12 +110,8 @@ def _macos() -> tuple[str, list[str], int | None]:
         name, separator, value = line.partition(":")
         if separator:
             facts[name.strip().lower()] = value.strip()
-    flags = (
-        facts.get("machdep.cpu.features", "") + " " + facts.get("machdep.cpu.leaf7_features", "")
-    ).lower()
-    present = [
-        name.rpartition(".")[2] for name, value in facts.items() if "hw.optional" in name and value == "1"
-    ]
+    flags = (facts.get("machdep.cpu.features", "") + " " + facts.get("machdep.cpu.leaf7_features", "")).lower()
+    present = [name.rpartition(".")[2] for name, value in facts.items() if "hw.optional" in name and value == "1"]
     memory = facts.get("hw.memsize", "")
     return (
         facts.get("machdep.cpu.brand_string", ""),

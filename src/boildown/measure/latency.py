@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import statistics as numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ def compare(
     """Latency of the candidate beside the first model's, as `Measurement.to_json`.
 
     `inputs` are the flat inputs of one call, batch included. Blocks of calls alternate first,
-    candidate, candidate, first (a drift of the clock rate cancels) and the other way round; each
+    candidate, candidate, first (a drift of the clock rate cancels) or the other way round; each
     such quad gives one ratio, kept in `raw`. The ratio is their median. With `bound` (on the ratio)
     or `value_bound` (seconds), sampling goes on until the intervals leave them or `seconds` are
     spent; without, for `min_seconds`. Looks come at 8, 16, 32, ... quads and share the error
@@ -132,17 +133,17 @@ def alone(
 class _Pair:
     """Both artifacts in their runtime, ready to be timed in turns.
 
-    They are loaded anew now and then, each time the other first: where a session happens to lie in
-    memory shifts its time by up to 1 %, and with equal files the one loaded later won more often.
+    They are loaded anew now and then: where a session happens to lie in memory shifts its time by
+    up to 1 %, and of equal files the one loaded later won more often. Which is loaded and timed
+    first is drawn (always the same draws), since taking turns can fall into step with the reloading.
     """
 
-    def __init__(
-        self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int
-    ) -> None:
+    def __init__(self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int) -> None:
         self._paths = {"first": first, "candidate": candidate}
         self._how = (inputs, runtime, threads)
         self._runs: dict[str, Call] = {}
-        self._loads = self._quads = 0
+        self._random = random.Random(0)
+        self._quads = 0
         self._loading = 0.0
         self._load()
         self._calls = {name: _calibrated(run) for name, run in self._runs.items()}
@@ -158,7 +159,7 @@ class _Pair:
         """Seconds per call of two blocks each, in the order A B B A: (first, candidate)."""
         if self._quads and self._loading <= _LOADING * self.spent:
             self._load()
-        one, other = _ORDERS[self._quads % 2]
+        one, other = self._random.choice(_ORDERS)
         times: dict[str, list[float]] = {one: [], other: []}
         for name in (one, other, other, one):
             times[name].append(_block(self._runs[name], self._calls[name]))
@@ -168,12 +169,11 @@ class _Pair:
     def _load(self) -> None:
         start = time.perf_counter()
         self._runs.clear()
-        for name in _ORDERS[self._loads % 2]:
+        for name in self._random.choice(_ORDERS):
             self._runs[name] = _opened(self._paths[name], *self._how)
         for run in self._runs.values():
             for _ in range(_WARM_UP_CALLS):
                 run()
-        self._loads += 1
         self._loading += time.perf_counter() - start
 
 
@@ -200,9 +200,7 @@ def _block(run: Call, calls: int) -> float:
     return (time.perf_counter_ns() - start) / calls / 1e9
 
 
-def _intervals(
-    ratios: Sequence[float], times: Sequence[float], level: float, look: int = 0
-) -> dict[Form, Interval]:
+def _intervals(ratios: Sequence[float], times: Sequence[float], level: float, look: int = 0) -> dict[Form, Interval]:
     """Intervals at `level`; with `look`, wide enough that all looks together keep it."""
     strict = level_at_look(level, look) if look else level
     intervals: dict[Form, Interval] = {}

@@ -65,9 +65,7 @@ def measure_quality(
     ratio = measurement.value / of_first if metric.range[0] >= 0.0 and of_first > 0.0 else None
     if ratio is not None:
         intervals["ratio"] = _of_ratio(metric, candidate, first, level, seed)
-    return replace(
-        measurement, first=of_first, drop=drop, ratio=ratio, standard_error=error, intervals=intervals
-    )
+    return replace(measurement, first=of_first, drop=drop, ratio=ratio, standard_error=error, intervals=intervals)
 
 
 def summarise_divergence(

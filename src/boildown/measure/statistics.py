@@ -41,9 +41,7 @@ def level_at_look(confidence: float, look: int) -> float:
     return 1.0 - (1.0 - confidence) / (look * (look + 1))
 
 
-def samples_needed(
-    observed: float, bound: float, standard_error: float, samples: int, level: float
-) -> int | None:
+def samples_needed(observed: float, bound: float, standard_error: float, samples: int, level: float) -> int | None:
     """About how many samples in all decide `bound` at `level`, if what was observed is the truth.
 
     The standard error is that of `samples` samples and shrinks with the root of their number.
@@ -74,9 +72,7 @@ def tango_bounds(
     only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: int, level: float
 ) -> tuple[Floats, Floats]:
     """`tango` for arrays of counts at one n: (low, high), in their broadcast shape."""
-    b, c = np.broadcast_arrays(
-        np.asarray(only_first_right, np.float64), np.asarray(only_candidate_right, np.float64)
-    )
+    b, c = np.broadcast_arrays(np.asarray(only_first_right, np.float64), np.asarray(only_candidate_right, np.float64))
     if n < 1 or np.any(b < 0) or np.any(c < 0) or np.any(b + c > n):
         raise ValueError(f"discordant counts must be at least 0 and together at most n = {n}")
     z = quantile_of_normal(level)
@@ -226,13 +222,14 @@ def bootstrap(
     if error <= 1e-12 * max(abs(value), 1e-300):
         return Interval(value, value, level, f"{name} (no spread)"), 0.0
     generator = np.random.default_rng(seed)
-    drawn = np.empty(affordable)
-    for r in range(affordable):
-        picked = generator.integers(0, count, count)
-        rows = picked if count == n else np.concatenate([groups[g] for g in picked])
-        away = np.asarray(float(estimate(rows)) - value)
-        drawn[r] = _studentize(away, np.asarray(influence[picked].std() / math.sqrt(count)))
-    return _bootstrap_t(value, error, drawn, level, name), error
+    drawn = []
+    for size in _chunks(affordable, count):
+        picked = generator.integers(0, count, (size, count))
+        of_resample = influence[picked].std(axis=1) / math.sqrt(count)
+        rows = picked if count == n else (np.concatenate([groups[g] for g in row]) for row in picked)
+        away = np.array([float(estimate(row)) for row in rows]) - value
+        drawn.append(_studentize(away, of_resample))
+    return _bootstrap_t(value, error, np.concatenate(drawn), level, name), error
 
 
 def median_interval(values: ArrayLike, level: float) -> Interval:
