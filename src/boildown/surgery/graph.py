@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule, Node
 from torch.fx._pytree import tree_flatten_spec
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from boildown.errors import ExportError
 
@@ -44,9 +44,7 @@ CONVOLUTIONS = frozenset(
         aten.conv3d.padding,
     }
 )
-TRANSPOSED = frozenset(
-    {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
-)
+TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 LINEAR = aten.linear.default
 
 _NORMS = frozenset({aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default})
@@ -142,9 +140,7 @@ class Graph:
 
     def macs(self) -> int:
         """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU."""
-        batch = (
-            1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
-        )
+        batch = 1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
         total = sum(_macs(node) for node in self.module.graph.nodes if node.op == "call_function")
         return round(total / batch)
 
@@ -173,19 +169,14 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     key = _key(model, args, kwargs)
     if (known := _captured.get(model)) and known[0] == key:
         return known[1]
-    args, kwargs = _at_least_two(args, kwargs)
-    with _quiet(), _eval_mode(model):
-        program = _export(model, args, kwargs)
-        try:
-            module = plain_module(program.run_decompositions({}))
-            _drop_copies(module)
-            _fold_norms(module)
-            module = copy.deepcopy(GraphModule(module, module.graph))
-            graph = Graph(_export(module, args, kwargs))
-        except Exception as error:
-            if isinstance(error, ExportError):
-                raise
-            raise ExportError(f"The captured model cannot be simplified: {_first_line(error)}") from error
+    with torch.inference_mode(False), _quiet(), _eval_mode(model):
+        args, kwargs = _own(args, kwargs)
+        expected = _run(model, args, kwargs)
+        module = plain_module(_export(model, args, kwargs).run_decompositions({}))
+        _drop_copies(module)
+        _fold_norms(module)
+        graph = Graph(_export(copy.deepcopy(GraphModule(module, module.graph)), args, kwargs))
+        _compare(expected, _run(graph.module, args, kwargs))
     _captured[model] = (key, graph)
     return graph
 
@@ -206,7 +197,9 @@ def tensor_of(node: Node) -> Tensor | None:
 def _key(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     leaves, spec = tree_flatten((args, kwargs))
     shapes = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
-    state = tuple((name, id(tensor), tensor._version) for name, tensor in _tensors(model))
+    state = tuple(
+        (name, id(tensor), 0 if tensor.is_inference() else tensor._version) for name, tensor in _tensors(model)
+    )
     return str(spec), shapes, state
 
 
@@ -215,17 +208,42 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A batch of one is doubled: torch.export takes a size of one for a constant."""
+def _own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copies of the arguments. A batch of one is doubled: torch.export takes a size of one for a constant."""
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-    if not tensors or any(x.ndim == 0 or len(x) != 1 for x in tensors):
-        return args, kwargs
+    times = 2 if all(x.ndim and len(x) == 1 for x in tensors) else 1
 
-    def double(value: Any) -> Any:
-        return torch.cat([value, value]) if isinstance(value, Tensor) else value
+    def own(value: Any) -> Any:
+        return torch.cat([value.detach()] * times) if isinstance(value, Tensor) and value.ndim else value
 
-    doubled: tuple[tuple[Any, ...], dict[str, Any]] = torch.utils._pytree.tree_map(double, (args, kwargs))
-    return doubled
+    owned: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(own, (args, kwargs))
+    return owned
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model's outputs; what its forward writes into buffers or the random state is undone."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return torch.func.functional_call(model, buffers, args, kwargs)
+    except Exception as error:
+        raise ExportError(
+            f"The model fails on its example input: {_first_line(error)}{_where(error)}\n"
+            "  Give the task an `example` or a `forward` that calls the model as it wants to be called."
+        ) from error
+
+
+def _compare(expected: Any, captured: Any) -> None:
+    """Raise ExportError unless the outputs agree up to the rounding that folding changes."""
+    for ours, theirs in zip(tree_flatten(captured)[0], tree_flatten(expected)[0], strict=True):
+        if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
+            continue
+        limit = 1e-3 * float(theirs.abs().nan_to_num().max()) if theirs.numel() else 0.0
+        if not torch.allclose(ours, theirs, rtol=0.0, atol=limit + 1e-6, equal_nan=True):
+            raise ExportError(
+                "The captured model computes something else than the model on the example input.\n"
+                "  Its forward must compute with PyTorch operators only and not depend on earlier calls."
+            )
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -237,9 +255,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         for tensor in tensors:
             if len(tensor) == batch:
                 shapes[tensor] = {0: dim}
-        return torch.export.export(
-            model, args, kwargs, dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs), strict=strict
-        )
+        named = shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
+        return torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=strict)
 
     first: Exception | None = None
     for dim, strict in ((Dim("batch"), False), (Dim.AUTO, False), (Dim("batch"), True)):
@@ -265,13 +282,14 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's warnings and logs, which say nothing a user of boildown can act on."""
+    """Silence torch's warnings, logs and dumps of graphs: nothing a user of boildown can act on."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch._dynamo", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        silence = io.StringIO()
+        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -281,20 +299,23 @@ def _quiet() -> Iterator[None]:
 
 def _explain(error: Exception) -> str:
     """One line with the cause and the line of the model it comes from, one with the cure."""
-    torch_folder, here = str(Path(torch.__file__).parent), __file__
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((torch_folder, here, "<"))]
-    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno}: `{own[-1].line}`)" if own else ""
     return (
-        f"The model cannot be captured: {_first_line(error)}{where}\n"
+        f"The model cannot be captured: {_first_line(error)}{_where(error)}\n"
         "  Rewrite that line so that shapes and branches do not depend on the values of tensors; "
         "`torch.export.export(model, args)` must accept the model."
     )
 
 
+def _where(error: Exception) -> str:
+    """The innermost line of code that is neither torch's nor ours."""
+    ours = (str(Path(torch.__file__).parent), __file__, "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}: `{frames[-1].line}`)" if frames else ""
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = lines[0].partition(" (unhinted")[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 
