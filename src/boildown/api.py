@@ -63,6 +63,8 @@ class Event:
 
 Callback = Callable[[Event], None]
 
+__all__ = ["Event", "Latency", "Result", "Run", "compress", "measure", "resume", "show", "take"]
+
 
 class Result:
     """One attempt of a run, as its user sees it."""
@@ -93,9 +95,7 @@ class Result:
     @property
     def artifact(self) -> Path | None:
         """The exported file; the best attempt's lies in `best/`."""
-        if self._attempt is self._run.best_attempt and (
-            found := list((self._run.path / "best").glob("model.*"))
-        ):
+        if self._attempt is self._run.best_attempt and (found := list((self._run.path / "best").glob("model.*"))):
             return found[0]
         return self._attempt.artifact
 
@@ -220,12 +220,10 @@ def compress(
 
     Raises InputError with every mistake at once, before a run folder exists.
     """
-    asked = {
+    asked: dict[str, Any] = {
         "target": [target] if isinstance(target, str) else list(target),
         "goal": goal,
-        "ladder": ladder
-        if isinstance(ladder, str)
-        else [r if isinstance(r, str) else dict(r) for r in ladder],
+        "ladder": ladder if isinstance(ladder, str) else [r if isinstance(r, str) else dict(r) for r in ladder],
         "budget": budget,
         "confidence": confidence,
         "latency": asdict(latency),
@@ -299,9 +297,7 @@ def resume(
             )
         job, first, budgeted, notices = _read(asked, given_model, given_task)
         used = (
-            journal.ending.seconds
-            if journal.ending
-            else sum(a.timings.get("total", 0.0) for a in journal.attempts())
+            journal.ending.seconds if journal.ending else sum(a.timings.get("total", 0.0) for a in journal.attempts())
         )
         budgeted.used = used
         with _sitting(job, folder, callbacks) as sitting:
@@ -369,9 +365,9 @@ def measure(
         found = {"size": bench.size(path)}
         found |= {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
         if job.asks("latency"):
-            found["latency"] = bench.latency(None, path, sha256)
+            found["latency"] = bench.latency(path, sha256)
         if job.asks("memory"):
-            found["memory"] = bench.memory(None, path, sha256)
+            found["memory"] = bench.memory(path, sha256)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine)
@@ -391,9 +387,7 @@ def take(run: str | Path, attempt: int, to: str | Path | None = None, *, runs: s
         artifact = journal.artifact(row) if row is not None else None
     if artifact is None or not artifact.is_file():
         have = ", ".join(str(number) for number, row in rows.items() if row.artifact)
-        raise InputError.of(
-            f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}."
-        )
+        raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
     target = Path(to) if to is not None else folder / f"attempt-{attempt}"
     deliver(artifact, facts["asked"]["runtime"], folder / FIRST, target, facts.get("classes"))
     return target / f"model{artifact.suffix}"
@@ -437,6 +431,7 @@ def show(folder: Path) -> dict[str, Any]:
 # -- parts --------------------------------------------------------------------------------------------
 
 _BATCH = 64
+_OVERLAP_ITEMS = 20_000
 
 
 class _Mistakes:
@@ -503,9 +498,7 @@ class _Sitting:
         self.emit("outcome", {"outcome": climbed.outcome})
         return Run(folder, self.job, first, climbed.outcome, attempts, climbed.best)
 
-    def _hand_over(
-        self, journal: Journal, climbed: Climbed, budget: Budget, attempts: Sequence[Attempt]
-    ) -> None:
+    def _hand_over(self, journal: Journal, climbed: Climbed, budget: Budget, attempts: Sequence[Attempt]) -> None:
         folder, best = self.bench.folder, climbed.best
         if best is not None and best.artifact is not None:
             deliver(
@@ -534,9 +527,7 @@ class _Sitting:
                 "first": facts["first"],
                 "data": facts["data"],
                 "command": facts["command"],
-                "files": {
-                    str(p.relative_to(folder)): file_hash(p) for p in sorted((folder / "best").glob("*"))
-                },
+                "files": {str(p.relative_to(folder)): file_hash(p) for p in sorted((folder / "best").glob("*"))},
             },
         )
         write_report(folder)
@@ -604,18 +595,14 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
         errors.append(InputError.of(f"There is no goal {asked['goal']!r}.", f"One of: {', '.join(GOALS)}."))
     if asked["hardware"] not in HARDWARE:
         errors.append(
-            InputError.of(
-                f"The hardware {asked['hardware']!r} is not known.", f"One of: {', '.join(HARDWARE)}."
-            )
+            InputError.of(f"The hardware {asked['hardware']!r} is not known.", f"One of: {', '.join(HARDWARE)}.")
         )
     confidence = asked["confidence"]
     if confidence is not None and not 0.5 < confidence < 1:
         errors.append(InputError.of(f"confidence = {confidence} is not between 0.5 and 1.", "0.95 is usual."))
     for name, value in (*asked["latency"].items(), ("batch_size", asked["batch_size"] or 1)):
         if not isinstance(value, int) or value < 1:
-            errors.append(
-                InputError.of(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more.")
-            )
+            errors.append(InputError.of(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
     if errors:
         raise InputError.merge(errors)
 
@@ -631,9 +618,7 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
             )
         model = built
     elif not isinstance(model, nn.Module):
-        raise ModelError.of(
-            f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module."
-        )
+        raise ModelError.of(f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module.")
     if weights is not None:
         loaded = load(model, Path(weights))
         model.eval()
@@ -646,9 +631,7 @@ def _overlap(task: Task) -> list[str]:
     shared = overlap(task.train, judged) if task.train is not None else 0
     if not shared:
         return []
-    return [
-        f"{shared} of {len(judged)} samples to judge on are also in train: scores may flatter every model"
-    ]
+    return [f"{shared} of {len(judged)} samples to judge on are also in train: scores may flatter every model"]
 
 
 def _device(name: str) -> str:

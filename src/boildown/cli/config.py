@@ -50,13 +50,9 @@ def read_config(path: Path) -> Config:
     mistakes: list[Mistake] = []
     for table, values in tables.items():
         if table not in _KEYS:
-            mistakes.append(
-                Mistake(f"{path.name} has an unknown table [{table}].", suggestion(table, list(_KEYS)))
-            )
+            mistakes.append(Mistake(f"{path.name} has an unknown table [{table}].", suggestion(table, list(_KEYS))))
         elif not isinstance(values, dict):
-            mistakes.append(
-                Mistake(f"{path.name}: {table} is no table.", f"Write [{table}] and its keys below.")
-            )
+            mistakes.append(Mistake(f"{path.name}: {table} is no table.", f"Write [{table}] and its keys below."))
         else:
             mistakes += _check_table(path.name, table, values)
     for table, key in _REQUIRED:
@@ -84,15 +80,11 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError.of(
-            f"There is no file {path}.", "`boildown init` writes one to start from."
-        ) from None
+        raise ConfigError.of(f"There is no file {path}.", "`boildown init` writes one to start from.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError.of(f"{path} cannot be read: {error}.", "It must be a text file in UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError.of(
-            f"{path} is no valid TOML: {error}.", "Mend that line; strings need quotes."
-        ) from None
+        raise ConfigError.of(f"{path} is no valid TOML: {error}.", "Mend that line; strings need quotes.") from None
 
 
 def _check_table(file: str, table: str, values: dict[str, Any]) -> list[Mistake]:
@@ -101,9 +93,7 @@ def _check_table(file: str, table: str, values: dict[str, Any]) -> list[Mistake]
         kinds = _KEYS[table].get(key)
         if kinds is None:
             mistakes.append(
-                Mistake(
-                    f"{file} has an unknown key {key!r} in [{table}].", suggestion(key, list(_KEYS[table]))
-                )
+                Mistake(f"{file} has an unknown key {key!r} in [{table}].", suggestion(key, list(_KEYS[table])))
             )
         elif not isinstance(value, kinds) or isinstance(value, bool):
             wanted = " or ".join(_TOML_NAMES[kind] for kind in kinds)

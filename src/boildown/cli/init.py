@@ -57,9 +57,7 @@ def init(
     files = {folder / "boildown.toml": _CONFIG, folder / "task.py": _TASK}
     there = [path.name for path in files if path.exists()]
     if there:
-        raise InputError.of(
-            f"{', '.join(there)} exists already in {folder.resolve()}.", "Choose another folder."
-        )
+        raise InputError.of(f"{', '.join(there)} exists already in {folder.resolve()}.", "Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")

@@ -18,9 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 def resume(
     run: Which = "latest",
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="A new budget for all sittings together.")
-    ] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="A new budget for all sittings together.")] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> int:

@@ -24,17 +24,10 @@ def runs_(runs: Runs = RUNS, as_json: AsJson = False) -> int:
         except JournalError as error:
             typer.echo(f"{folder.name}: {error}", err=True)
     if as_json:
-        echo_json(
-            [
-                {key: run[key] for key in ("run", "path", "outcome", "target", "best", "seconds")}
-                for run in found
-            ]
-        )
+        echo_json([{key: run[key] for key in ("run", "path", "outcome", "target", "best", "seconds")} for run in found])
     elif not found:
         typer.echo(f"no runs in {runs}")
     for run in [] if as_json else found:
         outcome = run["outcome"] or "not ended"
-        typer.echo(
-            f"{run['run']}  {outcome:<14} {len(run['attempts']):>2} attempts  {', '.join(run['target'])}"
-        )
+        typer.echo(f"{run['run']}  {outcome:<14} {len(run['attempts']):>2} attempts  {', '.join(run['target'])}")
     return 0

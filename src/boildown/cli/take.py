@@ -18,12 +18,8 @@ def add_to(app: typer.Typer) -> None:
 
 def take(
     run: Which,
-    attempt: Annotated[
-        int, typer.Argument(help="The attempt's number; 0 is the first model.", metavar="ATTEMPT")
-    ],
-    to: Annotated[
-        Path | None, typer.Option("--to", help="Where to; attempt-N in the run folder by default.")
-    ] = None,
+    attempt: Annotated[int, typer.Argument(help="The attempt's number; 0 is the first model.", metavar="ATTEMPT")],
+    to: Annotated[Path | None, typer.Option("--to", help="Where to; attempt-N in the run folder by default.")] = None,
     runs: Runs = RUNS,
 ) -> int:
     """Write a deployable folder for any attempt of a run, whatever its verdict."""

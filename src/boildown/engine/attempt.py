@@ -215,28 +215,24 @@ class Climber:
         found["size"] = bench.size(path, self.prepared.plain)
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
-            found["memory"] = bench.memory(candidate, path, sha256)
+            found["memory"] = bench.memory(path, sha256)
         if job.splits.search_labelled:
-            found.update(
-                {m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=self.first)}
-            )
+            found.update({m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=self.first)})
         elif not is_first:
             found["divergence"] = bench.divergence(candidate, path, sha256, self.first)
         if is_first or job.asks("latency") or job.goal == "fastest":
-            found["latency"] = bench.latency(candidate, path, sha256)
+            found["latency"] = bench.latency(path, sha256)
         passed = judge(job.target, found, None, job.hardware).status is not Status.MISSED
         if passed or is_first:
             self._look(attempt, candidate)
             if "latency" not in found:
-                found["latency"] = bench.latency(candidate, path, sha256)
+                found["latency"] = bench.latency(path, sha256)
         self._conclude(attempt)
 
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        look = (
-            self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if attempt.number else 1
-        )
+        look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if attempt.number else 1
         quality = self.bench.quality(
             candidate, attempt.artifact, attempt.sha256, "verdict", first=self.first, look=max(look, 1)
         )
@@ -251,7 +247,7 @@ class Climber:
 
     def _journalled(self, attempt: Attempt, climb: Callable[[], None]) -> Attempt:
         """Run `climb` with the attempt begun before and finished after in the journal, even if it fails."""
-        self._number, before, start = attempt.number, self.bench.seconds.copy(), time.perf_counter()
+        self._number, before, start = attempt.number, dict(self.bench.seconds), time.perf_counter()
         self.bench.deadline = self._end
         self.journal.begin_attempt(
             attempt.number, attempt.rung, attempt.reason, parent=attempt.parent, candidate_key=attempt.key
@@ -271,7 +267,7 @@ class Climber:
             self._record_failure(attempt, traceback.format_exc())
         finally:
             self._end = self.bench.deadline = float("inf")
-        spent = self.bench.seconds - before
+        spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
         attempt.seconds |= {**spent, "total": time.perf_counter() - start}
         self._finish(attempt)
         return attempt
@@ -283,9 +279,7 @@ class Climber:
             attempt.state,
             attempt.sentence,
             verdict=attempt.verdict.to_json() if attempt.verdict else None,
-            candidate=None
-            if candidate is None
-            else {"method": candidate.method, "settings": dict(candidate.settings)},
+            candidate=None if candidate is None else {"method": candidate.method, "settings": dict(candidate.settings)},
             artifact=attempt.artifact,
             sha256=attempt.sha256 or None,
             timings=attempt.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +67,7 @@ class Bench:
     ) -> None:
         self.job, self.folder = job, folder
         self.check, self.progress, self.recall, self.keep = check, progress, recall, keep
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._timing = False
         self.first: Path | None = None
         self.deadline = float("inf")
@@ -189,7 +189,7 @@ class Bench:
             for name, (own, base) in pairs.items()
         ]
 
-    def memory(self, candidate: Candidate | None, path: Path, sha256: str) -> Measurement:
+    def memory(self, path: Path, sha256: str) -> Measurement:
         """Peak resident memory in fresh processes, against the first model's artifact."""
 
         def measured() -> Measurement:
@@ -217,11 +217,11 @@ class Bench:
 
         return self._remembered(self._key("memory", sha256, threads=self.job.latency.threads), measured)
 
-    def latency(self, candidate: Candidate | None, path: Path, sha256: str) -> Measurement:
+    def latency(self, path: Path, sha256: str) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact."""
         job, asked = self.job, self.job.asks("latency")
-        bounds = {"bound": job.bound("latency", "ratio"), "value_bound": job.bound("latency", "value")}
-        options = {"batch": job.latency.batch, "threads": job.latency.threads, "asked": asked, **bounds}
+        bounds: dict[str, Any] = {"bound": job.bound("latency", "ratio"), "value_bound": job.bound("latency", "value")}
+        options: dict[str, Any] = {"batch": job.latency.batch, "threads": job.latency.threads, "asked": asked}
 
         def measured() -> Measurement:
             self.progress("time", 0, None)
@@ -230,13 +230,14 @@ class Bench:
                     fresh.call(
                         "boildown.measure.latency:compare",
                         str(self.first), str(path), self.sample(self.job.latency.batch),
-                        runtime=job.runtime, threads=job.latency.threads, level=job.level, **bounds,
+                        runtime=job.runtime, threads=job.latency.threads, level=job.level,
+                        bound=bounds["bound"], value_bound=bounds["value_bound"],
                         seconds=_TIMING_SECONDS if asked else _GLANCE_SECONDS,
                         check=self.check, deadline=self._left(),
                     )
                 )  # fmt: skip
 
-        return self._remembered(self._key("latency", sha256, first=self.first_hash, **options), measured)
+        return self._remembered(self._key("latency", sha256, first=self.first_hash, **bounds, **options), measured)
 
     def divergence(self, candidate: Candidate, path: Path, sha256: str, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
@@ -246,9 +247,7 @@ class Bench:
             task, own, base = self.job.task, self.artifact(candidate, path), self.artifact(first, self.first)
             values = []
             for inputs, _ in self._batches(self.job.splits.search, "compare outputs"):
-                values.append(
-                    np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64)
-                )
+                values.append(np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64))
             return summarise_divergence(np.concatenate(values))
 
         return self._remembered(self._key("divergence", sha256, "search", first=self.first_hash), measured)

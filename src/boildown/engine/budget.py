@@ -38,10 +38,10 @@ def parse_time(text: str | float | int) -> float:
         seconds, rest = 0.0, str(text).strip().lower()
         while rest:
             match = _PART.match(rest)
-            unit = match[2] if match is None or match[2] in _UNITS else match[2].rstrip("s")
-            if match is None or unit not in _UNITS:
+            scale = _scale(match[2]) if match else None
+            if match is None or scale is None:
                 raise InputError.of(f"The budget {text!r} cannot be read.", cure)
-            seconds += float(match[1]) * _UNITS[unit]
+            seconds += float(match[1]) * scale
             rest = rest[match.end() :]
     if not 0 < seconds < float("inf"):
         raise InputError.of(f"The budget {text!r} leaves no time to work in.", cure)
@@ -77,3 +77,8 @@ class Budget:
         Short quotes get at least two minutes where the budget has them: cards know small models.
         """
         return max(1.0, min(max(3 * 60 * minutes, _LEAST_LIMIT), self.remaining / 2))
+
+
+def _scale(unit: str) -> int | None:
+    """Seconds in a unit, singular or plural."""
+    return _UNITS.get(unit, _UNITS.get(unit.rstrip("s")))

@@ -97,9 +97,7 @@ def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple
         for pair in _outside_brackets(match[2] or "", ","):
             key, equals, value = pair.partition("=")
             if pair.strip() and not equals:
-                mistakes.append(
-                    Mistake(f"In {text!r}, {pair.strip()!r} has no value.", "Write setting=value.")
-                )
+                mistakes.append(Mistake(f"In {text!r}, {pair.strip()!r} has no value.", "Write setting=value."))
             elif equals:
                 settings[key.strip().replace("-", "_")] = _value(value.strip())
         links.append((match[1], settings))

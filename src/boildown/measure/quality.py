@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.task import Metric
 from boildown.errors import AttemptError
@@ -41,7 +42,7 @@ def measure_quality(
     measurement = Measurement(
         metric=metric.name,
         value=_computed(metric, candidate, "candidate"),
-        unit=metric.unit,
+        unit=unit_of(metric),
         samples=len(candidate),
         data=data,
         environment=dict(environment or {}),

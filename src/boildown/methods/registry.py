@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import boildown.methods
 from boildown.errors import InputError, Mistake
@@ -61,14 +61,10 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
             continue
         choices = known[key].metadata.get("choices") or ()
         if choices and value not in choices:
-            mistakes.append(
-                Mistake(f"{name}: {key} = {value!r} is not possible.", f"One of: {_listed(choices)}.")
-            )
+            mistakes.append(Mistake(f"{name}: {key} = {value!r} is not possible.", f"One of: {_listed(choices)}."))
         elif not choices and not _fits(value, known[key].default):
             kind = type(known[key].default).__name__
-            mistakes.append(
-                Mistake(f"{name}: {key} = {value!r} is not of the right kind.", f"Give a {kind}.")
-            )
+            mistakes.append(Mistake(f"{name}: {key} = {value!r} is not of the right kind.", f"Give a {kind}."))
     if mistakes:
         raise InputError(*mistakes)
     return method(**settings)
@@ -88,12 +84,8 @@ def _shipped() -> Iterator[type[Method]]:
 
 def _methods_in(module: ModuleType) -> Iterator[type[Method]]:
     for value in vars(module).values():
-        if (
-            inspect.isclass(value)
-            and value.__module__ == module.__name__
-            and isinstance(vars(value).get("card"), Card)
-        ):
-            yield value
+        if inspect.isclass(value) and value.__module__ == module.__name__ and isinstance(vars(value).get("card"), Card):
+            yield cast(type[Method], value)
 
 
 def _foreign() -> Iterator[type[Method]]:
@@ -108,9 +100,7 @@ def _fits(value: Any, default: Any) -> bool:
         return isinstance(value, bool)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, type(default)) and not (
-        isinstance(value, bool) and not isinstance(default, bool)
-    )
+    return isinstance(value, type(default)) and not (isinstance(value, bool) and not isinstance(default, bool))
 
 
 def _listed(values: Any) -> str:

@@ -122,7 +122,7 @@ class Task:
             mistakes += found or self.check_targets(name, samples)
         return mistakes
 
-    def check_targets(self, name: str, samples: Samples) -> list[Mistake]:  # noqa: ARG002
+    def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
         """Mistakes in the targets that only this kind of task knows; called for readable data."""
         return []
 

@@ -62,7 +62,7 @@ def trained_network(width: int = 64, epochs: int = 12, seed: int = 0) -> nn.Sequ
         steps = epochs * (len(x) // 50)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(epochs):
-            for batch in torch.randperm(len(x)).split(50):
+            for batch in torch.split(torch.randperm(len(x)), 50):
                 optimizer.zero_grad()
                 F.cross_entropy(model(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

@@ -91,9 +91,7 @@ class JournalSuite:
             assert journal.attempts_of("c" * 64) == [row]
             assert journal.attempts_of("d" * 64) == []
 
-    def test_an_interrupted_attempt_is_seen_and_may_start_again(
-        self, journals: type[Journal], folder: Path
-    ) -> None:
+    def test_an_interrupted_attempt_is_seen_and_may_start_again(self, journals: type[Journal], folder: Path) -> None:
         with journals.create(folder, {}) as journal:
             journal.begin_attempt(1, "prune")
             journal.add_measurement("old", 1, a_measurement())
@@ -189,9 +187,7 @@ class JournalSuite:
         with journals.open(folder):
             pass
 
-    def test_a_run_is_not_created_twice_nor_opened_before(
-        self, journals: type[Journal], folder: Path
-    ) -> None:
+    def test_a_run_is_not_created_twice_nor_opened_before(self, journals: type[Journal], folder: Path) -> None:
         with pytest.raises(JournalError, match="no journal"):
             journals.open(folder)
         journals.create(folder, {}).close()

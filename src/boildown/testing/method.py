@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ class MethodSuite:
 
     def test_settings_are_plain_data_and_explained(self, method: Method) -> None:
         assert json.loads(json.dumps(settings_of(method))) == settings_of(method)
-        for field in type(method).__dataclass_fields__.values():
+        for field in fields(method):  # type: ignore[arg-type]
             assert field.metadata.get("summary"), f"setting {field.name} is not explained"
 
     def test_applies_to_its_model(self, method: Method, model: nn.Module, task: Task) -> None:
@@ -114,6 +115,4 @@ class MethodSuite:
         else:
             stopped = False
         assert weights_hash(model) == before
-        assert stopped or method.card.minutes <= 0.2, (
-            "a method of more than some seconds must call context.check()"
-        )
+        assert stopped or method.card.minutes <= 0.2, "a method of more than some seconds must call context.check()"
