@@ -1,33 +1,57 @@
 """Boil a trained PyTorch model down until it meets your targets."""
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from boildown.api import Event, Latency, Result, Run, compress, measure, resume, take
+    from boildown.domain.candidate import Candidate, Edit, Plan, Quantizer
+    from boildown.domain.measurement import Interval, Measurement
+    from boildown.domain.outcome import Outcome, State
+    from boildown.domain.task import Metric
+    from boildown.domain.verdict import Finding, Status, Verdict
+    from boildown.errors import (
+        AttemptError,
+        BoildownError,
+        ConfigError,
+        DataError,
+        InputError,
+        JournalError,
+        ModelError,
+        TargetError,
+    )
+    from boildown.methods.base import Card, Context, Method, setting
+    from boildown.tasks.classification import Classification
+    from boildown.tasks.embedding import Embedding
+    from boildown.tasks.general import Task
+    from boildown.tasks.regression import Regression
 
 try:
     __version__ = version("boildown")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
-from boildown.api import Event, Latency, Result, Run, compress, measure, resume, take
-from boildown.domain.candidate import Candidate, Edit, Plan
-from boildown.domain.measurement import Interval, Measurement
-from boildown.domain.outcome import Outcome, State
-from boildown.domain.task import Metric
-from boildown.domain.verdict import Finding, Status, Verdict
-from boildown.errors import (
-    AttemptError,
-    BoildownError,
-    ConfigError,
-    DataError,
-    InputError,
-    JournalError,
-    ModelError,
-    TargetError,
-)
-from boildown.methods.base import Card, Context, Method, setting
-from boildown.tasks.classification import Classification
-from boildown.tasks.embedding import Embedding
-from boildown.tasks.general import Task
-from boildown.tasks.regression import Regression
+_PUBLIC = {
+    "boildown.api": ("Event", "Latency", "Result", "Run", "compress", "measure", "resume", "take"),
+    "boildown.domain.candidate": ("Candidate", "Edit", "Plan", "Quantizer"),
+    "boildown.domain.measurement": ("Interval", "Measurement"),
+    "boildown.domain.outcome": ("Outcome", "State"),
+    "boildown.domain.task": ("Metric",),
+    "boildown.domain.verdict": ("Finding", "Status", "Verdict"),
+    "boildown.errors": (
+        *("AttemptError", "BoildownError", "ConfigError", "DataError"),
+        *("InputError", "JournalError", "ModelError", "TargetError"),
+    ),
+    "boildown.methods.base": ("Card", "Context", "Method", "setting"),
+    "boildown.tasks.classification": ("Classification",),
+    "boildown.tasks.embedding": ("Embedding",),
+    "boildown.tasks.general": ("Task",),
+    "boildown.tasks.regression": ("Regression",),
+}
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
     "AttemptError",
@@ -52,6 +76,7 @@ __all__ = [
     "ModelError",
     "Outcome",
     "Plan",
+    "Quantizer",
     "Regression",
     "Result",
     "Run",
@@ -67,3 +92,16 @@ __all__ = [
     "setting",
     "take",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: a child that times an artifact must not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'boildown' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
