@@ -130,6 +130,7 @@ def test_remote_error_survives_pickling():
 def test_deadline_kills_the_child_and_what_it_started(tmp_path):
     path = tmp_path / "pid"
     with Child() as child:
+        child.call("called_in_child:count")
         started = time.monotonic()
         with pytest.raises(DeadlineError, match=r"limit of 1\.5 s"):
             child.call("called_in_child:sleep_with_grandchild", str(path), deadline=1.5)

@@ -109,6 +109,26 @@ def test_waiting_can_be_cancelled(other, tmp_path):
         assert alone
 
 
+def test_checks_may_give_way_while_waiting(other, tmp_path):
+    """A run calls one `check` everywhere, and it gives way."""
+    held = tmp_path / "held"
+    with quiet.computing():
+        running = other("called_in_child:hold_machine", str(held), "computing", 0.3)
+        appears(held)
+        with quiet.quiet(quiet.give_way) as alone:
+            assert alone
+        running.result(5)
+        waiting = other("called_in_child:hold_machine", str(tmp_path / "alone"), "quiet", 0.2)
+        gave_way = False
+        while not gave_way:
+            gave_way = quiet.give_way(lambda: assert_nothing(quiet.give_way()))
+        waiting.result(5)
+
+
+def assert_nothing(gave_way: bool) -> None:
+    assert not gave_way
+
+
 def test_a_crash_frees_the_machine(tmp_path):
     held = tmp_path / "held"
     with Child() as child, ThreadPoolExecutor(1) as pool:

@@ -33,7 +33,7 @@ def computing(check: Callable[[], None] = lambda: None) -> Iterator[None]:
     May be entered again inside itself. `check` is called while waiting and may raise.
     """
     with contextlib.ExitStack() as stack:
-        if not _mine.depth and not _mine.alone:
+        if not _mine.depth and not _mine.aside:
             _mine.room = _mine.room or _open("room")
             stack.callback(_leave)
             _enter(check)
@@ -48,7 +48,7 @@ def give_way(check: Callable[[], None] = lambda: None) -> bool:
     Costs about ten microseconds when nobody wants to. Without effect outside `computing` and inside
     this thread's own `quiet`.
     """
-    if not _mine.depth or _mine.alone or _mine.room is None:
+    if not _mine.depth or _mine.aside or _mine.room is None:
         return False
     gate = _open("gate")
     if gate is None:
@@ -59,7 +59,11 @@ def give_way(check: Callable[[], None] = lambda: None) -> bool:
     finally:
         os.close(gate)
     _unlock(_mine.room)
-    _enter(check)
+    _mine.aside = True
+    try:
+        _enter(check)
+    finally:
+        _mine.aside = False
     return True
 
 
@@ -71,11 +75,12 @@ def quiet(check: Callable[[], None] = lambda: None, patience: float = math.inf) 
     value is False and what is timed must be called noisy. This thread's own hold from `computing`
     is released meanwhile. May be entered again inside itself. `check` is called while waiting.
     """
-    if _mine.alone:
-        yield True
+    if _mine.aside:
+        yield _mine.alone
         return
     end = time.monotonic() + patience
     gate, room = _open("gate"), _open("room")
+    _mine.aside = True
     try:
         if _mine.depth and _mine.room is not None:
             _unlock(_mine.room)
@@ -84,7 +89,7 @@ def quiet(check: Callable[[], None] = lambda: None, patience: float = math.inf) 
             _unlock(gate)
         yield _mine.alone
     finally:
-        _mine.alone = False
+        _mine.aside = _mine.alone = False
         for descriptor in (room, gate):
             if descriptor is not None:
                 os.close(descriptor)
@@ -97,6 +102,8 @@ class _Mine(threading.local):
 
     depth = 0
     room: int | None = None
+    aside = False
+    """In `quiet` or waiting: it has nothing to give way with, so that `check` may call `give_way`."""
     alone = False
 
 
