@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import boildown
 from boildown.errors import AttemptError, Cancelled, DataError, DeadlineError, ExportError, WorkerLost
 from boildown.execution import worker
 from boildown.execution.child import Child, RemoteError
@@ -250,11 +249,7 @@ def test_scripts_without_a_main_guard_work_and_children_die_with_them(where, tmp
 
 
 def test_execution_needs_no_torch():
-    code = (
-        "import sys, types; package = types.ModuleType('boildown'); package.__path__ = sys.argv[1:]; "
-        "sys.modules['boildown'] = package; "  # the layer by itself, whatever the public names load
-        "import boildown.execution.child, boildown.execution.quiet, boildown.execution.interrupt; "
-        "sys.exit('torch' in sys.modules)"
-    )
+    parts = ", ".join(f"boildown.execution.{part}" for part in ("child", "worker", "quiet", "interrupt"))
+    code = f"import sys, {parts}; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", code, *boildown.__path__], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
