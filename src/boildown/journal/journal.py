@@ -192,9 +192,7 @@ class Journal:
             if self._state(number) != _RUNNING:
                 raise JournalError(f"Attempt {number} is not running, so it cannot finish.")
             columns = ", ".join(f"{name} = :{name}" for name in values)
-            connection.execute(
-                f"UPDATE attempts SET {columns} WHERE number = :number", {**values, "number": number}
-            )
+            connection.execute(f"UPDATE attempts SET {columns} WHERE number = :number", {**values, "number": number})
 
     def amend_attempt(self, number: int, state: State, sentence: str, verdict: Mapping[str, Any]) -> None:
         """A finished attempt was judged again, on more samples than before.
@@ -270,10 +268,7 @@ class Journal:
     def records(self, kind: str | None = None) -> list[Record]:
         """The records of one kind, or all, in order."""
         query = "SELECT attempt, kind, data, at FROM records WHERE ?1 IS NULL OR kind = ?1 ORDER BY id"
-        return [
-            Record(attempt, name, plain.loads(data), at)
-            for attempt, name, data, at in self._rows(query, kind)
-        ]
+        return [Record(attempt, name, plain.loads(data), at) for attempt, name, data, at in self._rows(query, kind)]
 
     # -- SQLite --------------------------------------------------------------------------------------
 
@@ -332,16 +327,12 @@ def _readonly(path: Path) -> sqlite3.Connection:
     """
     uri = path.resolve().as_uri()
     try:
-        connection = sqlite3.connect(
-            f"{uri}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
-        connection = sqlite3.connect(
-            f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     return connection
 
 

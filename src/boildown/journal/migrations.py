@@ -55,9 +55,7 @@ def migrate(connection: sqlite3.Connection, at: str) -> None:
     """Make every missing step, all or none; `at` is the time kept beside their names."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT NOT NULL)"
-        )
+        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT NOT NULL)")
         for name, statements in missing(connection):
             for statement in statements:
                 connection.execute(statement)

@@ -41,24 +41,18 @@ def resolve_run(runs: Path, text: str) -> Path:
     folders = run_folders(runs)
     if text == "latest" and folders:
         return folders[0]
-    found = [run for run in folders if run.name == text] or [
-        run for run in folders if run.name.startswith(text)
-    ]
+    found = [run for run in folders if run.name == text] or [run for run in folders if run.name.startswith(text)]
     if len(found) == 1 and text:
         return found[0]
     if not folders:
-        raise InputError.of(
-            f"There are no runs in {runs}.", "Start one with `boildown compress`, or give --runs."
-        )
+        raise InputError.of(f"There are no runs in {runs}.", "Start one with `boildown compress`, or give --runs.")
     choices = found or folders
     names = ", ".join(run.name for run in choices[:_SHOWN]) + (", ..." if len(choices) > _SHOWN else "")
     many = f"{text!r} could be any of {len(found)} runs" if found else f"There is no run {text!r} in {runs}"
     raise InputError.of(f"{many}.", f"Give a path, `latest`, or one of: {names}.")
 
 
-def find_finished(
-    runs: Path, candidate_key: str, exclude: Path | str | None = None
-) -> tuple[Path, AttemptRow] | None:
+def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = None) -> tuple[Path, AttemptRow] | None:
     """The newest finished attempt at a candidate in any run, whose artifact still is what it was.
 
     exclude: the folder or id of a run not to look at. The first of the pair is the run's folder.
