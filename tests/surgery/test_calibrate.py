@@ -164,7 +164,7 @@ def test_no_data_and_not_a_number_are_named():
         correct_biases(case.graph, placement, plan, [])
     args, _ = case.call(4)
     args[0][1, 0, 3] = float("nan")
-    with pytest.raises(AttemptError, match="is infinite or NaN"):
+    with pytest.raises(AttemptError, match="`input` is infinite or NaN"):
         calibrate(case.graph, placement, [(args, {})])
 
 

@@ -19,7 +19,7 @@ def operators(graph: Graph) -> list[object]:
 
 
 def values(graph: Graph) -> list[str]:
-    return [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
+    return [node.name for node in graph.module.graph.nodes if node.op in ("call_function", "placeholder")]
 
 
 @pytest.mark.parametrize("kind", networks.ALL)
@@ -38,6 +38,7 @@ def test_captured_graph_computes_what_the_model_does_at_any_batch_size(kind):
 def test_names_survive_serialization_and_a_second_capture(kind):
     case = networks.captured(kind)
     program = [node.name for node in case.graph.program.graph.nodes if node.op == "call_function"]
+    program += case.graph.program.graph_signature.user_inputs
     loaded = Graph.load(case.graph.serialize())
     again = capture(case.graph.module, *case.call(2))
     assert set(program) == set(values(case.graph))

@@ -77,12 +77,20 @@ class Graph:
         module = plain_module(self.program)
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-        return module
+        return self._named(module)
 
     def copy(self) -> GraphModule:
         """A module to rewrite: its graph and its tree are its own, its tensors are shared."""
         with _quiet():
-            return GraphModule(self.module, copy.deepcopy(self.module.graph))
+            return self._named(GraphModule(self.module, copy.deepcopy(self.module.graph)))
+
+    def _named(self, module: GraphModule) -> GraphModule:
+        """The module with its inputs called as in the program: fx avoids the names of builtins."""
+        inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+        for node, name in zip(inputs, self.program.graph_signature.user_inputs, strict=True):
+            node.name = str(name) if isinstance(name, str) else node.name
+        module.recompile()
+        return module
 
     @cached_property
     def static_batch(self) -> bool:

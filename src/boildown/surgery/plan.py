@@ -237,6 +237,5 @@ def _ends(node: Node) -> bool:
 def _feeds(node: Node, layers: Collection[Node]) -> bool:
     """Whether a quantized layer reads a value, perhaps after moves of data."""
     return any(
-        (user in layers and user.args[0] is node) or (_moves(user) and _feeds(user, layers))
-        for user in node.users
+        (user in layers and user.args[0] is node) or (_moves(user) and _feeds(user, layers)) for user in node.users
     )

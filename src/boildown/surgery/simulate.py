@@ -51,9 +51,7 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
                 (value, quantizer.scale[0], quantizer.zero_point[0], *quantizer.limits),
             )
         rounded.meta["val"] = value.meta["val"]
-        value.replace_all_uses_with(
-            rounded, lambda user, own=rounded: user is not own and user.op != "output"
-        )
+        value.replace_all_uses_with(rounded, lambda user, own=rounded: user is not own and user.op != "output")
     module.recompile()
     return module
 
@@ -62,9 +60,7 @@ def fake_quantize(value: Tensor, quantizer: Quantizer) -> Tensor:
     """`value` rounded and clipped to the quantizer's grid, per tensor or per channel."""
     low, high = quantizer.limits
     if quantizer.axis is None:
-        return torch.fake_quantize_per_tensor_affine(
-            value, quantizer.scale[0], quantizer.zero_point[0], low, high
-        )
+        return torch.fake_quantize_per_tensor_affine(value, quantizer.scale[0], quantizer.zero_point[0], low, high)
     scale = torch.tensor(quantizer.scale, dtype=torch.float32, device=value.device)
     zero_point = torch.tensor(quantizer.zero_point, dtype=torch.int32, device=value.device)
     return torch.fake_quantize_per_channel_affine(value, scale, zero_point, quantizer.axis, low, high)
