@@ -508,7 +508,7 @@ class _Sitting:
                 folder / "best",
                 getattr(self.job.task, "classes", None),
             )
-        judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.verdict is not None]
+        judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
         spent = sum((self.bench.seconds[kind] for kind in self.bench.seconds), 0.0)

@@ -1,19 +1,19 @@
 """The tree of errors. Every message is a cause and a cure.
 
-    BoildownError
-    ├── InputError              the user's input is wrong; carries every mistake at once (exit code 2)
-    │   ├── TargetError         a condition cannot be read, or conditions contradict each other
-    │   ├── ConfigError         boildown.toml is wrong
-    │   ├── DataError           the data cannot be judged on: shape, labels, NaN, augmentation
-    │   ├── ModelError          the model cannot be used: weights, NaN, export
-    │   └── UntrustedFileError  a file that could execute code, without explicit trust
-    ├── AttemptError            one attempt failed; the run goes on (each carries a short name)
-    │   ├── ExportError         a candidate could not be turned into an artifact
-    │   ├── ParityError         the artifact and the model disagree
-    │   └── DeadlineError       the attempt ran past its limit
-    ├── WorkerLost              a child process died; the work is tried again
-    ├── JournalError            the journal cannot be opened, is locked, or is of a newer version
-    └── Cancelled               the user asked to stop; the run can be resumed
+BoildownError
+├── InputError              the user's input is wrong; carries every mistake at once (exit code 2)
+│   ├── TargetError         a condition cannot be read, or conditions contradict each other
+│   ├── ConfigError         boildown.toml is wrong
+│   ├── DataError           the data cannot be judged on: shape, labels, NaN, augmentation
+│   ├── ModelError          the model cannot be used: weights, NaN, export
+│   └── UntrustedFileError  a file that could execute code, without explicit trust
+├── AttemptError            one attempt failed; the run goes on (each carries a short name)
+│   ├── ExportError         a candidate could not be turned into an artifact
+│   ├── ParityError         the artifact and the model disagree
+│   └── DeadlineError       the attempt ran past its limit
+├── WorkerLost              a child process died; the work is tried again
+├── JournalError            the journal cannot be opened, is locked, or is of a newer version
+└── Cancelled               the user asked to stop; the run can be resumed
 """
 
 from __future__ import annotations
