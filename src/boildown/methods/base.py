@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Samples, Task
@@ -71,6 +71,27 @@ class Context:
     """Journal a standing of this method: a short kind and plain data."""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What the engine measured of one variant's exported file, for a method that searches its settings.
+
+    size, latency: ratios to the first model's artifact. divergence: mean divergence of the outputs
+    from the first model's on search samples, no labels (0 is equal). excess: the largest excess of
+    the target's conditions on costs; all hold at 0 or below. accepted: whether the search samples'
+    labels meet the conditions on quality; None where search has no labels.
+    """
+
+    size: float
+    latency: float
+    divergence: float
+    excess: float
+    accepted: bool | None = None
+
+
+Search = Generator["Method", Standing, "Method"]
+"""Yields variants of a method to be made and measured, and returns the one of them to keep."""
+
+
 class Method(Protocol):
     """One way to lighten a model: a frozen dataclass whose fields are its settings."""
 
@@ -82,6 +103,18 @@ class Method(Protocol):
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """A new candidate; the given one and its model are never touched."""
+        ...
+
+
+@runtime_checkable
+class Searching(Method, Protocol):
+    """A method that chooses some of its settings by measurement of the exported file."""
+
+    def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
+        """Yield variants of this method with their settings fixed, receive each one's Standing.
+
+        A variant whose settings are fixed searches no more: `search` returns it at once.
+        """
         ...
 
 
