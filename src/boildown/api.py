@@ -511,10 +511,8 @@ class _Sitting:
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
-        spent = sum((self.bench.seconds[kind] for kind in self.bench.seconds), 0.0)
-        applied = sum(attempt.seconds.get("apply", 0.0) for attempt in attempts)
-        journal.update_facts({"seconds": {**self.bench.seconds, "apply": applied, "all": budget.elapsed}})
-        journal.record(None, "sitting", {"seconds": budget.elapsed, "work": spent + applied})
+        journal.update_facts({"seconds": {**self.bench.seconds, "all": budget.elapsed}})
+        journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": budget.elapsed})
         journal.finish(climbed.outcome, None if best is None else best.number, sentence, budget.elapsed)
         facts = journal.facts
         write_manifest(

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from boildown.engine.budget import Budget
 from boildown.engine.job import Factories, Job
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.search import Variant, measure_variant, search
 from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, InputError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import give_way
@@ -32,7 +33,7 @@ from boildown.journal.journal import Journal
 from boildown.journal.keys import candidate_key, hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.methods.base import Context, Data, Method, Searching, settings_of
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.splits import resolve
@@ -171,31 +172,67 @@ class Climber:
 
     def _applied(self, attempt: Attempt, rung: Rung) -> Candidate:
         """The candidate made by the rung's methods, saved, exported and checked."""
-        start = time.perf_counter()
+        with self.bench.timed("apply"):
+            rung = self._settled(attempt, rung)
+            candidate = self._made(rung, attempt.folder)
+        attempt.notes += candidate.notes
+        self._deploy(attempt, candidate)
+        return candidate
+
+    def _made(self, rung: Rung, folder: Path) -> Candidate:
+        """The candidate of a rung, saved in a folder: in a child where factories allow."""
         self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
         if self.job.factories.complete:
             records = self._child.call(
-                "boildown.engine.attempt:apply_in_child", self.job.factories, str(rung), str(attempt.folder),
+                "boildown.engine.attempt:apply_in_child", self.job.factories, str(rung), str(folder),
                 str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
                 deadline=max(1.0, self._end - time.monotonic()) if self._end < float("inf") else None,
                 check=self.stop, on_progress=self.bench.progress, retries=1,
             )  # fmt: skip
             for kind, data in records:
-                self.journal.record(attempt.number, kind, data)
-            candidate = load_candidate(attempt.folder, self.first)
-        else:
-            context = Context(
-                Data(self.job.splits.train, self.job.splits.calibration),
-                seed=self.job.seed, device=self.job.device, hardware=self.job.hardware,
-                progress=self.bench.progress, check=self.check,
-                record=lambda kind, data: self.journal.record(attempt.number, kind, data),
-            )  # fmt: skip
-            candidate = apply_chain(rung, self.first, self.first_key, self.job, context)
-            save_candidate(candidate, attempt.folder, self.first, self.folder / FIRST)
-        attempt.notes += candidate.notes
-        attempt.seconds["apply"] = time.perf_counter() - start
-        self._deploy(attempt, candidate)
+                self.journal.record(self._number, kind, data)
+            return load_candidate(folder, self.first)
+        candidate = apply_chain(rung, self.first, self.first_key, self.job, self._context())
+        save_candidate(candidate, folder, self.first, self.folder / FIRST)
         return candidate
+
+    def _settled(self, attempt: Attempt, rung: Rung) -> Rung:
+        """The rung with every setting fixed: a link that searches is driven by measurements of its variants."""
+        methods: tuple[Method, ...] = ()
+        for position, method in enumerate(rung.methods):
+            if isinstance(method, Searching):
+                before = Rung(methods)
+                parent = self.first
+                if methods:
+                    parent = apply_chain(before, self.first, self.first_key, self.job, self._context())
+                folder = attempt.folder / f"variants-{position}"
+                method = self._best_variant(method, parent, methods, folder)
+            methods += (method,)
+        settled = Rung(methods)
+        if str(settled) != str(rung):
+            attempt.notes.append(f"settings found by measurement: {settled}")
+        return settled
+
+    def _best_variant(self, method: Searching, parent: Candidate, before: tuple[Method, ...], folder: Path) -> Method:
+        def make(variant: Method) -> Variant:
+            self.check()
+            rung, own = Rung((*before, variant)), folder / f"{len(list(folder.glob('*'))):02d}"
+            candidate = self._made(rung, own)
+            return Variant(rung, own, measure_variant(candidate, own, self.first, self.job, self.bench))
+
+        def record(variant: Variant) -> None:
+            self.journal.record(self._number, "variant", {"rung": str(variant.rung), **asdict(variant.standing)})
+
+        return search(method.search(parent, self.job.task, self._context()), make, record).rung.methods[-1]
+
+    def _context(self) -> Context:
+        """What a method gets in this process."""
+        return Context(
+            Data(self.job.splits.train, self.job.splits.calibration),
+            seed=self.job.seed, device=self.job.device, hardware=self.job.hardware,
+            progress=self.bench.progress, check=self.check,
+            record=lambda kind, data: self.journal.record(self._number, kind, data),
+        )  # fmt: skip
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
@@ -333,6 +370,9 @@ class Climber:
         parent = key = self.first_key
         for method in rung.methods:
             parent, key = key, link_key(key, method, self.job)
+        if any(isinstance(method, Searching) for method in rung.methods):
+            # What a search finds depends on the target: only the same question has the same answer.
+            key = hash_of([key, [condition.text for condition in self.job.target.conditions]])
         return key, parent
 
     def _folder(self, number: int, rung: str) -> Path:

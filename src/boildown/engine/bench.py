@@ -217,10 +217,16 @@ class Bench:
 
         return self._remembered(self._key("memory", sha256, threads=self.job.latency.threads), measured)
 
-    def latency(self, path: Path, sha256: str) -> Measurement:
-        """Median latency, timed block by block beside the first model's artifact."""
-        job, asked = self.job, self.job.asks("latency")
-        bounds: dict[str, Any] = {"bound": job.bound("latency", "ratio"), "value_bound": job.bound("latency", "value")}
+    def latency(self, path: Path, sha256: str, *, glance: bool = False) -> Measurement:
+        """Median latency, timed block by block beside the first model's artifact.
+
+        Where the target asks for it sampling goes on until the bound is decided; a `glance` takes two seconds.
+        """
+        job, asked = self.job, self.job.asks("latency") and not glance
+        bounds: dict[str, Any] = {
+            "bound": job.bound("latency", "ratio") if asked else None,
+            "value_bound": job.bound("latency", "value") if asked else None,
+        }
         options: dict[str, Any] = {"batch": job.latency.batch, "threads": job.latency.threads, "asked": asked}
 
         def measured() -> Measurement:

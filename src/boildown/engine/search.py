@@ -1,0 +1,86 @@
+"""Driving a method that chooses its settings by measurement of the exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.domain.target import Target
+from boildown.domain.verdict import Status, judge
+from boildown.engine.bench import Bench, file_hash
+from boildown.engine.job import Job
+from boildown.engine.rung import Rung
+from boildown.methods.base import Method, Search, Standing
+from boildown.surgery.weights import weights_hash
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One rung with all settings fixed, made and measured in a folder of its own."""
+
+    rung: Rung
+    folder: Path
+    standing: Standing
+
+
+def search(
+    searching: Search,
+    make: Callable[[Method], Variant],
+    record: Callable[[Variant], None],
+) -> Variant:
+    """Make and measure what the method yields until it says which variant to keep.
+
+    A variant yielded twice is made once. Raises ValueError for a method that keeps one it never yielded.
+    """
+    made: dict[Method, Variant] = {}
+    try:
+        method = next(searching)
+        while True:
+            if method not in made:
+                made[method] = make(method)
+                record(made[method])
+            method = searching.send(made[method].standing)
+    except StopIteration as end:
+        chosen: Method = end.value
+    if chosen not in made:
+        made[chosen] = make(chosen)
+        record(made[chosen])
+    return made[chosen]
+
+
+def measure_variant(candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench) -> Standing:
+    """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples."""
+    path = folder / f"model{bench.suffix}"
+    bench.write(candidate, weights_hash(candidate.model), path)
+    sha256 = file_hash(path)
+    found: dict[str, Measurement] = {"size": bench.size(path)}
+    found |= {m.metric: m for m in bench.operations(candidate, first)}
+    found["latency"] = bench.latency(path, sha256, glance=True)
+    if job.asks("memory"):
+        found["memory"] = bench.memory(path, sha256)
+    divergence = bench.divergence(candidate, path, sha256, first)
+    accepted = None
+    if job.splits.search_labelled:
+        quality = {m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=first)}
+        accepted = _status(job, quality, job.quality) is Status.MET
+    costs = judge(_part(job.target, found), found)
+    return Standing(
+        size=found["size"].ratio or 1.0,
+        latency=found["latency"].ratio or 1.0,
+        divergence=divergence.value,
+        excess=costs.excess if costs.findings else 0.0,
+        accepted=accepted,
+    )
+
+
+def _status(job: Job, found: Mapping[str, Measurement], names: frozenset[str]) -> Status:
+    target = replace(job.target, conditions=tuple(c for c in job.target.conditions if c.metric in names))
+    return judge(target, found).status
+
+
+def _part(target: Target, found: Mapping[str, Measurement]) -> Target:
+    """The conditions that have been measured."""
+    return replace(target, conditions=tuple(c for c in target.conditions if c.metric in found))
