@@ -59,7 +59,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     if job.splits.search_labelled:
         statistics.append(bench.statistics(first, path, file_hash(path), "search"))
     _compare_scores(job, statistics)
-    return Prepared(agreement, written.facts, written.facts.get("plain bytes"))
+    return Prepared(agreement, written.facts, written.facts.get("exported"))
 
 
 def _call(first: Candidate, job: Job) -> None:

@@ -237,7 +237,7 @@ def _line(row: AttemptRow, measured: Mapping[str, Measurement], axes: Axes | Non
         size=format_measurement(size) if size else "",
         ratio=_ratio(size),
         drop=_drop(drop, quality) if quality and drop is not None else "",
-        latency=_ratio(latency),
+        latency=_ratio(latency) if row.number or latency is None else format_measurement(latency),
         minutes=f"{total / 60:.1f}" if row.timings else "",
         notes=tuple(map(_short, row.notes)),
         best=best,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boildown.report.read import AttemptLine, ReportFacts
+from boildown.report.read import AttemptLine, Figure, ReportFacts
 
 _TOLD = ("skipped", "failed")
 _RIGHT = ("#", "size", "ratio", "drop", "latency", "min")
@@ -17,6 +17,8 @@ def summary(shown: ReportFacts) -> str:
         f"run {_line(shown.run)}, target {_line(', '.join(shown.target))}, took {shown.took}",
         *(f"note: {_line(notice)}" for notice in shown.notices),
     ]
+    if shown.first_figures:
+        parts.append(f"first model: {_line(', '.join(_figure(figure) for figure in shown.first_figures))}")
     if shown.attempts:
         parts += ["", *_attempts(shown)]
     if shown.best is not None:
@@ -24,6 +26,10 @@ def summary(shown: ReportFacts) -> str:
     if shown.relaxations:
         parts += ["", "What would have to give:", *(f"  {_line(text)}" for text in shown.relaxations)]
     return "\n".join(parts)
+
+
+def _figure(figure: Figure) -> str:
+    return f"{figure.metric} {figure.value}" + (f" (n = {figure.samples.split()[0]})" if figure.drop else "")
 
 
 def _attempts(shown: ReportFacts) -> list[str]:
