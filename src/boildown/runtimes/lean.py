@@ -16,6 +16,8 @@ import onnx_ir as ir
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx_ir.passes import common
 
+from boildown.runtimes.base import Array
+
 OPSET = 21
 """The first with 4-bit integers; every ONNX Runtime we support reads it."""
 
@@ -32,20 +34,24 @@ def clean(model: ir.Model) -> None:
 
 
 def tidy(model: ir.Model) -> None:
-    """Drop nodes, initializers, functions and opset imports that nothing uses."""
-    for dropped in (
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
-        common.RemoveUnusedOpsetsPass(),
-    ):
-        dropped(model)
+    """Drop nodes, initializers and opset imports that nothing uses."""
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
 
 
-def constant(value: ir.Value | None) -> np.ndarray | None:
+def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer, else `None`."""
     if value is None or value.const_value is None or not value.is_initializer():
         return None
-    return value.const_value.numpy()
+    return np.asarray(value.const_value.numpy())
+
+
+def add_constant(graph: ir.Graph, name: str, array: Array | np.generic, dtype: ir.DataType | None = None) -> ir.Value:
+    """The initializer `name`, made if it is not there yet; `dtype` where numpy has none of its kind."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.asarray(array), dtype=dtype, name=name)
+        graph.register_initializer(ir.val(name, const_value=tensor))
+    return graph.initializers[name]
 
 
 def _fold_pad(pad: ir.Node) -> None:
@@ -74,8 +80,9 @@ def strip(model: ModelProto) -> dict[str, str]:
 
     Goes: metadata, doc strings, producer, node names, attributes that equal their default, repeated
     initializers, and shapes of inner values except those a runtime cannot infer (ONNX Runtime fuses
-    the layer norms of a transformer only where it knows the shape behind a computed Reshape). Inner values get the shortest names, the most used ones
-    first. Inputs and outputs of the graph keep their names, types and shapes.
+    the layer norms of a transformer only where it knows the shape behind a computed Reshape). Inner
+    values get the shortest names, the most used ones first. Inputs and outputs of the graph keep
+    their names, types and shapes.
     """
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "domain", "model_version"):

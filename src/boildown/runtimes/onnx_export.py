@@ -19,11 +19,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import fold_constants
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from boildown.errors import ExportError
-from boildown.runtimes.lean import OPSET, TRANSPOSED
+from boildown.runtimes.lean import OPSET, TRANSPOSED, add_constant
 
 _LARGEST = 2**31 - 2**20
 """A protobuf holds 2 GiB; leave room for the graph."""
@@ -45,12 +46,21 @@ def export(program: bytes, path: Path) -> None:
     model = exported.model
     if (weight := sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)) > _LARGEST:
         raise ExportError(
-            f"the weights take {weight / 1e9:.1f} GB and an ONNX file without external data holds 2 GB: "
-            "give a smaller model"
+            f"The weights take {weight / 1e9:.1f} GB; an ONNX file without external data holds 2 GB.\n"
+            "  Give a smaller model, or use runtime='eager'."
         )
+    fold_constants(model, input_size_limit=_ANY, output_size_limit=_ANY, should_fold=_only_moves)
     _rename_values(model, _names(captured, exported.exported_program or captured))
     _rename_weights(model, captured)
     ir.save(model, path)
+
+
+_ANY = 2**40
+
+
+def _only_moves(node: ir.Node) -> bool | None:
+    """Fold rearranged weights of any size (gates of an LSTM, transposed matrices): no byte is added."""
+    return node.op_type in {"Concat", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"} or None
 
 
 @contextmanager
@@ -82,10 +92,11 @@ def _reason(error: BaseException) -> str:
     )
     if found:
         return (
-            f"the operator {found.group(1)} cannot be exported to ONNX: replace it in the model, or "
-            "keep to runtime='eager'"
+            f"The operator {found.group(1)} cannot be exported to ONNX.\n"
+            "  Replace it in the model, or use runtime='eager'."
         )
-    return f"the model cannot be exported to ONNX: {said[-1].strip().splitlines()[0] if said[-1] else error!r}"
+    lines = said[-1].strip().splitlines() or [repr(error)]
+    return f"The model cannot be exported to ONNX: {lines[0]}\n  Simplify it, or use runtime='eager'."
 
 
 def _names(captured: ExportedProgram, decomposed: ExportedProgram) -> dict[str, str]:
@@ -148,10 +159,8 @@ def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:
         if layer.op_type == "MatMul":
             name += TRANSPOSED
         if weight.name != name:
-            if name not in graph.initializers:
-                graph.register_initializer(ir.val(name, const_value=ir.tensor(weight.const_value.numpy(), name=name)))
-            layer.replace_input_with(1, graph.initializers[name])
-            if not weight.uses():
+            layer.replace_input_with(1, add_constant(graph, name, weight.const_value.numpy()))
+            if not weight.uses() and weight.name:
                 graph.initializers.pop(weight.name)
 
 

@@ -42,9 +42,7 @@ class OnnxRuntime:
 
         export(program, path)
 
-    def write(
-        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None
-    ) -> Written:
+    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
         """Write the leanest artifact: as it is, with a plan laid in, or rewritten.
 
         A plan is written as Q/DQ and as QOperator, whichever is smaller; then ONNX Runtime is asked
@@ -58,7 +56,7 @@ class OnnxRuntime:
         from boildown.runtimes import dynamic, lean, qdq, qoperator
 
         if plan is not None and rewrite is not None:
-            raise ExportError("a file is quantized by a plan or by a rewrite, not by both: choose one")
+            raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
         model = ir.load(exported)
         lean.clean(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
@@ -104,7 +102,7 @@ def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) ->
         try:
             onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except _ERRORS as error:
-            raise ExportError(f"ONNX Runtime refuses the quantized file: {_first_line(error)}") from error
+            raise ExportError(f"ONNX Runtime refuses the file: {_first_line(error)}") from error
         nodes = list(onnx.load(optimized).graph.node)
     kernels = Counter(node.op_type for node in nodes)
     if kernels["QLinearConv"] < len(convolutions):
@@ -112,8 +110,8 @@ def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) ->
         left = [originals.get(o, o) for node in nodes if node.op_type in _FLOAT_CONV for o in node.output]
         raise ExportError(
             f"{len(convolutions) - kernels['QLinearConv']} of {len(convolutions)} quantized convolutions would "
-            f"run in float (among {', '.join(left[:5]) or 'those the runtime rewrote'}): quantize their "
-            "output within the range of the clamp behind it, or leave them float"
+            f"run in float ({', '.join(left[:5]) or 'the runtime renamed them'}).\n"
+            "  Keep the range of their output within the clamp behind it, or leave them float."
         )
     return dict(sorted(kernels.items()))
 
@@ -128,9 +126,7 @@ class OnnxSession:
         """Load with `threads` intra-op threads, all graph optimizations, spinning off."""
         _refuse_foreign_data(path)
         try:
-            session = onnxruntime.InferenceSession(
-                str(path), _options(threads), providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
         except _ERRORS as error:
             raise InputError.of(
                 f"{path} is not a model ONNX Runtime can load: {_first_line(error)}", "export it again"

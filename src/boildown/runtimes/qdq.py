@@ -15,7 +15,7 @@ import onnx_ir as ir
 from boildown.domain.candidate import Plan, Quantizer
 from boildown.errors import ExportError
 from boildown.runtimes.base import Array
-from boildown.runtimes.lean import TRANSPOSED, constant, tidy
+from boildown.runtimes.lean import TRANSPOSED, add_constant, constant, tidy
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INT32 = 2**31 - 1
@@ -74,7 +74,10 @@ def _check(graph: ir.Graph, plan: Plan) -> None:
         if not (np.isfinite(quantizer.scale).all() and min(quantizer.scale) > 0):
             wrong.append(f"{name!r}: a scale is not a positive number")
     if wrong:
-        raise ExportError("the quantization plan does not fit the exported model: " + "; ".join(wrong))
+        raise ExportError(
+            f"The quantization plan does not fit the exported model: {'; '.join(wrong)}.\n"
+            "  Make the plan on the program that was exported."
+        )
 
 
 def _grid(quantizer: Quantizer) -> tuple[object, ...]:
@@ -92,7 +95,7 @@ def _correct_biases(graph: ir.Graph, plan: Plan) -> None:
                 bias = constant(_input(layer, 2))
                 layer.resize_inputs(3)
                 total = shift if bias is None else bias + shift
-                layer.replace_input_with(2, _initializer(graph, f"{layer.outputs[0].name}/bias", total))
+                layer.replace_input_with(2, add_constant(graph, f"{layer.outputs[0].name}/bias", total))
 
 
 def _layers(graph: ir.Graph, weight: str) -> Iterator[ir.Node]:
@@ -110,14 +113,14 @@ def _shift_output(graph: ir.Graph, product: ir.Value, shift: Array) -> None:
     if added is not None:
         add, position = added
         total = np.asarray(constant(add.inputs[position]) + shift, np.float32)
-        add.replace_input_with(position, _initializer(graph, f"{product.name}/bias", total))
+        add.replace_input_with(position, add_constant(graph, f"{product.name}/bias", total))
         return
     node, name = product.producer(), product.name
     assert node is not None  # the output of a layer
     product.name = f"{name}/product"
     shifted = ir.val(name, type=product.type, shape=product.shape)
     product.replace_all_uses_with(shifted, replace_graph_outputs=True)
-    bias = _initializer(graph, f"{name}/bias", shift)
+    bias = add_constant(graph, f"{name}/bias", shift)
     graph.insert_after(node, ir.node("Add", [product, bias], outputs=[shifted]))
 
 
@@ -132,19 +135,23 @@ def _added_constant(product: ir.Value) -> tuple[ir.Node, int] | None:
 
 def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
     """The node of this kind that alone reads `value`; `None` if there are others or it is an output."""
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or value.is_graph_output() or readers[0].op_type != op_type:
         return None
-    return uses[0].node
+    return readers[0]
 
 
 def _quantize(graph: ir.Graph, value: ir.Value, quantizer: Quantizer) -> None:
     """Quantize `value` and let all its readers read the dequantized one."""
-    name, integer = value.name, np.int8 if quantizer.signed else np.uint8
-    scale = _initializer(graph, f"{name}/scale", np.float32(quantizer.scale[0]))
-    zero = _initializer(graph, f"{name}/zero", integer(quantizer.zero_point[0]))
+    name, kind = value.name, _integer(quantizer)
+    step, origin = np.float32(quantizer.scale[0]), np.asarray(quantizer.zero_point[0], kind.numpy())
     source = _before_clamps(value, quantizer)
-    quantized = ir.val(f"{name}/q", type=ir.TensorType(zero.dtype), shape=value.shape)
+    known = dequantized(source)
+    if known is not None and constant(known[1]) == step and constant(known[2]) == origin:
+        value.replace_all_uses_with(source, replace_graph_outputs=False)  # it is on this grid already
+        return
+    scale, zero = add_constant(graph, f"{name}/scale", step), add_constant(graph, f"{name}/zero", origin)
+    quantized = ir.val(f"{name}/q", type=ir.TensorType(_integer(quantizer)), shape=value.shape)
     result = ir.val(f"{name}/dq", type=value.type, shape=value.shape)
     nodes = [
         ir.node("QuantizeLinear", [source, scale, zero], outputs=[quantized]),
@@ -163,6 +170,10 @@ def _quantize(graph: ir.Graph, value: ir.Value, quantizer: Quantizer) -> None:
         graph.insert_after(producer, nodes)
     elif len(graph):
         graph.insert_before(graph[0], nodes)
+
+
+def _integer(quantizer: Quantizer) -> ir.DataType:
+    return ir.DataType.INT8 if quantizer.signed else ir.DataType.UINT8
 
 
 def _before_clamps(value: ir.Value, quantizer: Quantizer) -> ir.Value:
@@ -213,14 +224,14 @@ def _quantize_weight(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) ->
     if axis is not None:
         if len(scale) != array.shape[axis]:
             raise ExportError(
-                f"the quantization plan does not fit the exported model: {name!r} has {array.shape[axis]} "
-                f"channels along axis {axis} and {len(scale)} scales"
+                f"The weight {name!r} has {array.shape[axis]} channels along axis {axis} and the plan gives "
+                f"{len(scale)} scales.\n  Make the plan on the program that was exported."
             )
         shape[axis] = -1
     low, high = quantizer.limits
     integers = np.clip(np.rint(array / scale.reshape(shape)), low, high).astype(np.int8)
     kind = ir.DataType.INT4 if quantizer.bits <= 4 else ir.DataType.INT8
-    stored = _initializer(graph, f"{name}/q", integers, kind)
+    stored = add_constant(graph, f"{name}/q", integers, kind)
     nodes = []
     if kind == ir.DataType.INT4:
         # Folded to int8 when a session is made: half the file, and the kernels of 8 bits. Without
@@ -228,11 +239,11 @@ def _quantize_weight(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) ->
         nodes.append(ir.node("Cast", [stored], {"to": ir.DataType.INT8}))
         stored = nodes[0].outputs[0]
         stored.name, stored.type = f"{name}/int8", ir.TensorType(ir.DataType.INT8)
-    scales = _initializer(graph, f"{name}/scale", scale if axis is not None else scale[0])
+    scales = add_constant(graph, f"{name}/scale", scale if axis is not None else scale[0])
     inputs = [stored, scales]
     if any(layer.op_type in {"Gemm", "MatMul"} for layer in layers):  # ONNX Runtime fuses them only with one
-        zeros = np.zeros(np.shape(constant(scales)), np.int8)
-        inputs.append(_initializer(graph, f"{name}/zero", zeros))
+        zeros = np.zeros(scale.shape if axis is not None else (), np.int8)
+        inputs.append(add_constant(graph, f"{name}/zero", zeros))
     node = ir.node("DequantizeLinear", inputs, {"axis": axis} if axis is not None else {})
     node.outputs[0].name = f"{name}/dq"
     for use in list(weight.uses()):
@@ -249,9 +260,10 @@ def _smallest_scale(layer: ir.Node) -> Array:
     its bias would overflow. ONNX Runtime's own quantizer widens the scale likewise.
     """
     bias, grid = constant(_input(layer, 2)), dequantized(layer.inputs[0])
-    if bias is None or grid is None:
+    step = constant(grid[1]) if grid is not None else None
+    if bias is None or step is None:
         return np.zeros(1, np.float32)
-    return np.asarray(np.abs(bias) / (np.float64(_INT32 - 128) * grid[1].const_value.numpy()), np.float32)
+    return np.asarray(np.abs(bias) / (np.float64(_INT32 - 128) * step), np.float32)
 
 
 def _quantize_bias(graph: ir.Graph, layer: ir.Node, weight_scale: Array) -> None:
@@ -263,8 +275,8 @@ def _quantize_bias(graph: ir.Graph, layer: ir.Node, weight_scale: Array) -> None
     name = layer.outputs[0].name
     scale = np.asarray(constant(grid[1]) * weight_scale, np.float32)
     integers = np.clip(np.rint(bias.astype(np.float64) / scale), -_INT32, _INT32).astype(np.int32)
-    stored = _initializer(graph, f"{name}/bias_q", integers)
-    scales = _initializer(graph, f"{name}/bias_scale", scale if len(scale) > 1 else scale[0])
+    stored = add_constant(graph, f"{name}/bias_q", integers)
+    scales = add_constant(graph, f"{name}/bias_scale", scale if len(scale) > 1 else scale[0])
     node = ir.node("DequantizeLinear", [stored, scales], {"axis": 0} if len(scale) > 1 else {})
     node.outputs[0].name = f"{name}/bias_dq"
     layer.replace_input_with(2, node.outputs[0])
@@ -295,9 +307,3 @@ def _is_integer(conv: ir.Node) -> bool:
 
 def _input(node: ir.Node, position: int) -> ir.Value | None:
     return node.inputs[position] if len(node.inputs) > position else None
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array | np.generic, dtype: ir.DataType | None = None) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(np.asarray(array), dtype=dtype, name=name))
-    graph.register_initializer(value)
-    return value

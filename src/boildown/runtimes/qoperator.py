@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from boildown.runtimes.lean import constant, tidy
+from boildown.runtimes.base import Array
+from boildown.runtimes.lean import add_constant, constant, tidy
 from boildown.runtimes.qdq import dequantized, only_reader
 
 _CONTRIB = "com.microsoft"
@@ -158,19 +159,15 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Node | None, integer: ir
     graph.insert_after(node, integer)
 
 
-def _zero(graph: ir.Graph) -> ir.Value:
-    """The zero point of all weights."""
-    return _constant(graph, np.zeros((), np.int8))
+def _zero(graph: ir.Graph, shape: tuple[int, ...] = ()) -> ir.Value:
+    """The zero point of all weights, in the shape of their scales where an operator asks for that."""
+    return _constant(graph, np.zeros(shape, np.int8))
 
 
 def _zeros_like(graph: ir.Graph, scale: ir.Value) -> ir.Value:
-    """Zero points of a weight in the shape of its scales, where an operator asks for that."""
-    scales = constant(scale)
-    return _constant(graph, np.zeros(np.shape(scales), np.int8))
+    known = constant(scale)
+    return _zero(graph, () if known is None else known.shape)
 
 
-def _constant(graph: ir.Graph, array: np.ndarray) -> ir.Value:
-    name = f"/{array.dtype}/{array.shape}/{array.tobytes().hex()}"
-    if name not in graph.initializers:
-        graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
-    return graph.initializers[name]
+def _constant(graph: ir.Graph, array: Array) -> ir.Value:
+    return add_constant(graph, f"/{array.dtype}/{array.shape}/{array.tobytes().hex()}", array)

@@ -1,0 +1,98 @@
+"""The runtime 'eager': a `torch.export` program run by PyTorch itself, float only.
+
+It serves models that no other runtime can take. Its file can execute code when it is loaded
+(`torch.export.load` falls back to pickle), so opening one asks for trust in so many words.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from boildown.domain.candidate import Edit, Plan
+from boildown.errors import ExportError, InputError, UntrustedFileError
+from boildown.runtimes.base import Array, Port, Written
+
+
+class Eager:
+    """PyTorch on the CPU; see `base.Runtime` for the methods."""
+
+    name = "eager"
+    suffix = ".pt2"
+
+    def version(self) -> str:
+        """Name and version, for keys and environments."""
+        return f"torch {torch.__version__}"
+
+    def export(self, program: bytes, path: Path) -> None:
+        """Store the program as it is."""
+        path.write_bytes(program)
+
+    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
+        """Copy the program. Raises ExportError for a plan or a rewrite: PyTorch runs float here."""
+        if plan is not None or rewrite is not None:
+            raise ExportError("The eager runtime runs float candidates only.\n  Use runtime='onnxruntime' to quantize.")
+        shutil.copyfile(exported, path)
+        return Written(path.stat().st_size, "float")
+
+    def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> EagerSession:
+        """Load a program whose origin the caller vouches for with `trust` (a checked hash, say).
+
+        `threads` is PyTorch's number for the whole process. Raises UntrustedFileError without
+        trust, InputError if the file is missing or damaged.
+        """
+        if not trust:
+            raise UntrustedFileError.of(
+                f"{path} can execute code when it is loaded",
+                "open it with trust=True if you made it yourself, or use an .onnx file, which cannot",
+            )
+        return EagerSession(path, threads)
+
+
+class EagerSession:
+    """A loaded program; `inputs` and `outputs` are its ports in order."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load with `threads` intra-op threads. Raises InputError if the file cannot be read."""
+        if not path.is_file():
+            raise InputError.of(f"there is no file {path}", "check the path")
+        torch.set_num_threads(threads)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on its own archive's internals
+                program = torch.export.load(io.BytesIO(path.read_bytes()))
+        except Exception as error:
+            raise InputError.of(f"{path} is not a torch.export program: {error}", "export it again") from error
+        self._module = program.module(check_guards=False)
+        self._structure = program.call_spec.in_spec
+        values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        signature = program.graph_signature
+        self.inputs: tuple[Port, ...] = tuple(
+            _port(name, values[name]) for name in signature.user_inputs if isinstance(name, str)
+        )
+        self.outputs: tuple[Port, ...] = tuple(
+            _port(name, values[name]) for name in signature.user_outputs if isinstance(name, str)
+        )
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Flat inputs in port order to flat outputs in port order; InputError if they do not fit."""
+        if len(arrays) != len(self.inputs):
+            raise InputError.of(
+                f"the model takes {len(self.inputs)} inputs and was given {len(arrays)}",
+                f"give one array for each of: {', '.join(port.name for port in self.inputs)}",
+            )
+        args, kwargs = tree_unflatten([torch.from_numpy(array) for array in arrays], self._structure)
+        with torch.inference_mode():
+            outputs = tree_flatten(self._module(*args, **kwargs))[0]
+        return [output.numpy() for output in outputs if isinstance(output, torch.Tensor)]
+
+
+def _port(name: str, value: torch.Tensor) -> Port:
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return Port(name, str(value.dtype).removeprefix("torch."), shape)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from runtime_networks import Residual, batch, exported, values_of
+from torch import nn
+
+from boildown.errors import ExportError
+from boildown.runtimes import get
+
+GONE: dict[str, set[str]] = {
+    "residual": {"pad"},
+    "encoder": set(),
+    "joined": set(),
+    "waves": set(),
+    "recurrent": {"zeros_1", "getitem_1", "getitem_2"},
+}
+"""What the exporter folds or drops; every other tensor of the program is in the file."""
+
+
+def _program(model: nn.Module, *args: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(model, args), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_values_carry_the_names_of_the_program_and_its_numbers(name: str) -> None:
+    """Every inner value is made an output of the file and held against torch's value of that name."""
+    made = exported(name)
+    x = batch(name, 3, seed=5)
+    values = {key: value for key, value in values_of(made.graph, x).items() if isinstance(value, torch.Tensor)}
+    model = onnx.load(made.path)
+    shared = [output for node in model.graph.node for output in node.output if output in values]
+    calls = {n.name for n in made.graph.module.graph.nodes if n.op == "call_function" and n.name in values}
+    assert calls - set(shared) == GONE[name]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in shared)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    results = session.run(shared, {session.get_inputs()[0].name: x.numpy()})
+    for output, result in zip(shared, results, strict=True):
+        np.testing.assert_allclose(result, values[output].numpy(), atol=2e-5, rtol=1e-4, err_msg=output)
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_weights_carry_the_names_of_the_parameters(name: str) -> None:
+    made = exported(name)
+    file = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(made.path).graph.initializer}
+    weights = {k: v for k, v in made.graph.program.state_dict.items() if v.dim() > 1 and "lstm" not in k}
+    for key, weight in weights.items():
+        held = file[key] if key in file else file[f"{key}^T"].T
+        np.testing.assert_array_equal(held, weight.numpy())
+
+
+def test_layers_with_equal_weights_keep_one_each() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(2)))
+    model[1].weight.data.copy_(model[0].weight.data)
+    path = exported("waves").path.with_name("equal.onnx")
+    get("onnxruntime").export(_program(model, torch.randn(2, 3, 4)), path)
+    assert {"0.weight^T", "1.weight^T"} <= {tensor.name for tensor in onnx.load(path).graph.initializer}
+
+
+def test_large_rearranged_weights_are_constants() -> None:
+    """An LSTM's gates are reordered once, at export, not at every inference."""
+    model = onnx.load(exported("recurrent").path)
+    (lstm,) = [node for node in model.graph.node if node.op_type == "LSTM"]
+    assert set(lstm.input[1:3]) <= {tensor.name for tensor in model.graph.initializer}
+
+
+class _Airy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.airy_ai(x)
+
+
+def test_the_operator_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"aten\.special_airy_ai"):
+        get("onnxruntime").export(_program(_Airy(), torch.randn(3)), tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_exporting_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    program = _program(Residual().eval(), torch.randn(2, 3, 32, 32))
+    recwarn.clear()
+    get("onnxruntime").export(program, tmp_path / "x.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
