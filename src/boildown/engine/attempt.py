@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
@@ -22,21 +17,21 @@ from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench, file_hash
 from boildown.engine.budget import Budget
-from boildown.engine.job import Factories, Job
+from boildown.engine.chain import apply_chain, first_key, link_key
+from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST, Prepared
-from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_variant, search
-from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, InputError, WorkerLost
+from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, JournalError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import give_way
 from boildown.journal.journal import Journal
-from boildown.journal.keys import candidate_key, hash_of
+from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Data, Method, Searching, settings_of
+from boildown.methods.base import Context, Data, Method, Searching
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
-from boildown.tasks.splits import resolve
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -84,7 +79,7 @@ class Climber:
         self.job, self.bench, self.journal, self.budget = job, bench, journal, budget
         self.folder, self.runs, self.first, self.fresh = folder, runs, first, fresh
         self.prepared, self.stop, self.emit = prepared, stop, emit
-        self.first_key = hash_of([weights_hash(first.model), bench.graph(first).code_hash()])
+        self.first_key = first_key(first, bench.graph(first))
         self._child = Child()
         self._donors: list[Path] = []
         if not fresh:
@@ -107,7 +102,10 @@ class Climber:
     # -- climbing ------------------------------------------------------------------------------------
 
     def measure_first(self) -> Attempt:
-        """Attempt 0: the first model's own artifact, prepared already, measured and judged like any other."""
+        """Attempt 0: the first model's own artifact, prepared already, measured and judged like any other.
+
+        Raises BoildownError where it cannot be measured: nothing could be compared with it.
+        """
         attempt = Attempt(0, "first", "the first model itself", self.folder / FIRST, key=self.first_key)
 
         def climb() -> None:
@@ -122,7 +120,7 @@ class Climber:
         """Climb one rung from the first model to a verdict.
 
         Returns the attempt whatever happened to it: skipped, failed, missed, undecided or met. Raises
-        Cancelled when the user stops, OSError when the disk is full.
+        Cancelled when the user stops, BoildownError when the disk is full.
         """
         attempt = Attempt(number, str(rung), reason, self._folder(number, str(rung)))
         attempt.key, attempt.parent = self._keys(rung)
@@ -151,7 +149,7 @@ class Climber:
     def check(self) -> None:
         """Called between steps everywhere: stop, deadline, and silence for somebody's timing."""
         self.stop()
-        give_way()
+        give_way(self.stop)
         if time.monotonic() > self._end:
             raise DeadlineError("The attempt ran past its time limit. Give the run a larger budget.")
 
@@ -184,7 +182,7 @@ class Climber:
         self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
         if self.job.factories.complete:
             records = self._child.call(
-                "boildown.engine.attempt:apply_in_child", self.job.factories, str(rung), str(folder),
+                "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
                 str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
                 deadline=max(1.0, self._end - time.monotonic()) if self._end < float("inf") else None,
                 check=self.stop, on_progress=self.bench.progress, retries=1,
@@ -241,7 +239,7 @@ class Climber:
         written = self.bench.write(candidate, weights_hash(candidate.model), path)
         attempt.artifact, attempt.sha256 = path, file_hash(path)
         attempt.notes.append(self.bench.agree(candidate, path))
-        attempt.notes += [f"{key}: {value}" for key, value in written.facts.items()]
+        self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
 
     def _measure(self, attempt: Attempt, candidate: Candidate) -> None:
         """Cheap measurements first; verdict samples are read only by a candidate that passed search."""
@@ -292,16 +290,16 @@ class Climber:
         self.emit("attempt", {"attempt": attempt})
         try:
             climb()
-        except (Cancelled, InputError):
+        except (Cancelled, JournalError):
             raise
-        except (AttemptError, WorkerLost) as error:
-            attempt.state, attempt.failure = State.FAILED, f"{getattr(error, 'name', 'worker lost')}: {error}"
-            self._record_failure(attempt, getattr(error, "details", "") or traceback.format_exc())
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise
-            attempt.state, attempt.failure = State.FAILED, f"{type(error).__name__}: {error}"
-            self._record_failure(attempt, traceback.format_exc())
+            if _disk_is_full(error):
+                raise BoildownError("The disk is full. Free space, then resume the run.") from error
+            details = getattr(error, "details", "") or traceback.format_exc()
+            self.journal.record(attempt.number, "traceback", {"text": details})
+            if attempt.number == 0:
+                raise BoildownError(f"The first model could not be measured: {_named(error)}") from error
+            attempt.state, attempt.failure = State.FAILED, _named(error)
         finally:
             self._end = self.bench.deadline = float("inf")
         spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
@@ -324,9 +322,6 @@ class Climber:
         )
         self.emit("verdict", {"attempt": attempt})
 
-    def _record_failure(self, attempt: Attempt, details: str) -> None:
-        self.journal.record(attempt.number, "traceback", {"text": details})
-
     def _reused(self, attempt: Attempt) -> Candidate | None:
         """The same candidate finished by an earlier run, whose files are as they were."""
         donor = None if self.fresh else self._donor(attempt.key)
@@ -340,9 +335,12 @@ class Climber:
         except (OSError, ValueError, KeyError, BoildownError) as error:
             self.journal.record(attempt.number, "not reused", {"run": run.name, "why": str(error)})
             return None
-        attempt.candidate, attempt.artifact = candidate, attempt.folder / source.name
-        attempt.sha256 = str(row.sha256)
-        attempt.notes.append(f"reused from run {run.name}")
+        attempt.notes += [*candidate.notes, f"reused from run {run.name}"]
+        if source.suffix == self.bench.suffix:
+            attempt.candidate, attempt.artifact = candidate, attempt.folder / source.name
+            attempt.sha256 = str(row.sha256)
+        else:
+            self._deploy(attempt, candidate)
         return candidate
 
     def _donor(self, key: str) -> tuple[Path, AttemptRow] | None:
@@ -380,99 +378,13 @@ class Climber:
         return self.folder / "attempts" / f"{number:02d}-{name[:60].strip('-')}"
 
 
-def link_key(parent: str, method: Method, job: Job) -> str:
-    """The key of the candidate that a method makes from a parent in this job."""
-    splits = job.splits
-    prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
-    return candidate_key(
-        parent=parent,
-        method=method.card.name,
-        method_version=method.card.version,
-        settings={**settings_of(method), "hardware": job.hardware},
-        data=hash_of(prints),
-        seed=job.seed,
-        steps=None,
-        torch_version=torch.__version__,
-    )
+def _named(error: Exception) -> str:
+    """A failure as the journal tells it: its short name, then what was said."""
+    if isinstance(error, AttemptError):
+        return f"{error.name}: {error}"
+    return f"{'worker lost' if isinstance(error, WorkerLost) else type(error).__name__}: {error}"
 
 
-def apply_chain(rung: Rung, first: Candidate, first_key: str, job: Job, context: Context) -> Candidate:
-    """Apply the rung's methods one after the other; each link's parent is the one before.
-
-    Raises AttemptError where a later link does not apply to what an earlier one made.
-    """
-    candidate, key = first, first_key
-    for position, method in enumerate(rung.methods):
-        context.check()
-        if position and (reason := method.applies_to(candidate, job.task)) is not None:
-            raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
-        made = method.apply(candidate, job.task, context)
-        candidate = replace(made, method=method.card.name, settings=settings_of(method), parent=key)
-        key = link_key(key, method, job)
-    return candidate
-
-
-def apply_in_child(
-    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str
-) -> list[tuple[str, dict[str, Any]]]:
-    """Apply a rung in this process from factories alone and save the candidate; returns its records."""
-    from boildown.execution.worker import progress
-
-    job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
-    records: list[tuple[str, dict[str, Any]]] = []
-    context = Context(
-        Data(job.splits.train, job.splits.calibration),
-        seed=seed, device=device, hardware=hardware,
-        progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
-    )  # fmt: skip
-    candidate = apply_chain(parse_rung(rung), first, first_key, job, context)
-    save_candidate(candidate, Path(folder), first, Path(first_folder))
-    return records
-
-
-@lru_cache(maxsize=1)
-def _from_factories(
-    factories: Factories, first_folder: str, seed: int, device: str, hardware: str
-) -> tuple[Job, Candidate, str]:
-    """The job and the first candidate, built once in this process."""
-    from boildown.domain.target import Target
-    from boildown.surgery.graph import capture
-    from boildown.surgery.weights import restore
-
-    for entry in factories.path:
-        if entry not in sys.path:
-            sys.path.insert(0, entry)
-    assert factories.model is not None
-    assert factories.task is not None
-    task = call_factory(factories.task)
-    model = restore(call_factory(factories.model), Path(first_folder) / "weights.safetensors").eval()
-    first = Candidate(model)
-    job = Job(
-        task,
-        resolve(task, seed),
-        Target(()),
-        seed=seed,
-        device=device,
-        hardware=hardware,
-        factories=factories,
-    )
-    return job, first, hash_of([weights_hash(model), capture(model, *task.example()).code_hash()])
-
-
-def call_factory(name: str) -> Any:
-    """Call `module:callable`. Raises InputError naming what cannot be imported or found."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InputError.of(f"The factory {name!r} cannot be read.", 'Write "module:callable".')
-    try:
-        value: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError.of(
-            f"The factory {name!r} cannot be imported: {error}.",
-            f"Put {module_name.split('.')[0]}.py beside the config file or install it.",
-        ) from None
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            raise InputError.of(f"{module_name} has no {attribute!r}.", "Check the name after the colon.")
-        value = getattr(value, part)
-    return value()
+def _disk_is_full(error: Exception) -> bool:
+    """Whether it says so here, in a child process or in a library that wraps it."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

@@ -26,10 +26,10 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt]) -> Climbed:
     try:
         if not attempts:
             attempts.append(climber.measure_first())
-        while not _enough(attempts, job.goal) and budget.remaining > 0:
+        while not _enough(attempts, job.goal):
             step = ladder.next(attempts)
-            if step is None:
-                topped = True
+            topped = step is None
+            if step is None or budget.remaining <= 0:
                 break
             attempts.append(climber.climb(len(attempts), *step))
         best = choose(attempts, job.goal, climber.quality)

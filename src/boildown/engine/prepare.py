@@ -14,10 +14,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from boildown.domain.candidate import Candidate
-from boildown.engine.bench import Bench, Statistics, file_hash
+from boildown.engine.bench import Bench, Statistics, Which, file_hash
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
-from boildown.errors import DataError, ExportError, InputError, Mistake, ModelError, ParityError
+from boildown.errors import AttemptError, BoildownError, DataError, InputError, Mistake, ModelError, WorkerLost
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
@@ -49,16 +49,22 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         written = bench.write(first, weights_hash(first.model), path)
         bench.first = path
         agreement = bench.agree(first, path)
-    except (ExportError, ParityError) as error:
+    except (AttemptError, WorkerLost) as error:
+        cause, _, cure = str(error).partition("\n")
         raise ModelError.of(
-            f"The model cannot be deployed as it is: {error}",
-            "Rewrite that part of the model, or try runtime='eager'. torch.onnx.export(model, args, dynamo=True) "
-            "shows the same.",
-        ) from None
-    statistics = [bench.statistics(first, path, file_hash(path), "verdict")]
-    if job.splits.search_labelled:
-        statistics.append(bench.statistics(first, path, file_hash(path), "search"))
-    _compare_scores(job, statistics)
+            f"The model cannot be deployed as it is: {cause}",
+            cure.strip() or "Rewrite that part of the model, or use another runtime.",
+        ) from error
+    try:
+        parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
+        _compare_scores(job, [bench.statistics(first, path, file_hash(path), part) for part in parts])
+    except BoildownError:
+        raise
+    except Exception as error:
+        raise DataError.of(
+            f"The first model cannot be scored: {type(error).__name__}: {error}",
+            "A data set or a metric of the task failed on some sample: mend it, or leave that sample out.",
+        ) from error
     return Prepared(agreement, written.facts, written.facts.get("exported"))
 
 
@@ -68,6 +74,8 @@ def _call(first: Candidate, job: Job) -> None:
     try:
         with torch.no_grad():
             output = job.task.run(first.model, inputs)
+    except BoildownError:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError.of(
@@ -76,6 +84,11 @@ def _call(first: Candidate, job: Job) -> None:
             "or give the task forward=(a function of model and inputs).",
         ) from error
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    if not leaves:
+        raise DataError.of(
+            f"The model returns {type(output).__name__} without a tensor in it.",
+            "Let it return tensors, or give the task forward=(a function of model and inputs).",
+        )
     mistakes = [
         Mistake(
             "The first model's outputs on the validation data hold NaN or infinity.",
@@ -131,11 +144,16 @@ def _shapes(inputs: Any) -> str:
     )
 
 
-def unknown_expectations(expected: Mapping[str, float], job_metrics: frozenset[str]) -> None:
-    """Refuse expectations of metrics that the task does not have."""
-    unknown = sorted(set(expected) - job_metrics)
-    if unknown:
-        raise InputError.of(
-            f"expected names {', '.join(unknown)}, which the task does not measure.",
-            f"The task measures {', '.join(sorted(job_metrics))}.",
+def check_expectations(expected: Mapping[str, Any], metrics: frozenset[str]) -> None:
+    """Refuse expectations of metrics that the task does not have, and what is no number."""
+    mistakes = [
+        Mistake(
+            f"expected names {name}, which the task does not measure.", f"It measures {', '.join(sorted(metrics))}."
         )
+        if name not in metrics
+        else Mistake(f"expected {name} = {value!r} is no number.", "Give the score, such as 0.934.")
+        for name, value in expected.items()
+        if name not in metrics or not isinstance(value, int | float)
+    ]
+    if mistakes:
+        raise InputError(*mistakes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def save_candidate(candidate: Candidate, folder: Path, first: Candidate, first_f
     folder.mkdir(parents=True, exist_ok=True)
     weights = WEIGHTS
     if candidate.model is first.model and folder != first_folder:
-        weights = f"../{first_folder.name}/{WEIGHTS}"
+        weights = Path(os.path.relpath(first_folder / WEIGHTS, folder)).as_posix()
     else:
         save(candidate.model, folder / WEIGHTS)
     data = {

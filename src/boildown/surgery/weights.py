@@ -22,11 +22,10 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
 _ALIASES = "boildown.aliases"
 
 
-def ready(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model as it will be judged: plain, float32, on the CPU, in eval mode; and what was changed.
+def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model as it will be judged: unwrapped, float32, on the CPU, in eval mode; and what was changed.
 
-    The given module is never touched: a copy is made where something has to change. Raises
-    ModelError for weights that are not finite.
+    The given module is never touched: a copy is made where something has to change.
     """
     notices = []
     while isinstance(inner := _wrapped(model), nn.Module):
@@ -49,8 +48,21 @@ def ready(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             )
             if changed
         ]
-    _refuse_non_finite(model)
     return model, tuple(notices)
+
+
+def refuse_non_finite(model: nn.Module) -> None:
+    """Raise ModelError naming the weights that hold NaN or infinity."""
+    bad = [
+        name
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if bad:
+        raise ModelError.of(
+            f"The model's weights hold NaN or infinity: {_some(bad)}.",
+            "Take a checkpoint from before training diverged.",
+        )
 
 
 def load(model: nn.Module, path: Path) -> tuple[str, ...]:
@@ -121,19 +133,6 @@ def _wrapped(model: nn.Module) -> Any:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module
     return getattr(model, "_orig_mod", None)
-
-
-def _refuse_non_finite(model: nn.Module) -> None:
-    bad = [
-        name
-        for name, tensor in model.state_dict().items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if bad:
-        raise ModelError.of(
-            f"The model's weights hold NaN or infinity: {_some(bad)}.",
-            "Take a checkpoint from before training diverged.",
-        )
 
 
 def _read(path: Path) -> Any:

@@ -1,0 +1,11 @@
+"""compress(), resume(), measure(): the one place that picks real parts and defaults."""
+
+from __future__ import annotations
+
+from boildown.api.climbing import compress, resume
+from boildown.api.measuring import measure
+from boildown.api.run import Result, Run, show, take
+from boildown.api.sitting import Callback, Event
+from boildown.engine.job import Latency
+
+__all__ = ["Callback", "Event", "Latency", "Result", "Run", "compress", "measure", "resume", "show", "take"]

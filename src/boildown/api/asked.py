@@ -1,0 +1,209 @@
+"""What the user asked for, read and checked: every mistake is told at once, before anything is made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import parse_target
+from boildown.domain.target import Target
+from boildown.domain.task import Samples, Task
+from boildown.engine.budget import Budget, parse_time
+from boildown.engine.factories import call_factory
+from boildown.engine.job import GOALS, Factories, Job, Latency
+from boildown.engine.ladder import fixed_rungs
+from boildown.engine.prepare import check_expectations
+from boildown.errors import ConfigError, DataError, InputError, Mistake, ModelError
+from boildown.runtimes import get
+from boildown.surgery.weights import load, plain, refuse_non_finite
+from boildown.tasks.checks import overlap
+from boildown.tasks.data import evenly_spaced
+from boildown.tasks.splits import resolve
+
+HARDWARE = ("this machine", "x86-any", "arm64")
+Ladder = str | Sequence[str | Mapping[str, Any]]
+
+BATCH = 64
+_OVERLAP_ITEMS = 20_000
+
+
+@dataclass(frozen=True)
+class Read:
+    """A job ready to begin: its first candidate, its budget, and what the user should know."""
+
+    job: Job
+    first: Candidate
+    budget: Budget
+    notices: tuple[str, ...]
+
+
+class Mistakes:
+    """Collects input errors, so that all of them are told at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[InputError] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, InputError):
+            self._errors.append(error)
+            return True
+        return False
+
+    def raise_all(self) -> None:
+        """Raise one InputError with everything collected, if there is anything."""
+        if self._errors:
+            raise InputError.merge(self._errors) if len(self._errors) > 1 else self._errors[0]
+
+
+def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> Read:
+    """Everything the user gave as a job. Raises InputError with all mistakes."""
+    mistakes = Mistakes()
+    factories = Factories(**{**asked["factories"], "path": tuple(asked["factories"]["path"])})
+    notices: list[str] = []
+    budget, target, splits, first, read_task = Budget(), Target(()), None, None, None
+    with mistakes:
+        if asked["budget"] is not None:
+            budget = Budget(parse_time(asked["budget"]))
+    with mistakes:
+        _check_choices(asked)
+    with mistakes:
+        get(str(asked["runtime"]))
+    with mistakes:
+        if asked["ladder"] != "auto":
+            fixed_rungs(asked["ladder"])
+    with mistakes:
+        first, found = _first(model, factories.weights)
+        notices += found
+    with mistakes:
+        read_task = task_from(task)
+    if read_task is not None:
+        with mistakes:
+            target = parse_target(asked["target"], read_task.metrics)
+        with mistakes:
+            check_expectations(asked["expected"], frozenset(metric.name for metric in read_task.metrics))
+        with mistakes:
+            check_data(read_task)
+            splits = resolve(read_task, asked["seed"] if isinstance(asked["seed"], int) else 0)
+            notices += [*splits.notes, *_overlap(read_task)]
+    mistakes.raise_all()
+    assert read_task is not None
+    assert splits is not None
+    assert first is not None
+    job = Job(
+        read_task, splits, target, goal=asked["goal"], confidence=asked["confidence"],
+        latency=Latency(**asked["latency"]), runtime=asked["runtime"], hardware=asked["hardware"],
+        device=_device(asked["device"]),
+        batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
+        seed=asked["seed"], factories=factories, expected=asked["expected"],
+    )  # fmt: skip
+    return Read(job, Candidate(first), budget, tuple(notices))
+
+
+def conditions(target: Any) -> list[str]:
+    """The target as a list of texts; what is no text is left for the grammar to refuse."""
+    return [str(text) for text in target] if isinstance(target, list | tuple) else [str(target)]
+
+
+def task_from(task: Task | str) -> Task:
+    """The task, built by its factory if need be. Raises InputError for what is none."""
+    built = call_factory(task) if isinstance(task, str) else task
+    if not all(hasattr(built, name) for name in ("validation", "metrics", "check", "run")):
+        made = f"The factory {task!r} returned" if isinstance(task, str) else "The task is"
+        raise ConfigError.of(
+            f"{made} {type(built).__name__}, no task.",
+            "Wrap the data: boildown.Classification(train=..., validation=...), Regression, Embedding or Task.",
+        )
+    found: Task = built
+    return found
+
+
+def check_data(task: Task) -> None:
+    """Raise DataError with every mistake in the task's data."""
+    if found := task.check():
+        raise DataError(*found)
+
+
+def _check_choices(asked: Mapping[str, Any]) -> None:
+    """Goal, hardware, device, confidence, seed, latency, batch size."""
+    mistakes = []
+    for name, known in (("goal", GOALS), ("hardware", HARDWARE)):
+        if asked[name] not in known:
+            mistakes.append(Mistake(f"{name} = {asked[name]!r} is not known.", f"One of: {', '.join(known)}."))
+    confidence = asked["confidence"]
+    if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
+        mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
+    numbers = {**asked["latency"], "batch_size": 1 if asked["batch_size"] is None else asked["batch_size"]}
+    for name, value in numbers.items():
+        if not _whole(value) or value < 1:
+            mistakes.append(Mistake(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
+    if not _whole(asked["seed"]) or asked["seed"] < 0:
+        mistakes.append(Mistake(f"seed = {asked['seed']!r} is not a whole number from 0.", "0 is usual."))
+    try:
+        there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
+    except (RuntimeError, AssertionError, TypeError):
+        there = False
+    if not there:
+        mistakes.append(Mistake(f"The device {asked['device']!r} is not here.", 'Use "auto" or "cpu".'))
+    if mistakes:
+        raise InputError(*mistakes)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The first model as it will be judged, and what was changed; the user's own is never touched."""
+    loaded: tuple[str, ...] = ()
+    if isinstance(model, str):
+        built = call_factory(model)
+        if not isinstance(built, nn.Module):
+            raise ConfigError.of(
+                f"The factory {model!r} returned {type(built).__name__}, no torch.nn.Module.",
+                "Return the model.",
+            )
+        model = built.eval()
+    elif not isinstance(model, nn.Module):
+        raise ModelError.of(f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module.")
+    elif weights is not None:
+        model = copy.deepcopy(model)
+    first, notices = plain(model)
+    if weights is not None:
+        loaded = load(first, Path(weights))
+    refuse_non_finite(first)
+    return first, (*loaded, *notices)
+
+
+def _overlap(task: Task) -> list[str]:
+    """A notice where samples to judge on are also trained on; of large data sets a part is compared."""
+    if task.train is None:
+        return []
+    judged = task.test or task.validation
+    shared = overlap(_at_most(task.train), _at_most(judged))
+    if not shared:
+        return []
+    least = "at least " if max(len(task.train), len(judged)) > _OVERLAP_ITEMS else ""
+    return [f"{least}{shared} of {len(judged)} samples to judge on are also in train: scores may flatter every model"]
+
+
+def _at_most(samples: Samples) -> Samples:
+    whole = len(samples) <= _OVERLAP_ITEMS
+    return samples if whole else samples.subset(evenly_spaced(len(samples), _OVERLAP_ITEMS))
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,266 @@
+"""compress() and resume()."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import boildown
+from boildown.api.asked import Ladder, Read, conditions, read
+from boildown.api.run import Run
+from boildown.api.sitting import Callback, sitting
+from boildown.domain.candidate import Candidate
+from boildown.domain.outcome import State
+from boildown.domain.task import Task
+from boildown.domain.verdict import Verdict
+from boildown.engine.attempt import Attempt
+from boildown.engine.bench import file_hash
+from boildown.engine.job import Factories, Goal, Latency
+from boildown.engine.prepare import prepare
+from boildown.errors import BoildownError, Cancelled, InputError
+from boildown.journal.journal import Journal
+from boildown.journal.runs import resolve_run, run_id
+from boildown.measure.environment import environment
+from boildown.surgery.store import load_candidate
+
+
+def compress(
+    model: nn.Module | str,
+    task: Task | str,
+    target: Sequence[str] | str,
+    *,
+    goal: Goal = "first",
+    ladder: Ladder = "auto",
+    budget: str | float | None = None,
+    confidence: float | None = None,
+    latency: Latency = Latency(),  # noqa: B008 - frozen
+    runtime: str = "onnxruntime",
+    hardware: str = "this machine",
+    device: str = "auto",
+    batch_size: int | None = None,
+    factory: str | None = None,
+    weights: str | Path | None = None,
+    expected: Mapping[str, float] | None = None,
+    runs: str | Path = "runs",
+    seed: int = 0,
+    fresh: bool = False,
+    callbacks: Sequence[Callback] = (),
+    command: str | None = None,
+) -> Run:
+    """Boil a trained model down until it meets the target.
+
+    model, task: the objects, or `"module:callable"` factories that return them. Where both are
+        factories (for a model object: named by `factory`), attempts run in a child process with a
+        hard deadline, and `resume` needs neither.
+    target: conditions such as `"accuracy drop <= 1 pp"`, `"size <= 0.25x"`, `"latency <= 2 ms"`.
+    goal: `first` stops at the first met verdict; `smallest`, `fastest` and `best` use the budget.
+    ladder: `"auto"`, a ready ladder's name, or rungs in order.
+    budget: wall time such as `"30 min"`; None for no limit.
+    confidence: conditions must be proven at this one-sided level (0.5..1), not only observed.
+    weights: a file to load into the factory's model (into a copy of a model object).
+    expected: scores the first model must show, to within one percentage point.
+    fresh: do not reuse candidates and measurements of earlier runs in `runs`.
+    callbacks: called with an Event as things happen.
+    command: what repeats the run, for its manifest; by default this call.
+
+    Raises InputError with every mistake at once, before a run folder exists.
+    """
+    asked: dict[str, Any] = {
+        "target": conditions(target),
+        "goal": goal,
+        "ladder": _plain(ladder),
+        "budget": budget,
+        "confidence": confidence,
+        "latency": asdict(latency),
+        "runtime": runtime,
+        "hardware": hardware,
+        "device": device,
+        "batch_size": batch_size,
+        "seed": seed,
+        "expected": dict(expected or {}),
+        "fresh": fresh,
+        "factories": asdict(
+            Factories(
+                model if isinstance(model, str) else factory,
+                task if isinstance(task, str) else None,
+                None if weights is None else str(Path(weights).resolve()),
+                tuple(sys.path),
+            )
+        ),
+    }
+    found = read(asked, model, task)
+    folder = _new_folder(Path(runs))
+    try:
+        with sitting(found, folder, callbacks) as sat:
+            prepared = prepare(found.first, found.job, sat.bench)
+            facts = {**_facts(asked, found, prepared.facts, command), **sat.identity(found)}
+            final = folder.with_name(folder.name.removeprefix(_NEW))
+            folder = folder.rename(final)
+            sat.bench.move(final)
+            with Journal.create(final, {**facts, "run": final.name}) as journal:
+                return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
+    except Cancelled:
+        raise Cancelled("Stopped before the run began; nothing was kept.") from None
+    finally:
+        if folder.name.startswith(_NEW):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+
+
+def resume(
+    run: str | Path,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+    *,
+    budget: str | float | None = None,
+    runs: str | Path = "runs",
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Go on with a run where it stood; nothing finished is done again.
+
+    run: a path, an id, a unique prefix or `latest`. The model and the task are needed again unless
+    the run has factories for both. A given budget replaces the run's. Raises InputError if something
+    is missing, or if the model or the data are not the ones the run began with.
+    """
+    folder = resolve_run(Path(runs), str(run))
+    with Journal.open(folder) as journal:
+        facts = journal.facts
+        asked = dict(facts["asked"])
+        if budget is not None:
+            asked["budget"] = budget
+        for entry in asked["factories"]["path"]:
+            if entry not in sys.path:
+                sys.path.append(entry)
+        given: dict[str, Any] = {"model": model, "task": task}
+        given = {name: asked["factories"][name] if value is None else value for name, value in given.items()}
+        if missing := [name for name, value in given.items() if value is None]:
+            raise InputError.of(
+                f"Run {folder.name} has no factory for its {' and '.join(missing)}.",
+                f"Give {' and '.join(missing)} again: "
+                f"boildown.resume({folder.name!r}, {', '.join(f'{name}=...' for name in missing)}).",
+            )
+        found = read(asked, given["model"], given["task"])
+        rows = journal.attempts()
+        worked = sum(row.timings.get("total", 0.0) for row in rows)
+        found.budget.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
+        with sitting(found, folder, callbacks) as sat:
+            sat.check_identity(found, facts, folder.name)
+            prepared = prepare(found.first, found.job, sat.bench)
+            attempts = _attempts(journal, folder, found.first)
+            return sat.climb(journal, found, prepared, asked["ladder"], attempts, asked["fresh"])
+
+
+_NEW = ".new-"
+
+
+def _plain(ladder: Any) -> Any:
+    """The ladder as plain data; what is none is left for the rungs' reader to refuse."""
+    if isinstance(ladder, str):
+        return ladder
+    rungs = ladder if isinstance(ladder, list | tuple) else [ladder]
+    return [dict(rung) if isinstance(rung, Mapping) else str(rung) for rung in rungs]
+
+
+def _new_folder(runs: Path) -> Path:
+    folder = runs / f"{_NEW}{run_id()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError.of(
+            f"The folder {runs} cannot be written: {error.strerror}.", "Give another with runs=..."
+        ) from None
+    return folder
+
+
+def _facts(asked: Mapping[str, Any], found: Read, written: Mapping[str, Any], command: str | None) -> dict[str, Any]:
+    """What the journal keeps for the whole run."""
+    job, splits = found.job, found.job.splits
+    sizes = {
+        name: None if part is None else len(part)
+        for name, part in (
+            ("train", splits.train), ("calibration", splits.calibration), ("search", splits.search),
+            ("verdict", splits.verdict),
+        )
+    }  # fmt: skip
+    return {
+        "boildown": boildown.__version__,
+        "asked": asked,
+        "target": [condition.text for condition in job.target.conditions],
+        "goal": job.goal,
+        "confidence": job.confidence,
+        "seed": job.seed,
+        "runtime": job.runtime,
+        "hardware": job.hardware,
+        "latency": asdict(job.latency),
+        "budget": asked["budget"],
+        "ladder": asked["ladder"],
+        "metrics": {
+            m.name: {"unit": m.unit, "higher_is_better": m.higher_is_better, "range": list(m.range)}
+            for m in job.task.metrics
+        },
+        "data": {**sizes, "search labelled": splits.search_labelled},
+        "model": {
+            "class": type(found.first.model).__name__,
+            "parameters": sum(p.numel() for p in found.first.model.parameters()),
+            **written,
+        },
+        "classes": getattr(job.task, "classes", None),
+        "notices": list(found.notices),
+        "environment": environment(),
+        "in child": job.factories.complete,
+        "command": command or _call(asked),
+    }
+
+
+def _call(asked: Mapping[str, Any]) -> str:
+    """The call of `compress` that repeats a run."""
+    usual: dict[str, Any] = {
+        "goal": "first", "ladder": "auto", "budget": None, "confidence": None, "runtime": "onnxruntime",
+        "hardware": "this machine", "device": "auto", "batch_size": None, "seed": 0, "expected": {}, "fresh": False,
+    }  # fmt: skip
+    factories = asked["factories"]
+    model, task = (repr(factories[name]) if factories[name] else name for name in ("model", "task"))
+    changed = {name: asked[name] for name, value in usual.items() if asked[name] != value}
+    options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
+    if (latency := Latency(**asked["latency"])) != Latency():
+        options.append(f"latency=boildown.{latency!r}")
+    if factories["weights"]:
+        options.append(f"weights={factories['weights']!r}")
+    return f"boildown.compress({', '.join([model, task, *options])})"
+
+
+def _attempts(journal: Journal, folder: Path, first: Candidate) -> list[Attempt]:
+    """The finished attempts of earlier sittings, up to the first that was cut off."""
+    attempts: list[Attempt] = []
+    for row in journal.attempts():
+        if row.state is State.RUNNING or row.number != len(attempts):
+            break
+        artifact = journal.artifact(row)
+        attempt = Attempt(
+            row.number, row.rung, row.reason,
+            artifact.parent if artifact is not None else folder,
+            key=row.candidate_key or "", parent=row.parent, state=row.state, artifact=artifact,
+            sha256=row.sha256 or "", seconds=dict(row.timings), notes=list(row.notes),
+        )  # fmt: skip
+        if row.verdict is not None:
+            attempt.verdict = Verdict.from_json(row.verdict)
+            attempt.measurements = dict(attempt.verdict.measurements)
+        if attempt.verdict is None:
+            attempt.failure = row.sentence
+        elif artifact is not None:
+            if not artifact.is_file() or file_hash(artifact) != row.sha256:
+                raise BoildownError(
+                    f"The artifact of attempt {row.number} ({artifact}) is not the one that was measured. "
+                    "Bring it back from a copy, or start a new run."
+                )
+            attempt.candidate = load_candidate(artifact.parent, first)
+        attempts.append(attempt)
+    return attempts

@@ -1,0 +1,104 @@
+"""measure(): any artifact held against a target."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from boildown.api.asked import BATCH, Mistakes, Read, check_data, conditions, task_from
+from boildown.api.sitting import sitting
+from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import parse_target
+from boildown.domain.target import Target
+from boildown.domain.task import Task
+from boildown.domain.verdict import Verdict, judge
+from boildown.engine.bench import file_hash
+from boildown.engine.budget import Budget
+from boildown.engine.job import Job, Latency
+from boildown.engine.prepare import FIRST
+from boildown.errors import AttemptError, InputError, WorkerLost
+from boildown.runtimes import get
+from boildown.tasks.splits import Splits
+
+
+def measure(
+    path: str | Path,
+    task: Task | str,
+    target: Sequence[str] | str,
+    *,
+    first: str | Path | None = None,
+    confidence: float | None = None,
+    latency: Latency = Latency(),  # noqa: B008 - frozen
+    runtime: str = "onnxruntime",
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Measure an artifact on the task's data and hold it against a target.
+
+    Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
+    artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
+    by itself. Raises InputError where a condition needs what is not there.
+    """
+    path = Path(path)
+    base = Path(first) if first is not None else _first_beside(path)
+    task = task_from(task)
+    mistakes, wanted = Mistakes(), Target(())
+    with mistakes:
+        get(runtime)
+    with mistakes:
+        for file in (path, *([] if first is None else [base])):
+            if file is not None and not file.is_file():
+                raise InputError.of(f"There is no artifact {file}.", "Check the path.")
+    with mistakes:
+        wanted = parse_target(conditions(target), task.metrics)
+    with mistakes:
+        relative = [c.text for c in wanted.conditions if c.form != "value"]
+        if relative and base is None:
+            raise InputError.of(
+                f"{', '.join(relative)}: relative to the first model, whose artifact is not known.",
+                "Give it with first=..., or ask for values.",
+            )
+    with mistakes:
+        uncounted = [c.text for c in wanted.conditions if c.metric in ("params", "macs")]
+        if uncounted:
+            raise InputError.of(
+                f"{', '.join(uncounted)}: counted on the model, not on an artifact.",
+                "Leave these conditions out.",
+            )
+    with mistakes:
+        check_data(task)
+    mistakes.raise_all()
+    data = task.test or task.validation
+    job = Job(
+        task, Splits(None, data, data, False, data), wanted, confidence=confidence, latency=latency,
+        runtime=runtime, batch_size=batch_size or BATCH, seed=seed,
+    )  # fmt: skip
+    read = Read(job, Candidate(nn.Module()), Budget(), ())
+    with tempfile.TemporaryDirectory() as scratch, sitting(read, Path(scratch), ()) as sat:
+        bench, sha256 = sat.bench, file_hash(path)
+        bench.first = base or path
+        try:
+            bench.ports(path)
+        except (AttemptError, WorkerLost) as error:
+            raise InputError.of(f"{path} cannot be opened by {runtime}: {error}", "Export it again.") from error
+        found = {"size": bench.size(path)}
+        found |= {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
+        if job.asks("latency"):
+            found["latency"] = bench.latency(path, sha256)
+        if job.asks("memory"):
+            found["memory"] = bench.memory(path, sha256)
+        if base is None:
+            found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
+        return judge(wanted, found, confidence, bench.machine)
+
+
+def _first_beside(path: Path) -> Path | None:
+    """The first model's artifact of the run that a path lies in."""
+    for parent in path.resolve().parents[:4]:
+        if (found := parent / FIRST / path.name).is_file():
+            return found
+    return None

@@ -1,0 +1,216 @@
+"""What a run hands back: its attempts, the best of them, deliverable folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.domain.outcome import Outcome, State
+from boildown.domain.verdict import Verdict
+from boildown.engine.attempt import Attempt
+from boildown.engine.deliver import deliver
+from boildown.engine.job import Job
+from boildown.engine.prepare import FIRST
+from boildown.errors import InputError
+from boildown.journal.journal import Journal
+from boildown.journal.runs import resolve_run
+from boildown.report import facts as report_facts
+from boildown.report import write as write_report
+from boildown.report.text import summary
+from boildown.surgery.graph import capture
+from boildown.surgery.simulate import simulate
+from boildown.surgery.store import load_candidate
+
+
+class Result:
+    """One attempt of a run, as its user sees it."""
+
+    def __init__(self, attempt: Attempt, run: Run) -> None:
+        self._attempt, self._run = attempt, run
+
+    @property
+    def number(self) -> int:
+        """0 is the first model itself."""
+        return self._attempt.number
+
+    @property
+    def rung(self) -> str:
+        """The methods and settings."""
+        return self._attempt.rung
+
+    @property
+    def key(self) -> str:
+        """What the candidate was made of and how, as a hash: equal keys are equal candidates."""
+        return self._attempt.key
+
+    @property
+    def parent(self) -> str | None:
+        """The key of the candidate it was made from; None for the first model."""
+        return self._attempt.parent
+
+    @property
+    def state(self) -> State:
+        """Met, missed, undecided, skipped or failed."""
+        return self._attempt.state
+
+    @property
+    def sentence(self) -> str:
+        """How it stands, or why it was skipped or failed, in words."""
+        return self._attempt.sentence
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing about the candidate and its file."""
+        return tuple(self._attempt.notes)
+
+    @property
+    def artifact(self) -> Path | None:
+        """The exported file; the best attempt's lies in `best/`."""
+        if self._attempt is self._run.best_attempt and (found := list((self._run.path / "best").glob("model.*"))):
+            return found[0]
+        return self._attempt.artifact
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Condition by condition; None if it was skipped or failed."""
+        return self._attempt.verdict
+
+    @property
+    def measurements(self) -> Mapping[str, Measurement]:
+        """By metric name."""
+        return self._attempt.measurements
+
+    def module(self) -> nn.Module:
+        """The candidate as a PyTorch module, rebuilt from the first model, edits, plan and safetensors.
+
+        A quantized candidate comes as its simulation. Raises InputError for an attempt that made no
+        candidate, and for one made on the exported file, which has no PyTorch form.
+        """
+        if self._attempt.artifact is None:
+            raise InputError.of(
+                f"Attempt {self.number} ({self.rung}) made no model: it {self.state.value}.", "Choose another attempt."
+            )
+        candidate = load_candidate(self._attempt.folder, self._run.first)
+        if candidate.rewrite is not None:
+            raise InputError.of(
+                f"Attempt {self.number} ({self.rung}) was made on the exported file and has no PyTorch module.",
+                f"Use its artifact: {self.artifact}.",
+            )
+        if candidate.plan is None:
+            return cast(nn.Module, candidate.model)
+        return simulate(capture(candidate.model, *self._run.job.task.example()), candidate.plan)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write a deployable folder for this attempt, as `best/` is; returns the artifact's path."""
+        return take(self._run.path, self.number, folder)
+
+    def __repr__(self) -> str:
+        return f"<attempt {self.number}: {self.rung}, {self.state.value}>"
+
+
+class Run:
+    """One `compress` from start to outcome. `print(run)` gives the table a person wants."""
+
+    def __init__(
+        self,
+        path: Path,
+        job: Job,
+        first: Candidate,
+        outcome: Outcome,
+        attempts: Sequence[Attempt],
+        best: Attempt | None,
+    ) -> None:
+        self.path, self.job, self.first, self.outcome = path, job, first, outcome
+        self.best_attempt = best
+        self._attempts = list(attempts)
+
+    @property
+    def id(self) -> str:
+        """UTC time and four hex digits."""
+        return self.path.name
+
+    @property
+    def best(self) -> Result | None:
+        """The attempt to deploy, or the nearest one; None only if the run was cancelled before any."""
+        return None if self.best_attempt is None else Result(self.best_attempt, self)
+
+    @property
+    def candidates(self) -> list[Result]:
+        """Every attempt, the first model included."""
+        return [Result(attempt, self) for attempt in self._attempts]
+
+    def report(self) -> Path:
+        """Path of one self-contained HTML file, written anew."""
+        return write_report(self.path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain data, as `--json` prints it."""
+        return show(self.path)
+
+    def __str__(self) -> str:
+        with Journal.open(self.path, readonly=True) as journal:
+            return summary(report_facts(journal))
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}: {self.outcome.name}>"
+
+
+def take(run: str | Path, attempt: int, to: str | Path | None = None, *, runs: str | Path = "runs") -> Path:
+    """Write a deployable folder for any attempt of a run; returns the artifact's path.
+
+    The folder is `to`, which must be new or empty, or `attempt-N` in the run folder. Raises
+    InputError for an attempt without an artifact, and for a folder that holds something.
+    """
+    folder = resolve_run(Path(runs), str(run))
+    with Journal.open(folder, readonly=True) as journal:
+        rows = {row.number: row for row in journal.attempts()}
+        facts = journal.facts
+        row = rows.get(attempt)
+        artifact = journal.artifact(row) if row is not None else None
+    if artifact is None or not artifact.is_file():
+        have = ", ".join(str(number) for number, row in rows.items() if row.artifact) or "none"
+        raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
+    target = Path(to) if to is not None else folder / f"attempt-{attempt}"
+    if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
+    deliver(artifact, facts["asked"]["runtime"], folder / FIRST, target, facts.get("classes"))
+    return target / f"model{artifact.suffix}"
+
+
+def show(folder: Path) -> dict[str, Any]:
+    """A run as plain data, read from its journal."""
+    with Journal.open(folder, readonly=True) as journal:
+        ending, facts = journal.ending, journal.facts
+        return {
+            "run": folder.name,
+            "path": str(folder),
+            "outcome": ending.outcome.name if ending else None,
+            "sentence": ending.sentence if ending else "The run has not ended.",
+            "seconds": ending.seconds if ending else None,
+            "best": ending.best_attempt if ending else None,
+            "artifact": next((str(path) for path in (folder / "best").glob("model.*")), None),
+            "report": str(folder / "report.html"),
+            "target": facts["target"],
+            "attempts": [
+                {
+                    "number": row.number,
+                    "rung": row.rung,
+                    "state": row.state.value,
+                    "reason": row.reason,
+                    "sentence": row.sentence,
+                    "parent": row.parent,
+                    "key": row.candidate_key,
+                    "artifact": row.artifact,
+                    "sha256": row.sha256,
+                    "seconds": row.timings,
+                    "notes": list(row.notes),
+                    "verdict": row.verdict,
+                }
+                for row in journal.attempts()
+            ],
+        }

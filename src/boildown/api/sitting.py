@@ -1,0 +1,142 @@
+"""One process working on a run: the bench, the events, the user's wish to stop, and what is handed over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boildown
+from boildown.api.asked import Ladder, Read
+from boildown.api.run import Run, show
+from boildown.domain.outcome import Outcome
+from boildown.domain.verdict import relaxations
+from boildown.engine.attempt import Attempt, Climber
+from boildown.engine.bench import Bench, file_hash
+from boildown.engine.chain import first_key
+from boildown.engine.climb import Climbed, climb
+from boildown.engine.deliver import deliver, write_manifest
+from boildown.engine.job import Job
+from boildown.engine.ladder import ladder
+from boildown.engine.prepare import FIRST, Prepared
+from boildown.errors import AttemptError, InputError
+from boildown.execution.interrupt import Stop
+from boildown.execution.quiet import computing
+from boildown.journal.journal import Journal
+from boildown.measure.environment import environment
+from boildown.report import write as write_report
+from boildown.report.live import Live
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback receives: `kind` is attempt, step, verdict, notice or outcome."""
+
+    kind: str
+    data: Mapping[str, Any]
+
+
+Callback = Callable[[Event], None]
+
+
+class Sitting:
+    """Works on a run, from its preparation to what it hands over."""
+
+    def __init__(self, job: Job, bench: Bench, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop) -> None:
+        self.job, self.bench, self.emit, self.stop = job, bench, emit, stop
+
+    def identity(self, read: Read) -> dict[str, str]:
+        """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
+        key = first_key(read.first, self.bench.graph(read.first))
+        return {"first": key, "verdict data": self.bench.fingerprint("verdict")}
+
+    def check_identity(self, read: Read, began: Mapping[str, Any], run: str) -> None:
+        """Raise InputError for another model or other data than a run began with."""
+        try:
+            found = self.identity(read)
+        except AttemptError:  # the right model could be captured
+            found = {"first": "", "verdict data": began["verdict data"]}
+        wrong = [
+            what
+            for name, what in (("first", "model"), ("verdict data", "data to judge on"))
+            if found[name] != began[name]
+        ]
+        if wrong:
+            raise InputError.of(
+                f"The {' and the '.join(wrong)} are not what run {run} began with."
+                if len(wrong) > 1
+                else f"The {wrong[0]} is not what run {run} began with.",
+                "Give the same, or start a new run.",
+            )
+
+    def climb(
+        self, journal: Journal, read: Read, prepared: Prepared, given: Ladder, attempts: list[Attempt], fresh: bool
+    ) -> Run:
+        """Climb, then hand over: best/, manifest, report."""
+        folder = self.bench.folder
+        climber = Climber(
+            self.job, self.bench, journal, read.budget, folder=folder, runs=folder.parent, first=read.first,
+            prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
+        )  # fmt: skip
+        try:
+            climbed = climb(climber, ladder(given, self.job), attempts)
+        finally:
+            climber.close()
+        self._hand_over(journal, climbed, read.budget.elapsed, attempts)
+        self.emit("outcome", {"outcome": climbed.outcome})
+        return Run(folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
+
+    def _hand_over(self, journal: Journal, climbed: Climbed, seconds: float, attempts: Sequence[Attempt]) -> None:
+        folder, best = self.bench.folder, climbed.best
+        if best is not None and best.artifact is not None:
+            classes = getattr(self.job.task, "classes", None)
+            deliver(best.artifact, self.job.runtime, folder / FIRST, folder / "best", classes)
+        judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
+        eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
+        sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
+        journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}})
+        journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": seconds})
+        journal.finish(climbed.outcome, None if best is None else best.number, sentence, seconds)
+        facts = journal.facts
+        write_manifest(
+            folder,
+            {
+                **show(folder),
+                "boildown": boildown.__version__,
+                "environment": environment(),
+                "asked": facts["asked"],
+                "first": facts["first"],
+                "data": facts["data"],
+                "command": facts["command"],
+                "files": {str(p.relative_to(folder)): file_hash(p) for p in sorted((folder / "best").glob("*"))},
+            },
+        )
+        write_report(folder)
+
+
+@contextlib.contextmanager
+def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator[Sitting]:
+    """Begin work in a run folder: shows the notices, answers Ctrl-C, and ends the child processes."""
+    with Live() as live:
+
+        def emit(kind: str, data: Mapping[str, Any]) -> None:
+            live(kind, data)
+            for callback in callbacks:
+                callback(Event(kind, data))
+
+        def told() -> None:
+            live("notice", {"text": "stopping after this step; press Ctrl-C again to stop at once"})
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            emit("step", {"what": what, "done": done, "total": total})
+
+        with Stop(told) as stop, computing(stop.check):
+            bench = Bench(read.job, folder, check=stop.check, progress=progress)
+            try:
+                for notice in read.notices:
+                    emit("notice", {"text": notice})
+                yield Sitting(read.job, bench, emit, stop)
+            finally:
+                bench.close()
