@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from boildown.domain.candidate import Candidate, Plan
-from boildown.domain.task import Samples, Task
+from boildown.domain.task import Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import place
+from boildown.surgery.quantize import calibration_calls, weight_bits
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,10 @@ def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, cont
         calls,
         ranges=settings.ranges,
         percentile=settings.percentile,
+        weight_bits=weight_bits(context.hardware),
         check=context.check,
         progress=context.progress,
     )
     if settings.bias_correction:
         plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
     return plan
-
-
-def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
-    """Every call of the model that the task makes for the first `limit` calibration samples."""
-    chosen = samples if len(samples) <= limit else samples.subset(range(limit))
-    return [call for inputs, _ in chosen.batches(min(64, limit)) for call in task.calls(inputs)]

@@ -1,0 +1,50 @@
+"""What every method that quantizes from calibration samples needs: the calls, the bits, part of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from boildown.domain.candidate import Plan
+from boildown.domain.task import Samples, Task
+from boildown.measure.environment import environment
+from boildown.surgery.calibrate import Call
+from boildown.surgery.plan import Placement
+
+_BATCH = 64
+_X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+_WIDE_SUMS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
+    """Every call of the model that the task makes for the first `limit` calibration samples."""
+    chosen = samples if len(samples) <= limit else samples.subset(range(limit))
+    return [call for inputs, _ in chosen.batches(min(_BATCH, limit)) for call in task.calls(inputs)]
+
+
+def weight_bits(hardware: str) -> int:
+    """Bits of the weights that are safe on `hardware`: "this machine", "x86-any" or "arm64".
+
+    x86 without VNNI adds two products of uint8 and int8 in 16 bits (vpmaddubsw), which saturate:
+    255 * 127 * 2 does not fit, 255 * 63 * 2 does. So its weights get 7 bits, all others 8.
+    """
+    if hardware == "x86-any":
+        return 7
+    facts = environment()
+    narrow = facts["architecture"].lower() in _X86 and not _WIDE_SUMS & set(facts["flags"])
+    return 7 if hardware == "this machine" and narrow else 8
+
+
+def restrict(plan: Plan, placement: Placement) -> Plan | None:
+    """The part of a calibrated plan that another placement on the same graph asks for.
+
+    Biases are left out: they were corrected for the whole. None where the placement quantizes what
+    the plan does not.
+    """
+    if not (set(placement.activations) <= set(plan.activations) and set(placement.weights) <= set(plan.weights)):
+        return None
+    return replace(
+        plan,
+        activations={name: plan.activations[name] for name in placement.activations},
+        weights={name: plan.weights[name] for name in placement.weights},
+        biases={},
+    )
