@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,7 +244,9 @@ class Bench:
                     )
                 )  # fmt: skip
 
-        return self._remembered(self._key("latency", sha256, first=self.first_hash, **bounds, **options), measured)
+        key = self._key("latency", sha256, first=self.first_hash, **bounds, **options)
+        measurement = self._remembered(key, measured)
+        return _alone(measurement) if sha256 == self.first_hash else measurement
 
     def divergence(self, candidate: Candidate, path: Path, sha256: str, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
@@ -383,6 +386,12 @@ class Bench:
         if left <= 0:
             raise DeadlineError("The attempt ran past its time limit.")
         return left
+
+
+def _alone(measurement: Measurement) -> Measurement:
+    """The first model's latency beside itself: its ratio is 1, whatever the clock says."""
+    intervals = {form: interval for form, interval in measurement.intervals.items() if form != "ratio"}
+    return replace(measurement, ratio=1.0, intervals=intervals)
 
 
 def signal_to_noise(reference: Array, other: Array) -> float:

@@ -82,7 +82,7 @@ def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple
         settings = dict(text)
         return [(str(settings.pop("method", "")), settings)]
     links = []
-    for part in _outside_brackets(text, "+"):
+    for part in _outside_brackets(str(text), "+"):
         match = _LINK.match(part)
         if match is None:
             mistakes.append(

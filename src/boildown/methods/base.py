@@ -13,9 +13,19 @@ Lowers = Literal["size", "latency", "memory", "params", "macs"]
 Family = Literal["quantization", "pruning", "distillation", "training", "factorization"]
 
 
-def setting(default: Any, summary: str, *, choices: tuple[Any, ...] = ()) -> Any:
-    """A dataclass field that is a setting of a method: its default, what it does, what it admits."""
-    return field(default=default, metadata={"summary": summary, "choices": choices})
+def setting(
+    default: Any,
+    summary: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A dataclass field that is a setting of a method: its default, what it does, what it admits.
+
+    least, most: bounds of a number, both admitted.
+    """
+    return field(default=default, metadata={"summary": summary, "choices": choices, "least": least, "most": most})
 
 
 @dataclass(frozen=True)

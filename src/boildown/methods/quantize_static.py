@@ -42,9 +42,9 @@ class QuantizeStatic:
         "how an activation's range is chosen from its calibration values",
         choices=("minmax", "percentile", "mse"),
     )
-    percentile: float = setting(99.99, "the percentile kept when ranges = percentile")
+    percentile: float = setting(99.99, "the percentile kept when ranges = percentile", least=50.0, most=100.0)
     bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
-    samples: int = setting(256, "how many calibration samples to use at most")
+    samples: int = setting(256, "how many calibration samples to use at most", least=1)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -49,25 +49,33 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
         raise InputError.of(f"There is no method called {name!r}.", suggestion(name, list(installed())))
     method = installed()[name]
     known = {f.name: f for f in fields(method)}  # type: ignore[arg-type]
-    mistakes = []
-    for key, value in settings.items():
-        if key not in known:
-            mistakes.append(
-                Mistake(
-                    f"{name} has no setting {key!r}.",
-                    suggestion(key, list(known)) if known else "It has none.",
-                )
-            )
-            continue
-        choices = known[key].metadata.get("choices") or ()
-        if choices and value not in choices:
-            mistakes.append(Mistake(f"{name}: {key} = {value!r} is not possible.", f"One of: {_listed(choices)}."))
-        elif not choices and not _fits(value, known[key].default):
-            kind = type(known[key].default).__name__
-            mistakes.append(Mistake(f"{name}: {key} = {value!r} is not of the right kind.", f"Give a {kind}."))
+    mistakes = [
+        mistake
+        for key, value in settings.items()
+        if (mistake := _refusal(name, known[key], value) if key in known else _unknown(name, key, list(known)))
+    ]
     if mistakes:
         raise InputError(*mistakes)
     return method(**settings)
+
+
+def _unknown(name: str, key: str, known: list[str]) -> Mistake:
+    return Mistake(f"{name} has no setting {key!r}.", suggestion(key, known) if known else "It has none.")
+
+
+def _refusal(name: str, known: Field[Any], value: Any) -> Mistake | None:
+    """What is wrong with a setting's value, if anything."""
+    choices, least, most = (known.metadata.get(word) for word in ("choices", "least", "most"))
+    told = f"{name}: {known.name} = {value!r}"
+    if choices:
+        return None if value in choices else Mistake(f"{told} is not possible.", f"One of: {_listed(choices)}.")
+    if not _fits(value, known.default):
+        return Mistake(f"{told} is not of the right kind.", f"Give a {type(known.default).__name__}.")
+    if least is not None and not value >= least:
+        return Mistake(f"{told} is too low.", f"Give {least} or more.")
+    if most is not None and not value <= most:
+        return Mistake(f"{told} is too high.", f"Give {most} or less.")
+    return None
 
 
 def suggestion(word: str, known: list[str]) -> str:
@@ -90,7 +98,19 @@ def _methods_in(module: ModuleType) -> Iterator[type[Method]]:
 
 def _foreign() -> Iterator[type[Method]]:
     for point in entry_points(group=ENTRY_POINTS):
-        yield point.load()
+        try:
+            method = point.load()
+        except Exception as error:
+            raise InputError.of(
+                f"The method plug-in {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
+                "Mend or uninstall the package that it comes from.",
+            ) from error
+        if not isinstance(getattr(method, "card", None), Card):
+            raise InputError.of(
+                f"The method plug-in {point.name!r} ({point.value}) has no card.",
+                "It must name a class with `card: ClassVar[boildown.Card]`.",
+            )
+        yield method
 
 
 def _fits(value: Any, default: Any) -> bool:
