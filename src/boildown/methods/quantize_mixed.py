@@ -42,9 +42,9 @@ class QuantizeMixed:
         when="Depthwise and narrow convolutional models: their first layers are slow in int8, their quality suffers.",
         when_not="quantize-static meets the target already: it is smaller, and found at once.",
         source=(
-            "Float prefix: own measurements of ONNX Runtime; ranking of layers one at a time as in Wu et al., "
-            "Integer quantization for deep learning inference (arXiv 2004.09602), partial quantization, by the divergence "
-            "of the outputs instead of labels"
+            "Float prefix: own measurements of ONNX Runtime; layers ranked one at a time as for the partial "
+            "quantization of Wu et al., Integer quantization for deep learning inference (arXiv 2004.09602), but by "
+            "the divergence of the outputs, without labels"
         ),
         lowers=("size", "latency", "memory"),
         needs=("calibration",),

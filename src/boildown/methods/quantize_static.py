@@ -11,6 +11,7 @@ from boildown.domain.task import Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
+from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import place
 from boildown.surgery.quantize import calibration_calls, weight_bits
@@ -29,7 +30,8 @@ class QuantizeStatic:
         when_not="Most of the time is spent outside convolutions and linear layers.",
         source=(
             "Krishnamoorthi, Quantizing deep convolutional networks (arXiv 1806.08342); bias correction as in "
-            "Nagel et al., Data-free quantization (arXiv 1906.04721), section 4.2, measured on samples"
+            "Nagel et al., Data-free quantization (arXiv 1906.04721), section 4.2, measured on samples; "
+            "equalization as in section 4.1"
         ),
         lowers=("size", "latency", "memory"),
         needs=("calibration",),
@@ -44,6 +46,7 @@ class QuantizeStatic:
     )
     percentile: float = setting(99.99, "the percentile kept when ranges = percentile", least=50.0, most=100.0)
     bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
+    equalize: bool = setting(False, "move scales between layers so that their channels have like ranges")
     samples: int = setting(256, "how many calibration samples to use at most", least=1)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
@@ -58,8 +61,13 @@ class QuantizeStatic:
         """The same float model with a quantization plan. Raises AttemptError without samples."""
         if context.data.calibration is None:
             raise AttemptError("Static quantization needs calibration samples, and there are none.")
-        graph = capture(candidate.model, *task.example())
         calls = calibration_calls(task, context.data.calibration, self.samples)
+        if self.equalize:
+            example = task.example()
+            found = equalized(candidate.model, example, calls, check=context.check, progress=context.progress)
+            if found is not None:
+                candidate = candidate.derive(model=found[0], edits=(found[1],))
+        graph = capture(candidate.model, *task.example())
         return candidate.derive(plan=quantize(graph, calls, self, context))
 
 
