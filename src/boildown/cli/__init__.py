@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from boildown.cli import compress, demo, doctor, init, measure, methods, report, resume, runs, show, take
-from boildown.cli.exit import WRONG_INPUT, code_of, explain
+from boildown.cli.exit import CANCELLED, WRONG_INPUT, code_of, explain
 
 app = typer.Typer(
     name="boildown",
@@ -21,16 +21,19 @@ app = typer.Typer(
 for command in (demo, init, compress, resume, runs, show, report, take, measure, methods, doctor):
     command.add_to(app)
 
+# Newer versions of typer bring a click of their own, whose errors are not those of the package click.
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     try:
         code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except typer.Abort:
+        code = CANCELLED
+    except _USAGE as error:
         error.show()
         code = WRONG_INPUT
-    except click.Abort:
-        code = 130
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every ending becomes an exit code
         explain(error)
         code = code_of(error)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from boildown.cli.options import AsJson, echo_json
+from boildown.errors import BoildownError
+from boildown.execution.child import Child
+from boildown.execution.quiet import quiet
 from boildown.measure.environment import environment
+from boildown.measure.probe import VNNI, contradiction
+
+_NEEDED = ("onnx", "onnxruntime")
+_PATIENCE = 1.0  # seconds to wait for other runs to give way
+_DEADLINE = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,31 +24,51 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(as_json: AsJson = False) -> int:
-    """Tell what this machine has, and what that means for int8."""
+    """Tell what this machine has, and how fast int8 runs on it, by measurement."""
     facts = environment()
+    missing = [name for name, version in facts["packages"].items() if version is None and name != "boildown"]
+    found = None if set(_NEEDED) & set(missing) else _measured()
     if as_json:
-        echo_json({**facts, "advice": advice(facts["flags"], facts["architecture"])})
-        return 0
+        echo_json({**facts, "int8": found, "advice": advice(facts["flags"], facts["architecture"], found)})
+        return 1 if missing else 0
     typer.echo(f"processor   {facts['cpu']} ({facts['cores']} cores, {facts['architecture']})")
-    typer.echo(f"int8        {advice(facts['flags'], facts['architecture'])}")
+    for line in advice(facts["flags"], facts["architecture"], found):
+        typer.echo(f"int8        {line}")
     typer.echo(f"memory      {(facts['memory'] or 0) / 1e9:.1f} GB")
     typer.echo(f"system      {facts['os']} {facts['os_release']}, Python {facts['python']}")
     for name, version in facts["packages"].items():
         typer.echo(f"{name:<11} {version or 'not installed'}")
-    missing = [name for name, version in facts["packages"].items() if version is None and name != "boildown"]
     if missing:
         typer.echo(f"missing     pip install {' '.join(missing)}", err=True)
     return 1 if missing else 0
 
 
-def advice(flags: list[str], architecture: str) -> str:
-    """What the processor's instructions mean for quantized models."""
-    if {"avx512_vnni", "avx_vnni"} & set(flags):
-        return "VNNI: int8 convolutions usually run about twice as fast as float (uint8 activations, int8 weights)"
+def advice(flags: list[str], architecture: str, found: dict[str, Any] | None) -> list[str]:
+    """What was measured of int8, what the processor tells, and where the two disagree, in sentences."""
+    lines = []
+    if found is None:
+        lines.append("not measured: ONNX Runtime did not run here")
+    else:
+        lines.append(f"int8 convolutions run {found['speedup']:.1f}x as fast as float here")
+        lines += found["notes"]
     if architecture.lower() in ("arm64", "aarch64"):
-        return (
-            "dot products: int8 is fast"
-            if "neon_dotprod" in flags
-            else "no dot product instructions: int8 gains little"
+        lines.append(
+            "the processor has dot products of int8" if "neon_dotprod" in flags else "the processor has no dot products"
         )
-    return "no VNNI: int8 files are smaller, but may run no faster than float; measure before you deploy"
+    elif VNNI & set(flags):
+        lines.append("the processor has VNNI: weights take all 8 bits")
+    else:
+        lines.append("the processor has no VNNI: weights take 7 bits, so that sums of 16 bits do not saturate")
+    odd = None if found is None else contradiction(flags, found["speedup"])
+    return [*lines, f"warning: {odd}"] if odd else lines
+
+
+def _measured() -> dict[str, Any] | None:
+    """The speed of int8 by measurement in a child, or None where that fails."""
+    try:
+        with Child() as child, quiet(patience=_PATIENCE) as alone:
+            found: dict[str, Any] = child.call("boildown.measure.probe:time_int8", deadline=_DEADLINE)
+    except BoildownError as error:
+        typer.echo(f"int8        could not be measured: {error}", err=True)
+        return None
+    return found if alone else {**found, "notes": [*found["notes"], "noisy: other runs were computing meanwhile"]}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from boildown.domain.candidate import Candidate
-from boildown.domain.measurement import Measurement
+from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.task import Runnable, Samples
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.job import Job
@@ -390,7 +390,7 @@ class Bench:
 
 def _alone(measurement: Measurement) -> Measurement:
     """The first model's latency beside itself: its ratio is 1, whatever the clock says."""
-    intervals = {form: interval for form, interval in measurement.intervals.items() if form != "ratio"}
+    intervals: dict[Form, Interval] = {f: i for f, i in measurement.intervals.items() if f != "ratio"}
     return replace(measurement, ratio=1.0, intervals=intervals)
 
 

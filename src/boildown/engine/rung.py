@@ -14,6 +14,7 @@ from boildown.errors import InputError, Mistake
 from boildown.methods.base import Method, settings_of
 from boildown.methods.registry import build, installed
 
+_PLAIN = re.compile(r"(?!true$|false$|nan$|inf)[A-Za-z_][\w.-]*", re.IGNORECASE)
 _LINK = re.compile(r"^\s*([A-Za-z0-9_-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 
@@ -105,10 +106,16 @@ def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple
 
 
 def _outside_brackets(text: str, separator: str) -> list[str]:
-    parts, depth = [""], 0
+    """The parts between separators that stand in no brackets and in no quotes."""
+    parts, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == separator and depth == 0:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "([") - (character in ")]")
+        if character == separator and depth == 0 and not quote:
             parts.append("")
         else:
             parts[-1] += character
@@ -116,6 +123,8 @@ def _outside_brackets(text: str, separator: str) -> list[str]:
 
 
 def _value(text: str) -> Any:
+    if len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]:
+        return text[1:-1]
     if text.startswith("[") and text.endswith("]"):
         return tuple(_value(part.strip()) for part in _outside_brackets(text[1:-1], ",") if part.strip())
     if text.lower() in ("true", "false"):
@@ -125,7 +134,7 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return text.strip("'\"")
+    return text
 
 
 def _written(method: Method) -> str:
@@ -136,4 +145,9 @@ def _written(method: Method) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    """A setting's value as it is read again; text is quoted where it would be read as something else."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        return f'"{value}"' if "'" in value else f"'{value}'"
+    return str(value)

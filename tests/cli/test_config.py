@@ -1,0 +1,124 @@
+"""boildown.toml is read with every mistake at once."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from boildown.cli.config import read_config
+from boildown.engine.job import Latency
+from boildown.errors import ConfigError
+
+GOOD = """
+[model]
+factory = "resnet:resnet56"
+weights = "resnet56.safetensors"
+expected = {accuracy = 0.934}
+[task]
+factory = "task:cifar10"
+[target]
+conditions = ["accuracy drop <= 1 pp", "size <= 0.25x"]
+goal = "smallest"
+confidence = 0.95
+[budget]
+time = "2 h"
+[latency]
+batch = 4
+threads = 2
+[ladder]
+rungs = ["quantize-static", {method = "quantize-static", ranges = "mse"}]
+[run]
+seed = 3
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def written(text):
+        path = tmp_path / "boildown.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return written
+
+
+def test_a_whole_file_becomes_the_arguments_of_compress(write, tmp_path):
+    read = read_config(write(GOOD))
+    assert (read.model, read.task) == ("resnet:resnet56", "task:cifar10")
+    assert read.target == ["accuracy drop <= 1 pp", "size <= 0.25x"]
+    assert read.arguments == {
+        "weights": tmp_path / "resnet56.safetensors",
+        "expected": {"accuracy": 0.934},
+        "goal": "smallest",
+        "confidence": 0.95,
+        "budget": "2 h",
+        "latency": Latency(4, 2),
+        "ladder": ["quantize-static", {"method": "quantize-static", "ranges": "mse"}],
+        "seed": 3,
+    }
+    assert sys.path[0] == str(tmp_path), "factories beside the file are found"
+
+
+def test_the_least_file_leaves_everything_to_the_defaults(write):
+    read = read_config(
+        write('[model]\nfactory="m:f"\n[task]\nfactory="t:f"\n[target]\nconditions="size <= 0.5x"\n[latency]\n')
+    )
+    assert read.target == ["size <= 0.5x"]
+    assert read.arguments == {"latency": Latency()}
+
+
+def test_every_mistake_is_told_at_once(write):
+    path = write("""
+title = 5
+[modle]
+factory = "m:f"
+[task]
+factory = 3
+[target]
+goal = "first"
+gaol = "first"
+[latency]
+batch = true
+""")
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    told = str(caught.value)
+    for part in (
+        "unknown table [title]", "unknown table [modle]", "Did you mean 'model'?", "factory in [task] is 3",
+        "must be a string", "unknown key 'gaol'", "Did you mean 'goal'?", "batch in [latency] is True",
+        "a whole number", "lacks factory in [model]", "lacks conditions in [target]", 'conditions = ["accuracy',
+    ):  # fmt: skip
+        assert part in told
+    assert all(mistake.cure for mistake in caught.value.mistakes)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("[model", "no valid TOML"), ('[model]\nfactory = m:f"', "no valid TOML"), ("model = 3", "is no table")],
+)
+def test_what_is_no_configuration_is_refused(write, text, told):
+    with pytest.raises(ConfigError, match=told):
+        read_config(write(text))
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="There is no file"):
+        read_config(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_config(tmp_path / "binary.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path)
+
+
+def test_the_file_that_init_writes_can_be_read(tmp_path, monkeypatch, capsys):
+    from boildown.cli.init import init
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert init(tmp_path / "new") == 0
+    read = read_config(tmp_path / "new" / "boildown.toml")
+    assert (read.model, read.task) == ("model:build", "task:build")
+    assert "boildown compress" in capsys.readouterr().out
