@@ -71,6 +71,7 @@ class Bench:
         self.seconds: dict[str, float] = defaultdict(float)
         self._timing = False
         self.first: Path | None = None
+        self._first_hash = ""
         self.deadline = float("inf")
         self._child = Child()
         self._environment = {**environment(), "runtime": job.runtime, "hardware": job.hardware}
@@ -321,9 +322,10 @@ class Bench:
 
     @property
     def first_hash(self) -> str:
-        """Hash of the first model's artifact."""
+        """Hash of the first model's artifact, which does not change once it is on the bench."""
         assert self.first is not None
-        return file_hash(self.first)
+        self._first_hash = self._first_hash or file_hash(self.first)
+        return self._first_hash
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
