@@ -92,7 +92,8 @@ class Sitting:
         folder, best = self.bench.folder, climbed.best
         if best is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
-            deliver(best.artifact, self.job.runtime, folder / FIRST, folder / "best", classes)
+            with self.bench.timed("export"):
+                deliver(best.artifact, self.job.runtime, folder / FIRST, folder / "best", classes)
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
