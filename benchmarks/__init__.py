@@ -1,0 +1,1 @@
+"""What boildown achieves and what it costs, measured; see README.md."""

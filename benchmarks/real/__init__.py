@@ -1,0 +1,1 @@
+"""Benchmarks on trained networks that the project did not train, with the data they are judged on."""
