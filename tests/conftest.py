@@ -1,0 +1,42 @@
+"""A small trained model for every test that needs one, and a machine that waits for nobody."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_machine(tmp_path_factory):
+    """Timing in tests waits for no other run on this computer: no test judges by the clock."""
+    folder = tmp_path_factory.mktemp("temporary")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TMPDIR", str(folder))
+    patch.setattr(tempfile, "tempdir", None)
+    patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    """A convolutional network that reads handwritten digits; never changed by a test."""
+    from boildown.testing import digits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return digits.trained_network(width=16, epochs=6)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits_task():
+    """The digits, 1,000 to train and 797 to judge on."""
+    from boildown.testing import digits
+
+    return digits.task()
