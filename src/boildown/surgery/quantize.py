@@ -7,12 +7,12 @@ from dataclasses import replace
 from boildown.domain.candidate import Plan
 from boildown.domain.task import Samples, Task
 from boildown.measure.environment import environment
+from boildown.measure.probe import VNNI
 from boildown.surgery.calibrate import Call
 from boildown.surgery.plan import Placement
 
 _BATCH = 64
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-_WIDE_SUMS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
@@ -30,7 +30,7 @@ def weight_bits(hardware: str) -> int:
     if hardware == "x86-any":
         return 7
     facts = environment()
-    narrow = facts["architecture"].lower() in _X86 and not _WIDE_SUMS & set(facts["flags"])
+    narrow = facts["architecture"].lower() in _X86 and not VNNI & set(facts["flags"])
     return 7 if hardware == "this machine" and narrow else 8
 
 
