@@ -96,18 +96,15 @@ def main() -> int:
 
 def boil(row: Row, *, factories: bool = False) -> dict[str, Any]:
     """Boil one network down in this process and tell everything about it as plain data."""
-    import boildown as bd
     from benchmarks.real.models import MODELS
     from benchmarks.real.tasks import TASKS
+    from boildown import compress
 
-    given: tuple[Any, Any]
-    if factories:
-        given = f"benchmarks.real.models:{row.model}", f"benchmarks.real.tasks:{row.model}"
-    else:
-        given = MODELS[row.model](), TASKS[row.model]()
+    model: Any = f"benchmarks.real.models:{row.model}" if factories else MODELS[row.model]()
+    task: Any = f"benchmarks.real.tasks:{row.model}" if factories else TASKS[row.model]()
     with tempfile.TemporaryDirectory() as runs:
         start, cpu = time.perf_counter(), _cpu_seconds()
-        run = bd.compress(*given, row.target, confidence=row.confidence, runs=runs, fresh=True)
+        run = compress(model, task, row.target, confidence=row.confidence, runs=runs, fresh=True)
         seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
         return {**_facts(run), "wall": seconds, "cpu": cpu, "factories": factories}
 
@@ -205,8 +202,8 @@ def _surprises(facts: Mapping[str, Any]) -> list[str]:
 
 def engine_share(facts: Mapping[str, Any]) -> float:
     """The share of the wall time inside `compress` that is no work on or with a model."""
-    work = sum(seconds for kind, seconds in facts["seconds"].items() if kind != "all")
-    return 1 - work / facts["wall"]
+    work: float = sum(seconds for kind, seconds in facts["seconds"].items() if kind != "all")
+    return 1 - work / float(facts["wall"])
 
 
 def _table(found: Sequence[Mapping[str, Any]]) -> str:
