@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,3 +41,16 @@ def digits_task():
     from boildown.testing import digits
 
     return digits.task()
+
+
+@pytest.fixture
+def plugged(monkeypatch):
+    """A foreign package with the method `shrink` and the runtime `mirror`, installed for children too."""
+    from boildown.methods import registry
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "plugged"))
+    registry.installed.cache_clear()
+    import boildown_fakes
+
+    yield boildown_fakes
+    registry.installed.cache_clear()

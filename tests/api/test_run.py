@@ -75,7 +75,7 @@ def test_the_first_models_module_is_the_first_model(run, digits_model, digits_ta
     module = run.candidates[0].module()
     assert module is not digits_model
     assert weights_hash(module) == weights_hash(digits_model)
-    with pytest.raises(bd.InputError, match="made no model: it was skipped|made no model"):
+    with pytest.raises(bd.InputError, match="made no model"):
         run.candidates[1].module()
 
 
@@ -125,7 +125,7 @@ def test_the_report_is_one_file_that_loads_nothing(run):
     assert page == run.path / "report.html"
     text = page.read_text()
     assert "quantize-static" in text
-    assert "src=\"http" not in text
+    assert 'src="http' not in text
 
 
 def test_the_run_as_plain_data(run):

@@ -1,0 +1,54 @@
+"""A foreign runtime whose artifacts give back their input: whole runs in seconds, without torch in a child."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from boildown.runtimes.base import Port, Written
+
+FLOAT_BYTES = 100_000
+
+
+class Mirror:
+    """Runs the identity. A rewrite `shrink` makes a smaller file that gives some samples another answer."""
+
+    name = "mirror"
+    suffix = ".mirror"
+
+    def version(self):
+        return "mirror 1"
+
+    def export(self, program, path):
+        path.write_text("{}")
+
+    def write(self, exported, path, plan=None, rewrite=None):
+        facts = dict(rewrite.args) if rewrite else {}
+        text = json.dumps(facts)
+        size = int(FLOAT_BYTES * facts.get("size", 1.0))
+        path.write_text(text + " " * (size - len(text)))
+        return Written(size, "mirror", {})
+
+    def open(self, path, threads=1, *, trust=False):
+        return Reflection(json.loads(Path(path).read_text()))
+
+
+class Reflection:
+    """A loaded artifact."""
+
+    def __init__(self, facts):
+        self.facts = facts
+        ports = {name: (Port(name, "float32", ("batch", 10)),) for name in ("input", "output")}
+        self.inputs, self.outputs = ports["input"], ports["output"]
+
+    def run(self, arrays):
+        time.sleep(self.facts.get("seconds", 0.0))
+        output = np.array(arrays[0])
+        wrong = (np.abs(output).sum(1) * 1000) % 1 < self.facts.get("flips", 0.0)
+        output[wrong] = np.roll(output[wrong], 1, axis=1)
+        if "poison" in self.facts:
+            output[:] = self.facts["poison"]
+        return [output]
