@@ -35,7 +35,7 @@ class Clock:
     def version(self) -> str:
         return "pretended 1"
 
-    def open(self, path: Path, threads: int = 1) -> Any:
+    def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> Any:
         self.opened.append(path.name)
         self.now += LOADING
         return SimpleNamespace(run=lambda arrays: self.run(path.name))

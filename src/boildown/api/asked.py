@@ -19,7 +19,7 @@ from boildown.engine.budget import Budget, parse_time
 from boildown.engine.factories import call_factory
 from boildown.engine.job import GOALS, Factories, Job, Latency
 from boildown.engine.ladder import fixed_rungs
-from boildown.engine.prepare import check_expectations
+from boildown.engine.prepare import check_expectations, named
 from boildown.errors import ConfigError, DataError, InputError, Mistake, ModelError
 from boildown.runtimes import get
 from boildown.surgery.weights import load, plain, refuse_non_finite
@@ -93,8 +93,9 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
             check_expectations(asked["expected"], frozenset(metric.name for metric in read_task.metrics))
         with mistakes:
             check_data(read_task)
-            splits = resolve(read_task, asked["seed"] if isinstance(asked["seed"], int) else 0)
-            notices += [*splits.notes, *_overlap(read_task)]
+            with named("The data cannot be read", "Mend that item, or leave it out."):
+                splits = resolve(read_task, _seed(asked["seed"]))
+                notices += [*splits.notes, *_overlap(read_task)]
     mistakes.raise_all()
     assert read_task is not None
     assert splits is not None
@@ -146,7 +147,7 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
     for name, value in numbers.items():
         if not _whole(value) or value < 1:
             mistakes.append(Mistake(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
-    if not _whole(asked["seed"]) or asked["seed"] < 0:
+    if _seed(asked["seed"]) != asked["seed"]:
         mistakes.append(Mistake(f"seed = {asked['seed']!r} is not a whole number from 0.", "0 is usual."))
     try:
         there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
@@ -156,6 +157,11 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
         mistakes.append(Mistake(f"The device {asked['device']!r} is not here.", 'Use "auto" or "cpu".'))
     if mistakes:
         raise InputError(*mistakes)
+
+
+def _seed(value: Any) -> int:
+    """The seed, or 0 in place of one that has been refused."""
+    return value if _whole(value) and value >= 0 else 0
 
 
 def _whole(value: Any) -> bool:

@@ -36,12 +36,14 @@ def measure(
     runtime: str = "onnxruntime",
     batch_size: int | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
     Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself. Raises InputError where a condition needs what is not there.
+    by itself. `trust` vouches for files of a format that could execute code when loaded (runtime
+    `eager`); without it they are refused. Raises InputError where a condition needs what is not there.
     """
     path = Path(path)
     base = Path(first) if first is not None else _first_beside(path)
@@ -80,6 +82,7 @@ def measure(
     read = Read(job, Candidate(nn.Module()), Budget(), ())
     with tempfile.TemporaryDirectory() as scratch, sitting(read, Path(scratch), ()) as sat:
         bench, sha256 = sat.bench, file_hash(path)
+        bench.trust = trust
         bench.first = base or path
         try:
             bench.ports(path)

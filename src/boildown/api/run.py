@@ -13,6 +13,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import Attempt
+from boildown.engine.bench import file_hash
 from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
@@ -160,11 +161,15 @@ class Run:
         return f"<run {self.id}: {self.outcome.name}>"
 
 
-def take(run: str | Path, attempt: int, to: str | Path | None = None, *, runs: str | Path = "runs") -> Path:
+def take(
+    run: str | Path, attempt: int, to: str | Path | None = None, *, runs: str | Path = "runs", trust: bool = False
+) -> Path:
     """Write a deployable folder for any attempt of a run; returns the artifact's path.
 
     The folder is `to`, which must be new or empty, or `attempt-N` in the run folder. Raises
-    InputError for an attempt without an artifact, and for a folder that holds something.
+    InputError for an attempt without an artifact, one whose file is not the one that was measured, and
+    for a folder that holds something. `trust` is needed where loading the artifact could execute code
+    (runtime `eager`).
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder, readonly=True) as journal:
@@ -175,10 +180,15 @@ def take(run: str | Path, attempt: int, to: str | Path | None = None, *, runs: s
     if artifact is None or not artifact.is_file():
         have = ", ".join(str(number) for number, row in rows.items() if row.artifact) or "none"
         raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
+    if row is None or file_hash(artifact) != row.sha256:
+        raise InputError.of(
+            f"The artifact of attempt {attempt} ({artifact}) is not the file that was measured.",
+            "Bring it back from a copy, or make it again in a new run.",
+        )
     target = Path(to) if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
-    deliver(artifact, facts["asked"]["runtime"], folder / FIRST, target, facts.get("classes"))
+    deliver(artifact, facts["asked"]["runtime"], folder / FIRST, target, facts.get("classes"), trust=trust)
     return target / f"model{artifact.suffix}"
 
 

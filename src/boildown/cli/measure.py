@@ -10,7 +10,7 @@ import typer
 from boildown import api
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
-from boildown.cli.options import AsJson, echo_json
+from boildown.cli.options import AsJson, Trust, echo_json
 from boildown.engine.job import Latency
 
 
@@ -31,6 +31,7 @@ def measure(
     first: Annotated[
         Path | None, typer.Option("--first", help="The first model's artifact, for drops and ratios.")
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
     """Measure an artifact and hold it against the target: a gate for CI."""
@@ -44,6 +45,7 @@ def measure(
         latency=read.arguments.get("latency", Latency()),
         runtime=read.arguments.get("runtime", "onnxruntime"),
         batch_size=read.arguments.get("batch_size"),
+        trust=trust,
     )
     if as_json:
         echo_json(verdict.to_json())

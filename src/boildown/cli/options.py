@@ -10,6 +10,9 @@ import typer
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="The file is your own: it may be of a format that could run code (.pt2).")
+]
 Which = Annotated[str, typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN")]
 
 RUNS = Path("runs")

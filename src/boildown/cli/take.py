@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from boildown import api
-from boildown.cli.options import RUNS, Runs, Which
+from boildown.cli.options import RUNS, Runs, Trust, Which
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,8 +20,9 @@ def take(
     run: Which,
     attempt: Annotated[int, typer.Argument(help="The attempt's number; 0 is the first model.", metavar="ATTEMPT")],
     to: Annotated[Path | None, typer.Option("--to", help="Where to; attempt-N in the run folder by default.")] = None,
+    trust: Trust = False,
     runs: Runs = RUNS,
 ) -> int:
     """Write a deployable folder for any attempt of a run, whatever its verdict."""
-    typer.echo(api.take(run, attempt, to, runs=runs))
+    typer.echo(api.take(run, attempt, to, runs=runs, trust=trust))
     return 0

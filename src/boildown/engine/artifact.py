@@ -30,12 +30,13 @@ class ArtifactModel:
         example: tuple[tuple[Any, ...], Mapping[str, Any]],
         output: pytree.TreeSpec | None,
         threads: int,
+        trust: bool,
         check: Callable[[], None],
         deadline: float | None = None,
     ) -> None:
         self._child, self._runtime, self._path, self._threads = child, runtime, path, threads
         self._example, self._output = example, output
-        self._check, self._deadline = check, deadline
+        self._check, self._deadline, self._trust = check, deadline, trust
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arrays = flatten(args, kwargs, self._example)
@@ -45,6 +46,7 @@ class ArtifactModel:
             str(self._path),
             self._threads,
             arrays,
+            trust=self._trust,
             check=self._check,
             deadline=self._deadline,
             retries=1,

@@ -70,6 +70,8 @@ class Bench:
         self.check, self.progress, self.recall, self.keep = check, progress, recall, keep
         self.seconds: dict[str, float] = defaultdict(float)
         self._timing = False
+        self.trust = True
+        """Artifacts are the run's own, made here or checked by hash; a user's file is not."""
         self.first: Path | None = None
         self._first_hash = ""
         self.deadline = float("inf")
@@ -123,7 +125,7 @@ class Bench:
     def ports(self, path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs of an artifact."""
         found: tuple[tuple[Port, ...], tuple[Port, ...]] = self._call(
-            "boildown.runtimes.calls:ports", self.job.runtime, str(path), os.cpu_count() or 1
+            "boildown.runtimes.calls:ports", self.job.runtime, str(path), os.cpu_count() or 1, self.trust
         )
         return found
 
@@ -133,7 +135,7 @@ class Bench:
         return ArtifactModel(
             self._child, self.job.runtime, path,
             example=self.job.task.example(), output=output,
-            threads=os.cpu_count() or 1, check=self.check, deadline=self._left(),
+            threads=os.cpu_count() or 1, trust=self.trust, check=self.check, deadline=self._left(),
         )  # fmt: skip
 
     def agree(self, candidate: Candidate, path: Path) -> str:
@@ -205,7 +207,7 @@ class Bench:
                 with Child() as fresh:
                     return int(
                         fresh.call(
-                            "boildown.measure.memory:peak", str(which), inputs, runtime, threads,
+                            "boildown.measure.memory:peak", str(which), inputs, runtime, threads, self.trust,
                             check=self.check, deadline=self._left(),
                         )
                     )  # fmt: skip
@@ -240,7 +242,7 @@ class Bench:
                         str(self.first), str(path), self.sample(self.job.latency.batch),
                         runtime=job.runtime, threads=job.latency.threads, level=job.level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],
-                        seconds=_TIMING_SECONDS if asked else _GLANCE_SECONDS,
+                        seconds=_TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
                         check=self.check, deadline=self._left(),
                     )
                 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,8 +34,10 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt]) -> Climbed:
                 break
             attempts.append(climber.climb(len(attempts), *step))
         best = choose(attempts, job.goal, climber.quality)
-        if best is not None and best.state is not State.MET:
+        looked: list[int] = []
+        while best is not None and best.state is not State.MET and best.number not in looked:
             climber.judge_in_full(best)
+            looked.append(best.number)
             best = choose(attempts, job.goal, climber.quality)
     except Cancelled:
         return Climbed(Outcome.CANCELLED, choose(attempts, job.goal, climber.quality))
@@ -51,7 +54,14 @@ def choose(attempts: Sequence[Attempt], goal: Goal, quality: str) -> Attempt | N
         return met[0] if goal == "first" else min(met, key=lambda attempt: _rank(attempt, goal, quality))
     judged = [attempt for attempt in attempts if attempt.verdict is not None]
     undecided = [attempt for attempt in judged if attempt.state is State.UNDECIDED]
-    return min(undecided or judged, key=lambda attempt: attempt.verdict.excess, default=None)  # type: ignore[union-attr]
+    return min(undecided or judged, key=_distance, default=None)
+
+
+def _distance(attempt: Attempt) -> float:
+    """The largest excess of what was measured: search may have rejected an attempt before the rest was."""
+    assert attempt.verdict is not None
+    known = [finding.excess for finding in attempt.verdict.findings if finding.observed is not None]
+    return max(known, default=math.inf)
 
 
 def _enough(attempts: Sequence[Attempt], goal: Goal) -> bool:

@@ -34,36 +34,52 @@ def save_sample(arrays: Sequence[Array], folder: Path) -> None:
 
 
 def deliver(
-    artifact: Path, runtime: str, first_folder: Path, folder: Path, classes: Sequence[str] | None = None
+    artifact: Path,
+    runtime: str,
+    first_folder: Path,
+    folder: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    trust: bool = True,
 ) -> None:
     """Fill `folder`: the artifact, its ports and classes, one sample with its output, and a loader.
 
-    The folder appears complete or not at all; one that is there is replaced.
+    The folder appears complete or not at all; one that is there is replaced. `trust` vouches for the
+    artifact, see `Runtime.open`.
     """
     fresh = folder.with_name(f".new-{folder.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    copy = fresh / f"model{artifact.suffix}"
+    try:
+        _fill(fresh, artifact, runtime, first_folder / SAMPLE, classes, trust)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fill(
+    folder: Path, artifact: Path, runtime: str, sample: Path, classes: Sequence[str] | None, trust: bool
+) -> None:
+    copy = folder / f"model{artifact.suffix}"
     shutil.copy2(artifact, copy)
-    with np.load(first_folder / SAMPLE) as saved:
+    with np.load(sample) as saved:
         arrays = [saved[name] for name in saved.files]
     with Child() as child:
-        inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy), 1)
-        values = child.call("boildown.runtimes.calls:run", runtime, str(copy), 1, arrays)
+        inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy), 1, trust=trust)
+        values = child.call("boildown.runtimes.calls:run", runtime, str(copy), 1, arrays, trust=trust)
     named = {f"input:{port.name}": array for port, array in zip(inputs, arrays, strict=True)}
     named |= {f"output:{port.name}": value for port, value in zip(outputs, values, strict=True)}
-    np.savez_compressed(fresh / SAMPLE, **named)
+    np.savez_compressed(folder / SAMPLE, **named)
     described: dict[str, Any] = {
         side: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in ports]
         for side, ports in (("inputs", inputs), ("outputs", outputs))
     }
     if classes:
         described["classes"] = list(classes)
-    (fresh / "ports.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / "ports.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     if copy.suffix == ".onnx":
-        (fresh / "load.py").write_text(_LOADER.format(file=copy.name), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+        (folder / "load.py").write_text(_LOADER.format(file=copy.name), encoding="utf-8")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:

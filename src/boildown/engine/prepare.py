@@ -5,7 +5,8 @@ Whatever is wrong here is the user's input, found before a run exists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +56,21 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
             f"The model cannot be deployed as it is: {cause}",
             cure.strip() or "Rewrite that part of the model, or use another runtime.",
         ) from error
-    try:
+    with named("The first model cannot be scored", "A data set or a metric of the task failed: mend it."):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
         _compare_scores(job, [bench.statistics(first, path, file_hash(path), part) for part in parts])
+    return Prepared(agreement, written.facts, written.facts.get("exported"))
+
+
+@contextmanager
+def named(what: str, cure: str) -> Iterator[None]:
+    """Whatever the user's own code raises inside becomes a DataError that says what could not be done."""
+    try:
+        yield
     except BoildownError:
         raise
     except Exception as error:
-        raise DataError.of(
-            f"The first model cannot be scored: {type(error).__name__}: {error}",
-            "A data set or a metric of the task failed on some sample: mend it, or leave that sample out.",
-        ) from error
-    return Prepared(agreement, written.facts, written.facts.get("exported"))
+        raise DataError.of(f"{what}: {type(error).__name__}: {error}", cure) from error
 
 
 def _call(first: Candidate, job: Job) -> None:
@@ -99,7 +104,9 @@ def _call(first: Candidate, job: Job) -> None:
     ]
     if isinstance(job.task, Classification) and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
         for name, samples in job.task.data().items():
-            if name != "calibration" and (targets := read_targets(samples)) is not None:
+            with named(f"The {name} data cannot be read", "Mend that item, or leave it out."):
+                targets = None if name == "calibration" else read_targets(samples)
+            if targets is not None:
                 mistakes += check_labels(targets, leaves[0].shape[1], name)
     if mistakes:
         raise DataError(*mistakes)

@@ -51,6 +51,7 @@ def compare(
     seconds: float = 30.0,
     min_seconds: float = 2.0,
     value_bound: float | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Latency of the candidate beside the first model's, as `Measurement.to_json`.
 
@@ -60,7 +61,7 @@ def compare(
     or `value_bound` (seconds), sampling goes on until the intervals leave them or `seconds` are
     spent; without, for `min_seconds`. Looks come at 8, 16, 32, ... quads and share the error
     (`level_at_look`), so that looking often proves nothing by luck. `value` and `first` are medians
-    over blocks, in seconds.
+    over blocks, in seconds. `trust` vouches for both files, see `Runtime.open`.
     """
     asked = bound is not None or value_bound is not None
     until = seconds if asked else min(min_seconds, seconds)
@@ -69,7 +70,7 @@ def compare(
     ratios: list[float] = []
     look = 0
     with _settled(threads) as pinned:
-        pair = _Pair(Path(first), Path(candidate), inputs, runtime, threads)
+        pair = _Pair(Path(first), Path(candidate), inputs, runtime, threads, trust)
         while True:
             block_first, block_candidate = pair.quad()
             of_first += block_first
@@ -138,9 +139,11 @@ class _Pair:
     first is drawn (always the same draws), since taking turns can fall into step with the reloading.
     """
 
-    def __init__(self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int) -> None:
+    def __init__(
+        self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int, trust: bool
+    ) -> None:
         self._paths = {"first": first, "candidate": candidate}
-        self._how = (inputs, runtime, threads)
+        self._how = (inputs, runtime, threads, trust)
         self._runs: dict[str, Call] = {}
         self._random = random.Random(0)
         self._quads = 0
@@ -177,8 +180,8 @@ class _Pair:
         self._loading += time.perf_counter() - start
 
 
-def _opened(path: str | Path, inputs: Sequence[Array], runtime: str, threads: int) -> Call:
-    session = get(runtime).open(Path(path), threads)
+def _opened(path: str | Path, inputs: Sequence[Array], runtime: str, threads: int, trust: bool = False) -> Call:
+    session = get(runtime).open(Path(path), threads, trust=trust)
     arrays = [np.ascontiguousarray(array) for array in inputs]
     return lambda: session.run(arrays)
 

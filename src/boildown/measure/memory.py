@@ -22,7 +22,9 @@ SMALLEST = 2_000_000
 _STATUS = Path("/proc/self/status")
 
 
-def peak(path: str | Path, inputs: Sequence[Array], runtime: str = "onnxruntime", threads: int = 1) -> int:
+def peak(
+    path: str | Path, inputs: Sequence[Array], runtime: str = "onnxruntime", threads: int = 1, trust: bool = False
+) -> int:
     """Bytes: peak resident memory after 10 inferences, less what was resident before the session.
 
     To be called once in a fresh process, since memory freed earlier would be used again unseen.
@@ -35,7 +37,7 @@ def peak(path: str | Path, inputs: Sequence[Array], runtime: str = "onnxruntime"
     _return_free_memory()
     reset = _reset_peak()
     before, peak_before = _resident()
-    session = chosen.open(Path(path), threads)
+    session = chosen.open(Path(path), threads, trust=trust)
     seen = before
     for _ in range(INFERENCES):
         session.run(inputs)

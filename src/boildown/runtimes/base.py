@@ -72,6 +72,10 @@ class Runtime(Protocol):
         """
         ...
 
-    def open(self, path: Path, threads: int = 1) -> Session:
-        """Load an artifact with `threads` intra-op threads, spinning off."""
+    def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> Session:
+        """Load an artifact with `threads` intra-op threads, spinning off.
+
+        `trust` vouches for the file's origin. Raises UntrustedFileError where a format could execute
+        code and is not trusted.
+        """
         ...

@@ -21,17 +21,17 @@ def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Ed
     return get(runtime).write(Path(exported), Path(path), plan, rewrite)
 
 
-def ports(runtime: str, path: str, threads: int) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Inputs and outputs of an artifact."""
-    session = _open(runtime, path, threads)
+    session = _open(runtime, path, threads, trust)
     return session.inputs, session.outputs
 
 
-def run(runtime: str, path: str, threads: int, arrays: Sequence[Array]) -> list[Array]:
+def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: bool = False) -> list[Array]:
     """Flat inputs to flat outputs, in an artifact that stays loaded."""
-    return _open(runtime, path, threads).run(arrays)
+    return _open(runtime, path, threads, trust).run(arrays)
 
 
 @lru_cache(maxsize=3)
-def _open(runtime: str, path: str, threads: int) -> Session:
-    return get(runtime).open(Path(path), threads)
+def _open(runtime: str, path: str, threads: int, trust: bool) -> Session:
+    return get(runtime).open(Path(path), threads, trust=trust)

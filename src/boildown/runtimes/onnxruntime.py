@@ -86,8 +86,11 @@ class OnnxRuntime:
         path.write_bytes(data)
         return Written(len(data), form, facts)
 
-    def open(self, path: Path, threads: int = 1) -> OnnxSession:
-        """Load an artifact. Raises InputError if it is missing, damaged or reads other folders."""
+    def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> OnnxSession:
+        """Load an artifact. Raises InputError if it is missing, damaged or reads other folders.
+
+        An ONNX file executes no code, so `trust` is not needed.
+        """
         return OnnxSession(path, threads)
 
 
