@@ -114,6 +114,30 @@ def _plan(*activations: Quantizer, weight: Quantizer, bias: tuple[float, ...] = 
 def _clamped(y: Tensor) -> Tensor:
     return F.hardtanh(y, 0.0, 6.0) * 0.5
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", INTEGER)
+def test_weights_of_float_layers_are_folded_at_load(name: str, bits: int, tmp_path: Path) -> None:
+    """Stored as integers, multiplied back once: the same numbers as in the simulation, no node left."""
+    made, plan = exported(name), replace(plan_of(name, bits), activations={})
+    written = _write(made, tmp_path / "weights.onnx", plan)
+    assert not written.facts["kernels"].keys() & {"Cast", "DequantizeLinear", "QuantizeLinear", "QLinearConv"}
+    x = batch(name, 64, seed=2)
+    with torch.no_grad():
+        simulated = simulate(made.graph, plan)(x).numpy()
+    np.testing.assert_allclose(run(tmp_path / "weights.onnx", x), simulated, rtol=1e-4, atol=1e-5)
+    stored = onnx.load(tmp_path / "weights.onnx").graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in stored.initializer}
+    casts = {node.output[0]: node.input[0] for node in stored.node if node.op_type == "Cast"}
+    files = [
+        arrays[casts[node.input[0]]].astype(np.float32) * arrays[node.input[1]]
+        for node in stored.node
+        if node.op_type == "Mul" and node.input[0] in casts
+    ]
+    module = simulate(made.graph, plan)
+    for weight in plan.weights:
+        expected = module.get_parameter(weight).detach().numpy()
+        assert any(np.array_equal(expected, f) or np.array_equal(expected.T, f) for f in files), weight
+
 
 @pytest.mark.parametrize("high", [6.0, 5.9])
 def test_a_clamp_outside_the_grid_is_absorbed(tmp_path: Path, high: float) -> None:
