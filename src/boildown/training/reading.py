@@ -40,9 +40,12 @@ def set_random_state(seed: int, epoch: int, step: int, purpose: int, device: tor
 def own_random_state() -> Iterator[None]:
     """Give the caller's random states back at the end."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
+        if on_devices is not None:
+            torch.cuda.set_rng_state_all(on_devices)
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
