@@ -80,17 +80,18 @@ def main() -> int:
         return 0
     if not Path(os.environ.get("BOILDOWN_DATA", "-")).is_dir():
         parser.error("let BOILDOWN_DATA name the folder with the real models; see benchmarks/real/data.py")
+    print(_about_machine())
+    print(_line(list(_COLUMNS.values())), _line(["---"] * len(_COLUMNS)), sep="\n", flush=True)
     found = []
     for name in given.model or ROWS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        found.append(_in_fresh_process(name, factories=given.factories))
-    print(_about_machine())
-    print(_table(found))
+        found.append(facts := _in_fresh_process(name, factories=given.factories))
+        cells = _cells(facts)
+        print(_line([cells[column] for column in _COLUMNS]), flush=True)
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print("", *(f"- {facts['name']}: {facts['sentence']}" for facts in found), sep="\n")
     surprises = [surprise for facts in found for surprise in _surprises(facts)]
-    print(*(f"- {facts['name']}: {facts['sentence']}" for facts in found), sep="\n")
-    print(*(f"- NOT AS EXPECTED: {surprise}" for surprise in surprises), sep="\n")
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print("", *(f"- NOT AS EXPECTED: {surprise}" for surprise in surprises), sep="\n")
     return 1 if surprises else 0
 
 
@@ -206,10 +207,8 @@ def engine_share(facts: Mapping[str, Any]) -> float:
     return 1 - work / float(facts["wall"])
 
 
-def _table(found: Sequence[Mapping[str, Any]]) -> str:
-    lines = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS)]
-    lines += [[_cells(facts)[column] for column in _COLUMNS] for facts in found]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
