@@ -13,7 +13,9 @@ from torch import nn
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
+from boildown.engine.rung import Rung, parse_rung
 from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.methods.registry import installed
 from boildown.surgery.weights import weights_hash
 
 
@@ -61,6 +63,12 @@ class MethodSuite:
         assert json.loads(json.dumps(settings_of(method))) == settings_of(method)
         for field in fields(method):  # type: ignore[arg-type]
             assert field.metadata.get("summary"), f"setting {field.name} is not explained"
+
+    def test_a_rung_with_its_settings_reads_back(self, method: Method) -> None:
+        """A child process, a resumed run and a ladder in a file know the method by this text."""
+        if installed().get(method.card.name) is not type(method):
+            pytest.skip("the method is not installed")
+        assert parse_rung(str(Rung((method,)))) == Rung((method,))
 
     def test_applies_to_its_model(self, method: Method, model: nn.Module, task: Task) -> None:
         assert method.applies_to(Candidate(model.eval()), task) is None

@@ -1,0 +1,208 @@
+"""Runs that are killed, stopped or out of budget go on where they stood; what is known is not done again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import boildown as bd
+from boildown.domain.measurement import Measurement
+from boildown.engine import bench
+from boildown.journal.journal import Journal
+
+HERE = Path(__file__).parents[1]
+CONFIG = """
+[model]
+factory = "boildown_fakes:model"
+[task]
+factory = "boildown_fakes:task"
+[target]
+conditions = ["accuracy drop <= 2 pp", "size <= 0.3x"]
+[ladder]
+rungs = ["shrink(size=0.6)", "shrink(size=0.2, how='wait once', marker='{marker}')"]
+[run]
+runtime = "mirror"
+"""
+SCRIPT = """
+import boildown as bd, boildown_fakes
+run = bd.compress(
+    boildown_fakes.model(), boildown_fakes.task(), ["accuracy drop <= 2 pp", "size <= 0.3x"],
+    ladder=["shrink(size=0.6)", "shrink(size=0.2, how='wait once', marker='{marker}')"],
+    runtime="mirror", runs="{runs}",
+)
+print(run.outcome.name, run.best.number)
+"""
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Runs of this process do not time anything."""
+
+    def latency(self, path, sha256, *, glance=False):
+        return Measurement("latency", 1e-4, "s", first=1e-4, ratio=1.0)
+
+    monkeypatch.setattr(bench.Bench, "latency", latency)
+
+
+@pytest.fixture
+def started(plugged):
+    """Starts a Python process and waits until the second rung is being climbed."""
+    processes = []
+
+    def start(arguments, marker, text=None):
+        path = os.pathsep.join([str(HERE / "plugged"), *sys.path])
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        processes.append(process)
+        if text is not None:
+            process.stdin.write(text)
+        process.stdin.close()
+        process.stdin = None
+        end = time.monotonic() + 120
+        while not marker.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def journalled(folder):
+    with Journal.open(folder, readonly=True) as journal:
+        return {row.number: row for row in journal.attempts()}
+
+
+def test_a_run_that_is_killed_goes_on_where_it_stood(started, command, still, tmp_path):
+    marker, runs = tmp_path / "marker", tmp_path / "runs"
+    (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
+    command_line = [
+        "-c",
+        "from boildown.cli import main; main()",
+        "compress",
+        tmp_path / "boildown.toml",
+        "--runs",
+        runs,
+    ]
+    process = started(list(map(str, command_line)), marker)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = runs.iterdir()
+    before = journalled(folder)
+    assert [row.state.value for row in before.values()] == ["missed", "missed", "running"]
+
+    told = command("resume", "latest", "--runs", runs, "--json")
+    assert (told.code, told.data["outcome"], told.data["best"]) == (0, "TARGET_MET", 2)
+    after = journalled(folder)
+    assert after[0] == before[0]
+    assert after[1] == before[1]
+    assert after[2].candidate_key == before[2].candidate_key
+    assert (folder / "best" / "model.mirror").is_file()
+
+
+def test_ctrl_c_ends_with_130_and_can_be_resumed(started, command, still, tmp_path):
+    marker, runs = tmp_path / "marker", tmp_path / "runs"
+    (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
+    command_line = [
+        "-c",
+        "from boildown.cli import main; main()",
+        "compress",
+        tmp_path / "boildown.toml",
+        "--runs",
+        runs,
+    ]
+    process = started(list(map(str, command_line)), marker)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "CANCELLED" in out
+    assert (next(runs.iterdir()) / "report.html").is_file()
+    assert command("resume", "--runs", runs).code == 0
+
+
+def test_a_script_without_a_guard_stops_and_resumes_with_its_objects(started, plugged, still, tmp_path):
+    marker, runs = tmp_path / "marker", tmp_path / "runs"
+    process = started(["-"], marker, SCRIPT.format(marker=marker, runs=runs))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert out.split() == ["CANCELLED", "1"], err
+    (folder,) = runs.iterdir()
+    artifact = (folder / "attempts" / "00-first" / "model.mirror").read_bytes()
+
+    with pytest.raises(bd.InputError, match="no factory for its model and task"):
+        bd.resume(folder)
+    with pytest.raises(bd.InputError, match=r"no factory for its task.*\n.*task=\.\.\."):
+        bd.resume(folder, plugged.model())
+    other = plugged.model()
+    other.weight.data *= 2
+    with pytest.raises(bd.InputError, match="The model is not what run"):
+        bd.resume(folder, other, plugged.task())
+    with pytest.raises(bd.InputError, match="The data to judge on is not what run"):
+        bd.resume(folder, plugged.model(), plugged.task(401))
+    assert (folder / "attempts" / "00-first" / "model.mirror").read_bytes() == artifact
+
+    before = journalled(folder)
+    run = bd.resume(folder, plugged.model(), plugged.task())
+    assert (run.outcome, run.best.number) == (bd.Outcome.TARGET_MET, 2)
+    assert [journalled(folder)[number] for number in (0, 1)] == [before[0], before[1]]
+    assert [result.state.value for result in run.candidates] == ["missed", "missed", "met"]
+
+
+def compress(plugged, runs, *rungs, **options):
+    target = options.pop("target", ["accuracy drop <= 2 pp", "size <= 0.3x"])
+    return bd.compress(
+        plugged.model(), plugged.task(), target, ladder=list(rungs), runtime="mirror", runs=runs, **options
+    )
+
+
+def test_a_budget_that_is_too_small_can_be_enlarged(plugged, still, tmp_path):
+    run = compress(plugged, tmp_path, "shrink(size=0.2)", budget="0.01 s")
+    assert run.outcome is bd.Outcome.OUT_OF_BUDGET
+    assert run.best.number == 0
+    resumed = bd.resume(run.path, plugged.model(), plugged.task(), budget="10 min")
+    assert resumed.outcome is bd.Outcome.TARGET_MET
+    assert len(resumed.candidates) == 2
+
+
+def test_candidates_are_reused_unless_a_fresh_run_is_asked_for(plugged, still, tmp_path):
+    first = compress(plugged, tmp_path, "shrink(size=0.4)")
+    assert first.outcome is bd.Outcome.TARGET_MISSED
+    again = compress(plugged, tmp_path, "shrink(size=0.4)", target="size <= 0.5x")
+    assert again.outcome is bd.Outcome.TARGET_MET
+    assert f"reused from run {first.id}" in again.best.notes
+    assert "shrunk" in again.best.notes
+    assert again.best.key == first.candidates[1].key
+    fresh = compress(plugged, tmp_path, "shrink(size=0.4)", target="size <= 0.5x", fresh=True)
+    assert not any("reused" in note for note in fresh.best.notes)
+    assert fresh.best.key == first.candidates[1].key
+    other = compress(plugged, tmp_path, "shrink(size=0.4)", target="size <= 0.5x", seed=1)
+    assert not any("reused" in note for note in other.best.notes)
+
+
+def test_a_damaged_candidate_is_not_reused(plugged, still, tmp_path):
+    first = compress(plugged, tmp_path, "shrink(size=0.4)")
+    (attempt,) = first.path.glob("attempts/01-*")
+    (attempt / "candidate.json").write_text("{")
+    again = compress(plugged, tmp_path, "shrink(size=0.4)", target="size <= 0.5x")
+    assert again.outcome is bd.Outcome.TARGET_MET
+    assert not any("reused" in note for note in again.best.notes)
+
+
+def test_resume_refuses_an_artifact_that_was_changed(plugged, still, tmp_path):
+    run = compress(plugged, tmp_path, "shrink(size=0.4)")
+    (path,) = run.path.glob("attempts/01-*/model.mirror")
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(bd.BoildownError, match="not the one that was measured"):
+        bd.resume(run.path, plugged.model(), plugged.task())
