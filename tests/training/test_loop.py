@@ -155,12 +155,13 @@ def test_short_memory_halves_what_is_computed_at_once_and_changes_nothing_else()
     task, _ = linear_regression()
     told: list[Any] = []
     samples = train_samples(task)
-    roomy = train(Cramped(99), task, samples, steps=12, settings=SGD).model
+    roomy = train(Cramped(99), task, samples, steps=12, settings=SGD)
     cramped = train(
         Cramped(5), task, samples, steps=12, settings=SGD, record=lambda kind, data: told.append((kind, data))
     )
-    for ours, theirs in zip(cramped.model.parameters(), roomy.parameters(), strict=True):
+    for ours, theirs in zip(cramped.model.parameters(), roomy.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+    assert [loss for _step, loss in cramped.history] == pytest.approx([loss for _step, loss in roomy.history], rel=1e-5)
     assert told == [("memory", {"step": 0, "parts": 2}), ("memory", {"step": 0, "parts": 4})]
     assert "4 parts" in cramped.notes[-1]
     with pytest.raises(OutOfMemoryError, match="One sample"):
@@ -307,7 +308,7 @@ def test_student_and_teacher_see_the_same_augmented_batch(monkeypatch: pytest.Mo
 
 
 def test_workers_read_what_this_process_would_have_read() -> None:
-    student = convolutional()
+    student = convolutional(dropout=0.5)
     here = Classification(train=Jittered(32), validation=images(32))
     there = Classification(train=DataLoader(Jittered(32), num_workers=1), validation=images(32))
     one, two = (train(student, t, train_samples(t), steps=3, settings=PLAIN).model for t in (here, there))

@@ -40,7 +40,7 @@ def set_random_state(seed: int, epoch: int, step: int, purpose: int, device: tor
 def own_random_state() -> Iterator[None]:
     """Give the caller's random states back at the end."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
