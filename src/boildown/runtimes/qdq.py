@@ -39,7 +39,51 @@ def insert(model: ir.Model, plan: Plan) -> list[str]:
             if stored in model.graph.initializers:
                 _quantize_weight(model.graph, model.graph.initializers[stored], quantizer)
     tidy(model)
+    if _keep_float(model.graph):
+        tidy(model)
     return [node.outputs[0].name or "" for node in model.graph if node.op_type == "Conv" and _is_integer(node)]
+
+
+def _keep_float(graph: ir.Graph) -> bool:
+    """Keep ONNX Runtime from quantizing, per tensor, the layers that the plan leaves float.
+
+    It does so with any float weight between a DequantizeLinear of one scale and a QuantizeLinear
+    (its WeightBiasQuantization). One scale per channel, all equal, gives the same values and is out
+    of its reach: each such layer gets a DequantizeLinear of its own.
+    Returns whether there was such a layer.
+    """
+    found = False
+    for node in list(graph):
+        grid, weight = dequantized(node.inputs[0] if node.inputs else None), constant(_input(node, 1))
+        if node.op_type not in {"Conv", "ConvTranspose", "Gemm"} or grid is None or weight is None:
+            continue
+        if not _leads_to_grid(node.outputs[0]):
+            continue
+        channels = weight.shape[1] * node.attributes.get_int("group", 1)
+        if node.op_type == "ConvTranspose" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)):
+            channels = weight.shape[0]
+        integers, *parts = grid
+        name = f"{node.outputs[0].name}/input"
+        vectors = [
+            add_constant(graph, f"{name}_{part}", np.full(channels, constant(value)))
+            for part, value in zip(("scale", "zero"), parts, strict=True)
+        ]
+        own = ir.node("DequantizeLinear", [integers, *vectors], {"axis": 1})
+        own.outputs[0].name = f"{name}_dq"
+        node.replace_input_with(0, own.outputs[0])
+        graph.insert_before(node, own)
+        found = True
+    return found
+
+
+def _leads_to_grid(value: ir.Value) -> bool:
+    """Whether a QuantizeLinear, perhaps behind clamps, alone reads a value."""
+    while only_reader(value, "QuantizeLinear") is None:
+        clamp = only_reader(value, "Relu") or only_reader(value, "Clip")
+        if clamp is None:
+            return False
+        value = clamp.outputs[0]
+    return True
 
 
 def _values(graph: ir.Graph) -> dict[str, ir.Value]:
