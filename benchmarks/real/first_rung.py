@@ -35,13 +35,15 @@ class Row:
     target: tuple[str, ...]
     outcome: str = "TARGET_MET"
     confidence: float | None = None
+    ladder: str = "auto"
     limit: float | None = None
 
     @property
     def asked(self) -> str:
         """The target in one cell."""
         proven = "" if self.confidence is None else f", at {self.confidence:.0%} confidence"
-        return ", ".join(self.target) + proven
+        only = "" if self.ladder == "auto" else f", ladder {self.ladder}"
+        return ", ".join(self.target) + proven + only
 
 
 ROWS: Mapping[str, Row] = {
@@ -49,7 +51,9 @@ ROWS: Mapping[str, Row] = {
     "resnet56": Row("resnet56", ("accuracy drop <= 0.5 pp", "size <= 0.27x", "latency <= 0.55x"), limit=60),
     "dscnn": Row("dscnn", ("accuracy drop <= 1 pp", "size <= 0.35x")),
     "mobilenet": Row("mobilenet", ("accuracy drop <= 1 pp", "size <= 0.35x")),
-    "mobilenet-proven": Row("mobilenet", ("accuracy drop <= 1 pp", "size <= 0.35x"), "UNDECIDED", confidence=0.95),
+    "mobilenet-proven": Row(
+        "mobilenet", ("accuracy drop <= 1 pp", "size <= 0.35x"), "UNDECIDED", confidence=0.95, ladder="quick"
+    ),
 }
 
 _COLUMNS = {
@@ -58,9 +62,9 @@ _COLUMNS = {
     "outcome": "outcome",
     "rung": "rung",
     "accuracy": "accuracy first → candidate",
-    "drop": "drop [each end 95 %]",
+    "drop": "drop [each end]",
     "size": "size / lean float (/ plain export)",
-    "latency": "latency ratio [each end 95 %]",
+    "latency": "latency ratio [each end]",
     "seconds": "wall s (CPU s)",
     "engine": "engine's share",
     "memory": "peak MB, all processes",
@@ -105,7 +109,7 @@ def boil(row: Row, *, factories: bool = False) -> dict[str, Any]:
     task: Any = f"benchmarks.real.tasks:{row.model}" if factories else TASKS[row.model]()
     with tempfile.TemporaryDirectory() as runs:
         start, cpu = time.perf_counter(), _cpu_seconds()
-        run = compress(model, task, row.target, confidence=row.confidence, runs=runs, fresh=True)
+        run = compress(model, task, row.target, ladder=row.ladder, confidence=row.confidence, runs=runs, fresh=True)
         seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
         return {**_facts(run), "wall": seconds, "cpu": cpu, "factories": factories}
 
@@ -222,7 +226,7 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
         "outcome": facts["outcome"],
         "rung": facts["rung"],
         "accuracy": f"{accuracy['first']:.2%} → {accuracy['value']:.2%} (n = {accuracy['samples']:,})",
-        "drop": f"{100 * accuracy['drop']:+.2f} pp [{100 * drop['low']:+.2f}, {100 * drop['high']:+.2f}]",
+        "drop": f"{100 * accuracy['drop']:+.2f} pp [{100 * drop['low']:+.2f}, {100 * drop['high']:+.2f}: {drop['level']:.1%}]",
         "size": f"{size['ratio']:.3f}" + (f" ({size['value'] / plain:.3f})" if plain else ""),
         "seconds": f"{facts['wall']:.1f} ({facts['cpu']:.1f}): {seconds}",
         "engine": f"{engine_share(facts):.1%}",
@@ -231,7 +235,9 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
     }
     if latency is not None:
         interval = latency["intervals"]["ratio"]
-        cells["latency"] = f"{latency['ratio']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+        cells["latency"] = (
+            f"{latency['ratio']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}: {interval['level']:.1%}]"
+        )
     return cells
 
 
