@@ -8,10 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import boildown as bd
-from boildown.domain.measurement import Measurement
-from boildown.engine import bench
+import no_clock
+from boildown.engine.bench import Bench
 from boildown.surgery.weights import weights_hash
 from boildown.testing import digits
+
+pytestmark = pytest.mark.usefixtures("still")
 
 METHODS = ("quantize-dynamic", "quantize-static", "quantize-static(ranges=mse)")
 ORDERS = [METHODS[turn:] + METHODS[:turn] for turn in range(3)]
@@ -31,22 +33,12 @@ def first_model():
     return model.eval()
 
 
-@pytest.fixture(autouse=True)
-def _no_clock(monkeypatch):
-    """Nothing here is about speed."""
-    monkeypatch.setattr(bench.Bench, "latency", no_clock)
-
-
-def no_clock(self, path, sha256, *, glance=False):
-    return Measurement("latency", 1e-4, "s", first=1e-4, ratio=1.0)
-
-
 @pytest.fixture(scope="module")
 def runs(first_model, tmp_path_factory):
     """A run for every order in which each method is once the first, the second and the third."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.Bench, "latency", no_clock)
+        patch.setattr(Bench, "latency", no_clock.latency)
         return {
             order: bd.compress(
                 first_model, digits.task(), ["accuracy drop <= 3 pp", "size <= 0.01x"], ladder=list(order), runs=folder

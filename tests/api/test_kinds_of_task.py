@@ -12,18 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import boildown as bd
-from boildown.domain.measurement import Measurement
-from boildown.engine import bench
 
-
-@pytest.fixture(autouse=True)
-def _no_clock(monkeypatch):
-    """Nothing here is about speed."""
-
-    def latency(self, path, sha256, *, glance=False):
-        return Measurement("latency", 1e-4, "s", first=1e-4, ratio=1.0)
-
-    monkeypatch.setattr(bench.Bench, "latency", latency)
+pytestmark = pytest.mark.usefixtures("still")
 
 
 def perceptron(outputs):

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 import boildown as bd
-from boildown.domain.measurement import Measurement
-from boildown.engine import bench
 from boildown.journal.journal import Journal
 
 HERE = Path(__file__).parents[1]
@@ -29,8 +27,10 @@ rungs = ["shrink(size=0.6)", "shrink(size=0.2, how='wait once', marker='{marker}
 [run]
 runtime = "mirror"
 """
+MAIN = "import boildown_fakes; boildown_fakes.stop_clock(); from boildown.cli import main; main()"
 SCRIPT = """
 import boildown as bd, boildown_fakes
+boildown_fakes.stop_clock()
 run = bd.compress(
     boildown_fakes.model(), boildown_fakes.task(), ["accuracy drop <= 2 pp", "size <= 0.3x"],
     ladder=["shrink(size=0.6)", "shrink(size=0.2, how='wait once', marker='{marker}')"],
@@ -38,16 +38,6 @@ run = bd.compress(
 )
 print(run.outcome.name, run.best.number)
 """
-
-
-@pytest.fixture
-def still(monkeypatch):
-    """Runs of this process do not time anything."""
-
-    def latency(self, path, sha256, *, glance=False):
-        return Measurement("latency", 1e-4, "s", first=1e-4, ratio=1.0)
-
-    monkeypatch.setattr(bench.Bench, "latency", latency)
 
 
 @pytest.fixture
@@ -89,7 +79,7 @@ def test_a_run_that_is_killed_goes_on_where_it_stood(started, command, still, tm
     (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
     command_line = [
         "-c",
-        "from boildown.cli import main; main()",
+        MAIN,
         "compress",
         tmp_path / "boildown.toml",
         "--runs",
@@ -116,7 +106,7 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(started, command, still, tmp_pa
     (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
     command_line = [
         "-c",
-        "from boildown.cli import main; main()",
+        MAIN,
         "compress",
         tmp_path / "boildown.toml",
         "--runs",

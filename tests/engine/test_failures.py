@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import boildown as bd
-from boildown.domain.measurement import Measurement
+import no_clock
 from boildown.engine import bench, budget
 from boildown.journal.journal import Journal
 from boildown.methods import registry
@@ -16,15 +16,9 @@ TARGET = ["accuracy drop <= 2 pp", "size <= 0.3x"]
 GOOD = "shrink(size=0.2)"
 
 
-def no_clock(self, path, sha256, *, glance=False):
-    """What timing would say if every artifact were as fast."""
-    return Measurement("latency", 1e-4, "s", first=1e-4, ratio=1.0)
-
-
 @pytest.fixture
-def climb(plugged, tmp_path, monkeypatch):
+def climb(plugged, still, tmp_path, monkeypatch):
     """Runs a ladder on the fakes in this process."""
-    monkeypatch.setattr(bench.Bench, "latency", no_clock)
 
     monkeypatch.setattr(budget, "_LEAST_LIMIT", 0.0)
 
@@ -46,7 +40,7 @@ def in_children(tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "plugged"))
-        patch.setattr(bench.Bench, "latency", no_clock)
+        patch.setattr(bench.Bench, "latency", no_clock.latency)
         patch.setattr(budget, "_LEAST_LIMIT", 0.0)
         registry.installed.cache_clear()
         yield bd.compress(

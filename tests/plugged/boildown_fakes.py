@@ -14,6 +14,7 @@ from torch import nn
 
 import boildown as bd
 from boildown.domain.candidate import Edit
+from boildown.domain.measurement import Measurement
 
 POISON = 12345.0
 
@@ -85,6 +86,13 @@ class Stall:
             time.sleep(0.02)
             if self.checks:
                 context.check()
+
+
+def stop_clock():
+    """From now on this process times nothing: every artifact is as fast."""
+    from boildown.engine.bench import Bench
+
+    Bench.latency = lambda self, path, sha256, *, glance=False: Measurement("latency", 1e-4, "s", 1e-4, ratio=1.0)
 
 
 class Fragile:
