@@ -219,6 +219,7 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
     row, measured = ROWS[facts["name"]], facts["measurements"]
     accuracy, size, latency = measured["accuracy"], measured["size"], measured.get("latency")
     drop, plain = accuracy["intervals"]["drop"], facts["plain"]
+    ends = f"{100 * drop['low']:+.2f}, {100 * drop['high']:+.2f}: {drop['level']:.1%}"
     seconds = ", ".join(f"{kind} {s:.1f}" for kind, s in facts["seconds"].items() if kind != "all")
     cells = {
         "model": facts["name"],
@@ -226,7 +227,7 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
         "outcome": facts["outcome"],
         "rung": facts["rung"],
         "accuracy": f"{accuracy['first']:.2%} → {accuracy['value']:.2%} (n = {accuracy['samples']:,})",
-        "drop": f"{100 * accuracy['drop']:+.2f} pp [{100 * drop['low']:+.2f}, {100 * drop['high']:+.2f}: {drop['level']:.1%}]",
+        "drop": f"{100 * accuracy['drop']:+.2f} pp [{ends}]",
         "size": f"{size['ratio']:.3f}" + (f" ({size['value'] / plain:.3f})" if plain else ""),
         "seconds": f"{facts['wall']:.1f} ({facts['cpu']:.1f}): {seconds}",
         "engine": f"{engine_share(facts):.1%}",
@@ -242,7 +243,7 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _about_machine() -> str:
-    from boildown.measure.environment import environment
+    from boildown.measuring.environment import environment
 
     facts = environment()
     flags = ", ".join(facts["flags"])
