@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from boildown.domain.grammar import parse_target
 from boildown.domain.task import Metric
 from boildown.domain.verdict import judge
-from boildown.measure.quality import measure_quality
+from boildown.measuring.quality import measure_quality
 from boildown.tasks.metrics import as_metric
 
 Floats = NDArray[np.float64]

@@ -154,7 +154,9 @@ def _tell(name: str, result: Result, exact: NDArray[np.float64], lean: int, plai
 
 def _latency(first: Path, path: Path, inputs: torch.Tensor) -> float:
     with Child() as child, quiet():
-        found = child.call("boildown.measure.latency:compare", str(first), str(path), [inputs.numpy()], min_seconds=3.0)
+        found = child.call(
+            "boildown.measuring.latency:compare", str(first), str(path), [inputs.numpy()], min_seconds=3.0
+        )
     return float(found["ratio"])
 
 

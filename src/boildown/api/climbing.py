@@ -27,7 +27,7 @@ from boildown.engine.prepare import prepare
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
 from boildown.journal.runs import resolve_run, run_id
-from boildown.measure.environment import environment
+from boildown.measuring.environment import environment
 from boildown.surgery.store import load_candidate
 
 

@@ -25,7 +25,7 @@ from boildown.errors import AttemptError, InputError
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
-from boildown.measure.environment import environment
+from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
 

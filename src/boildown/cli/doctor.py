@@ -10,8 +10,8 @@ from boildown.cli.options import AsJson, echo_json
 from boildown.errors import BoildownError
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
-from boildown.measure.environment import environment
-from boildown.measure.probe import VNNI, contradiction
+from boildown.measuring.environment import environment
+from boildown.measuring.probe import VNNI, contradiction
 
 _NEEDED = ("onnx", "onnxruntime")
 _PATIENCE = 1.0  # seconds to wait for other runs to give way
@@ -67,7 +67,7 @@ def _measured() -> dict[str, Any] | None:
     """The speed of int8 by measurement in a child, or None where that fails."""
     try:
         with Child() as child, quiet(patience=_PATIENCE) as alone:
-            found: dict[str, Any] = child.call("boildown.measure.probe:time_int8", deadline=_DEADLINE)
+            found: dict[str, Any] = child.call("boildown.measuring.probe:time_int8", deadline=_DEADLINE)
     except BoildownError as error:
         typer.echo(f"int8        could not be measured: {error}", err=True)
         return None

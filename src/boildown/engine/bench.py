@@ -25,11 +25,11 @@ from boildown.errors import DeadlineError, ParityError
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
 from boildown.journal.keys import hash_of, measurement_key
-from boildown.measure import memory as memory_measure
-from boildown.measure.environment import environment, machine_key
-from boildown.measure.quality import measure_quality, summarise_divergence
-from boildown.measure.size import measure_size
-from boildown.measure.statistics import level_at_look
+from boildown.measuring import memory as memory_measure
+from boildown.measuring.environment import environment, machine_key
+from boildown.measuring.quality import measure_quality, summarise_divergence
+from boildown.measuring.size import measure_size
+from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Written
 from boildown.surgery.graph import Graph, capture
@@ -207,7 +207,7 @@ class Bench:
                 with Child() as fresh:
                     return int(
                         fresh.call(
-                            "boildown.measure.memory:peak", str(which), inputs, runtime, threads, self.trust,
+                            "boildown.measuring.memory:peak", str(which), inputs, runtime, threads, self.trust,
                             check=self.check, deadline=self._left(),
                         )
                     )  # fmt: skip
@@ -238,7 +238,7 @@ class Bench:
             with Child() as fresh, quiet(self.check):
                 return Measurement.from_json(
                     fresh.call(
-                        "boildown.measure.latency:compare",
+                        "boildown.measuring.latency:compare",
                         str(self.first), str(path), self.sample(self.job.latency.batch),
                         runtime=job.runtime, threads=job.latency.threads, level=job.level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],

@@ -58,9 +58,7 @@ def deliver(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _fill(
-    folder: Path, artifact: Path, runtime: str, sample: Path, classes: Sequence[str] | None, trust: bool
-) -> None:
+def _fill(folder: Path, artifact: Path, runtime: str, sample: Path, classes: Sequence[str] | None, trust: bool) -> None:
     copy = folder / f"model{artifact.suffix}"
     shutil.copy2(artifact, copy)
     with np.load(sample) as saved:

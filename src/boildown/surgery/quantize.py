@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from boildown.domain.candidate import Plan
 from boildown.domain.task import Samples, Task
-from boildown.measure.environment import environment
-from boildown.measure.probe import VNNI
+from boildown.measuring.environment import environment
+from boildown.measuring.probe import VNNI
 from boildown.surgery.calibrate import Call
 from boildown.surgery.plan import Placement
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from boildown.measure.statistics import (
+from boildown.measuring.statistics import (
     bootstrap,
     level_at_look,
     mean_interval,

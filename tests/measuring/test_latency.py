@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from boildown.domain.measurement import Measurement
-from boildown.measure import latency
+from boildown.measuring import latency
 
 INPUTS = [np.zeros((1, 4), np.float32)]
 LOADING = 0.005

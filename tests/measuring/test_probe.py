@@ -12,7 +12,7 @@ import pytest
 
 from boildown.cli.doctor import advice
 from boildown.execution.child import Child
-from boildown.measure.probe import contradiction, network, promises
+from boildown.measuring.probe import contradiction, network, promises
 
 
 def test_the_int8_file_computes_the_float_file_and_runs_on_integers(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_int8_file_computes_the_float_file_and_runs_on_integers(tmp_path: Pa
 
 def test_it_measures_in_a_child() -> None:
     with Child() as child:
-        found = child.call("boildown.measure.probe:time_int8", 0.2, deadline=120)
+        found = child.call("boildown.measuring.probe:time_int8", 0.2, deadline=120)
     assert json.loads(json.dumps(found)) == found
     assert found["speedup"] == pytest.approx(found["float_ms"] / found["int8_ms"], rel=0.7)
 

@@ -27,7 +27,7 @@ def time_int8(seconds: float = 1.0) -> dict[str, Any]:
     `notes` on how well it could be measured. Takes about `seconds` and one for loading and warming up.
     """
     from boildown.domain.measurement import Measurement
-    from boildown.measure.latency import compare
+    from boildown.measuring.latency import compare
 
     image = np.random.default_rng(0).random((1, _CHANNELS, _PIXELS, _PIXELS), np.float32)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from boildown.domain.measurement import Measurement
 from boildown.errors import AttemptError
-from boildown.measure.quality import measure_quality, summarise_divergence
+from boildown.measuring.quality import measure_quality, summarise_divergence
 
 Floats = NDArray[np.float64]
 

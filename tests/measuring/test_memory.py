@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boildown.measure import memory
+from boildown.measuring import memory
 
 MB = 1_000_000
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's own peak is read on Linux")

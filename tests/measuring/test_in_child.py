@@ -36,7 +36,7 @@ def in_child(call: str) -> Any:
     """The value of a call in a fresh process, which must not have loaded torch."""
     code = (
         "import json, sys, numpy as np\n"
-        "from boildown.measure import latency, memory\n"
+        "from boildown.measuring import latency, memory\n"
         f"inputs = [np.ones((2, {WIDTH}), np.float32)]\n"
         f"value = {call}\n"
         "assert 'torch' not in sys.modules\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from boildown.measure.size import measure_size, size_of
+from boildown.measuring.size import measure_size, size_of
 
 
 def test_size_counts_external_data_and_folders(tmp_path: Path) -> None:

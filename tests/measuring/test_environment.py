@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from boildown.measure import environment as under_test
-from boildown.measure.environment import environment, machine_key
+from boildown.measuring import environment as under_test
+from boildown.measuring.environment import environment, machine_key
 
 ARM = """processor\t: 0
 Features\t: fp asimd evtstrm asimddp i8mm sve
@@ -32,7 +32,7 @@ def test_facts_are_plain_and_whole() -> None:
 
 
 def test_machine_key_is_the_same_in_another_process() -> None:
-    code = "from boildown.measure.environment import machine_key; print(machine_key(), end='')"
+    code = "from boildown.measuring.environment import machine_key; print(machine_key(), end='')"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout == machine_key()
     assert len(machine_key()) == 12
@@ -70,8 +70,8 @@ def test_other_systems_do_not_crash(monkeypatch: pytest.MonkeyPatch, platform: s
 
 def test_measuring_loads_neither_torch_nor_a_runtime() -> None:
     code = (
-        "import sys, boildown.measure.latency, boildown.measure.memory, boildown.measure.quality, "
-        "boildown.measure.size; print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
+        "import sys, boildown.measuring.latency, boildown.measuring.memory, boildown.measuring.quality, "
+        "boildown.measuring.size; print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.strip() == "[]"

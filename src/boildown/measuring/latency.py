@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from boildown.domain.measurement import Form, Interval, Measurement
-from boildown.measure.environment import environment
-from boildown.measure.statistics import level_at_look, median_interval
+from boildown.measuring.environment import environment
+from boildown.measuring.statistics import level_at_look, median_interval
 from boildown.runtimes import get
 from boildown.runtimes.base import Array
 

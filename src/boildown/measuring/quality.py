@@ -14,7 +14,7 @@ from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.task import Metric
 from boildown.errors import AttemptError
-from boildown.measure import statistics
+from boildown.measuring import statistics
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
