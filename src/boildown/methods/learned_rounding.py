@@ -32,8 +32,14 @@ class LearnedRounding:
         version=1,
         family="quantization",
         summary="int8 or int4 weights, each rounded up or down by what it does to its layer's output",
-        when="int8 to nearest loses quality, or the file must be smaller than int8 makes it; needs no training.",
-        when_not="Nothing but latency counts: int8 rounded to nearest is as fast and made sooner.",
+        when=(
+            "The file must be smaller than int8 makes it: 4 bits give 0.13x the float file where int8 gives 0.26x "
+            "(ResNet-20), and with 8-bit activations they run on the int8 kernels (0.48x the float latency)."
+        ),
+        when_not=(
+            "int8 is small enough: rounded to nearest it is as good and made sooner. With float activations 4 bits "
+            "save bytes only: the runtime turns the weights into floats at load (1.00x the float latency)."
+        ),
         source=(
             "AdaRound (arXiv 2004.10568); GPTQ (arXiv 2210.17323); refit by ridge regression and "
             "guarded by samples that nothing was fitted to"
@@ -53,9 +59,7 @@ class LearnedRounding:
     )
     refit: bool = setting(False, "move weights to their least squared output error before they are rounded")
     activations: str = setting(
-        "auto",
-        "8-bit or float activations; auto: 8-bit with 8-bit weights, else float",
-        choices=("auto", "8-bit", "float"),
+        "8-bit", "8-bit for integer kernels, or float for weights alone", choices=("8-bit", "float")
     )
     edges: str = setting("same", "bits of the first and the last layer: as the others, or 8", choices=("same", "8"))
     steps: int = setting(400, "steps of learning per layer")
@@ -119,7 +123,7 @@ class LearnedRounding:
     def _activations(
         self, graph: Graph, placement: Placement, calls: Sequence[Call], context: Context
     ) -> dict[str, Quantizer]:
-        if self.activations == "float" or (self.activations == "auto" and self.bits < 8):
+        if self.activations == "float":
             return {}
         plan = calibrate(graph, placement, calls, check=context.check, progress=context.progress)
         return dict(plan.activations)
