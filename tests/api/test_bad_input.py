@@ -328,3 +328,9 @@ def test_the_user_model_survives_a_refusal_untouched(refused, plugged):
     refused("acuracy", model=model, target="acuracy <= 1")
     assert model.training
     assert model.weight.dtype is torch.float16
+
+
+def test_class_names_that_do_not_fit_the_outputs(refused):
+    images, labels = torch.rand(40, 4), torch.arange(40) % 3
+    task = bd.Classification(validation=list(zip(images, labels, strict=True)), classes=["a", "b"])
+    refused("2 classes", "3 outputs", kind=bd.DataError, model=nn.Linear(4, 3), task=task)

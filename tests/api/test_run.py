@@ -58,6 +58,7 @@ def test_the_best_artifact_runs_and_its_loader_checks_it(run):
     assert done.returncode == 0, done.stderr
     assert "gives the recorded outputs" in done.stdout
     ports = json.loads((run.path / "best" / "ports.json").read_text())
+    assert ports["classes"] == list("0123456789")
     assert ports["inputs"][0]["name"] == port.name
     assert ports["inputs"][0]["shape"][1:] == [1, 8, 8]
 

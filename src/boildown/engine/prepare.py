@@ -103,6 +103,10 @@ def _call(first: Candidate, job: Job) -> None:
         if not all(torch.isfinite(leaf).all() for leaf in leaves)
     ]
     if isinstance(job.task, Classification) and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
+        names, outputs = job.task.classes, leaves[0].shape[1]
+        if names is not None and len(names) != outputs:
+            cause = f"The task names {len(names)} classes, and the model has {outputs} outputs."
+            mistakes.append(Mistake(cause, "Name one class per output, in their order."))
         for name, samples in job.task.data().items():
             with named(f"The {name} data cannot be read", "Mend that item, or leave it out."):
                 targets = None if name == "calibration" else read_targets(samples)

@@ -16,7 +16,8 @@ from boildown.tasks.losses import Loss, kl_divergence
 class Classification(Task):
     """Logits (n, C) against labels (n,); binary logits (n,) or (n, 1) with loss 'bce'.
 
-    Divergence is the KL divergence of the class probabilities in nats. The rest is as in `Task`.
+    Divergence is the KL divergence of the class probabilities in nats. `classes` names the outputs in
+    order, for the file that is handed over. The rest is as in `Task`.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Classification(Task):
         metrics: Sequence[Any] | Any = ("accuracy",),
         example: Any = None,
         forward: Forward | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             loss,
@@ -42,6 +44,7 @@ class Classification(Task):
             forward=forward,
             divergence=kl_divergence,
         )
+        self.classes = None if classes is None else tuple(map(str, classes))
         self._takes_indices = loss == "cross_entropy"
 
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:

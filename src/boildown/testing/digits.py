@@ -50,7 +50,7 @@ def validation_set() -> TensorDataset:
 
 def task() -> Classification:
     """Classify digits by accuracy."""
-    return Classification(train=training_set(), validation=validation_set())
+    return Classification(train=training_set(), validation=validation_set(), classes="0123456789")
 
 
 def trained_network(width: int = 64, epochs: int = 12, seed: int = 0) -> nn.Sequential:
