@@ -108,6 +108,16 @@ def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
     assert str(Auto(job()).next(attempts)[0]) == "healer"
 
 
+def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed():
+    first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.28)
+    assert str(Auto(job()).next([first, bulky])[0]) == "learned-rounding(bits=4)"
+    worse = judged(1, "quantize-static", size=0.2, drop=0.05)
+    attempts = [first, worse]
+    while (step := Auto(job()).next(attempts)) is not None:
+        assert "bits=4" not in str(step[0])
+        attempts.append(failed(len(attempts), str(step[0]), State.SKIPPED))
+
+
 def test_two_methods_of_one_name_are_refused(plugged):
     plugged(card("quantize-static"))
     with pytest.raises(InputError, match="Two methods are called 'quantize-static'"):

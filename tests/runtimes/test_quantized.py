@@ -114,6 +114,7 @@ def _plan(*activations: Quantizer, weight: Quantizer, bias: tuple[float, ...] = 
 def _clamped(y: Tensor) -> Tensor:
     return F.hardtanh(y, 0.0, 6.0) * 0.5
 
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", INTEGER)
 def test_weights_of_float_layers_are_folded_at_load(name: str, bits: int, tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ from boildown.engine.diagnosis import diagnose
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung, parse_rung, parse_rungs
 from boildown.errors import InputError
-from boildown.methods.registry import cards, installed
+from boildown.methods.registry import installed
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "quick": ("quantize-static",),
     "post-training": (
         "quantize-dynamic",
         "quantize-static",
-        "quantize-static(ranges=mse)",
-        "quantize-static(ranges=percentile)",
+        "quantize-mixed",
+        "learned-rounding",
+        "learned-rounding(bits=4)",
     ),
 }
 """Ready ladders by name."""
@@ -51,28 +52,33 @@ class Auto:
     """Every installed method that lowers something the target asks for, cheapest first.
 
     After a miss the method whose card answers the miss best comes next; ties keep the cards' order.
+    Settings that compress harder are climbed only where a cost was missed.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         asked = {condition.metric for condition in job.target.conditions} - job.quality
-        self._open = [name for name, card in cards().items() if not asked or asked & set(card.lowers)]
+        suited = [method for method in installed().values() if not asked or asked & set(method.card.lowers)]
+        self._usual = [Rung((method(),)) for method in suited]
+        self._harder = [Rung((method(**method.card.harder),)) for method in suited if method.card.harder]
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
-        """The open method that answers the last verdict best."""
+        """The open rung that answers the last verdict best."""
         tried = {attempt.rung for attempt in attempts}
-        left = [name for name in self._open if name not in tried]
-        if not left:
-            return None
         judged = [a for a in attempts[1:] if a.state is State.MISSED and a.verdict is not None]
         if not judged:
-            return parse_rung(left[0]), "the cheapest method that lowers what the target asks for"
+            left = [rung for rung in self._usual if str(rung) not in tried]
+            return (left[0], "the cheapest method that lowers what the target asks for") if left else None
         last = judged[-1]
         assert last.verdict is not None
-        diagnosis = diagnose(last.verdict, self._job.quality)
-        card = installed()[last.rung].card
-        best = max(left, key=lambda name: diagnosis.suits(cards()[name], card))
-        return parse_rung(best), f"after {last.rung}: {diagnosis.sentence}"
+        diagnosis, card = diagnose(last.verdict, self._job.quality), parse_rung(last.rung).methods[-1].card
+        scores = {rung: diagnosis.suits(rung.methods[-1].card, card) for rung in self._usual}
+        if diagnosis.lower:
+            scores |= {rung: diagnosis.suits(rung.methods[-1].card, card) + 1 for rung in self._harder}
+        left = [rung for rung in scores if str(rung) not in tried]
+        if not left:
+            return None
+        return max(left, key=lambda rung: scores[rung]), f"after {last.rung}: {diagnosis.sentence}"
 
 
 def ladder(given: str | Sequence[str | Mapping[str, Any]], job: Job) -> Ladder:

@@ -52,6 +52,8 @@ class Card:
     minutes: float = 0.1
     order: int = 100
     recovers: tuple[str, ...] = ()
+    harder: Mapping[str, Any] = field(default_factory=dict)
+    """Settings with which it compresses harder: climbed by `auto` after a miss of a cost."""
     terminal: bool = False
     """Nothing may follow it in a chain (it works on the exported file)."""
 

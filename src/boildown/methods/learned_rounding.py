@@ -49,6 +49,7 @@ class LearnedRounding:
         minutes=1.0,
         order=40,
         recovers=("quantize-static",),
+        harder={"bits": 4},
     )
 
     bits: int = setting(8, "bits of a weight", choices=(8, 4))

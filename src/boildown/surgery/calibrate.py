@@ -250,7 +250,7 @@ def correct_biases(
     for all samples at once, so only as many batches are used as fit in `memory` (bytes, at least
     one batch). Raises AttemptError without batches.
     """
-    calls = _fitting(graph, list(batches), memory)
+    calls = fitting(graph, list(batches), memory)
     simulated = simulate(graph, replace(plan, biases={}))
     floats = {node.name: node for node in graph.module.graph.nodes}
     layers = {layer.node: layer for layer in placement.layers if layer.weight in plan.weights}
@@ -299,7 +299,7 @@ def _forget(path: Interpreter, node: Node | None) -> None:
         path.env.pop(spent, None)
 
 
-def _fitting(graph: Graph, calls: list[Call], memory: int) -> list[Call]:
+def fitting(graph: Graph, calls: list[Call], memory: int) -> list[Call]:
     """As many of the calls as can be walked together within `memory` bytes; at least one."""
     if not calls:
         raise AttemptError(_NO_DATA)

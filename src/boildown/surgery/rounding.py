@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from boildown.domain.candidate import Plan, Quantizer
-from boildown.surgery.calibrate import Call, Check, Progress, _fitting, weight_quantizer
+from boildown.surgery.calibrate import Call, Check, Progress, fitting, weight_quantizer
 from boildown.surgery.graph import LINEAR, Graph, set_parameter
 from boildown.surgery.plan import Layer, Placement
 from boildown.surgery.simulate import simulate
@@ -88,7 +88,7 @@ def round_weights(
     """
     fitted, held_back = list(batches), list(guard)
     share = memory * len(held_back) // max(len(fitted) + len(held_back), 1)
-    fitted, held_back = _fitting(graph, fitted, memory - share), _fitting(graph, held_back, share)
+    fitted, held_back = fitting(graph, fitted, memory - share), fitting(graph, held_back, share)
     walk = _Walk(graph, activations, fitted + held_back, seed)
     layers = {layer.node: layer for layer in placement.layers if layer.weight in bits}
     weights: dict[str, Tensor] = {}
