@@ -108,10 +108,13 @@ def boil(row: Row, *, factories: bool = False) -> dict[str, Any]:
     model: Any = f"benchmarks.real.models:{row.model}" if factories else MODELS[row.model]()
     task: Any = f"benchmarks.real.tasks:{row.model}" if factories else TASKS[row.model]()
     with tempfile.TemporaryDirectory() as runs:
+        peak = _Peak(os.getpid())
+        peak.start()
         start, cpu = time.perf_counter(), _cpu_seconds()
         run = compress(model, task, row.target, ladder=row.ladder, confidence=row.confidence, runs=runs, fresh=True)
         seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-        return {**_facts(run), "wall": seconds, "cpu": cpu, "factories": factories}
+        peak.stop()
+        return {**_facts(run), "wall": seconds, "cpu": cpu, "peak": peak.bytes, "factories": factories}
 
 
 def _facts(run: Any) -> dict[str, Any]:
@@ -133,24 +136,18 @@ def _facts(run: Any) -> dict[str, Any]:
 
 
 def _in_fresh_process(name: str, *, factories: bool) -> dict[str, Any]:
-    """One network in a Python of its own; `peak` is the most bytes its processes held together."""
+    """One network in a Python of its own."""
     command = [sys.executable, "-m", "benchmarks.real.first_rung", "--child", name]
-    with subprocess.Popen(
-        [*command, "--factories"] if factories else command, stdout=subprocess.PIPE, text=True
-    ) as process:
-        peak = _Peak(process.pid)
-        peak.start()
-        out, _ = process.communicate()
-        peak.stop()
-    if process.returncode:
-        raise SystemExit(f"{name} ended with exit code {process.returncode}")
-    return {"name": name, **json.loads(out.strip().splitlines()[-1]), "peak": peak.bytes}
+    done = subprocess.run([*command, "--factories"] if factories else command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} ended with exit code {done.returncode}")
+    return {"name": name, **json.loads(done.stdout.strip().splitlines()[-1])}
 
 
 class _Peak(threading.Thread):
-    """Watches the resident memory of a process and all its descendants together (Linux only).
+    """Watches the resident memory of a process and all its descendants together, ten times a second (Linux only).
 
-    Pages that several processes share are counted in each.
+    Pages that several processes share are counted in each, and so is the data that this process holds.
     """
 
     def __init__(self, root: int) -> None:
