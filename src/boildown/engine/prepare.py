@@ -5,7 +5,7 @@ Whatever is wrong here is the user's input, found before a run exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.task import Metric
 from boildown.engine.bench import Bench, Statistics, Which, file_hash
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
@@ -43,7 +44,8 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     Raises ModelError where the model cannot be called, captured or exported, or scores no better
     than guessing; DataError where the data does not fit the model.
     """
-    _call(first, job)
+    with bench.timed("measure"):
+        _call(first, job)
     save_sample(bench.sample(1), bench.folder / FIRST)
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
@@ -155,16 +157,26 @@ def _shapes(inputs: Any) -> str:
     )
 
 
-def check_expectations(expected: Mapping[str, Any], metrics: frozenset[str]) -> None:
-    """Refuse expectations of metrics that the task does not have, and what is no number."""
-    mistakes = [
-        Mistake(
-            f"expected names {name}, which the task does not measure.", f"It measures {', '.join(sorted(metrics))}."
-        )
-        if name not in metrics
-        else Mistake(f"expected {name} = {value!r} is no number.", "Give the score, such as 0.934.")
-        for name, value in expected.items()
-        if name not in metrics or not isinstance(value, int | float)
-    ]
+def check_expectations(expected: Any, metrics: Sequence[Metric]) -> None:
+    """Refuse expectations of metrics that the task does not have, and what cannot be a score."""
+    if not isinstance(expected, Mapping):
+        raise InputError.of(f"expected = {expected!r} names no metric.", 'Write {"accuracy": 0.934}.')
+    ranges, mistakes = {metric.name: metric.range for metric in metrics}, []
+    for name, value in expected.items():
+        if name not in ranges:
+            known = ", ".join(sorted(ranges))
+            mistakes.append(
+                Mistake(f"expected names {name}, which the task does not measure.", f"It measures {known}.")
+            )
+        elif not isinstance(value, int | float):
+            mistakes.append(Mistake(f"expected {name} = {value!r} is no number.", "Give the score, such as 0.934."))
+        elif not ranges[name][0] <= value <= ranges[name][1]:
+            low, high = ranges[name]
+            mistakes.append(
+                Mistake(
+                    f"expected {name} = {value!r}: {name} lies between {low:g} and {high:g}.",
+                    "Give it as the task measures it: 0.934 for 93.4 %.",
+                )
+            )
     if mistakes:
         raise InputError(*mistakes)

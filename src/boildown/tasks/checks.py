@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
 from boildown.errors import DataError, Mistake
-from boildown.tasks.data import content, feed, leaves
+from boildown.tasks.data import IndexedSamples, Rows, content, feed, leaves
 
 READ_TWICE = 64
 READ_AHEAD = 256
+_GLANCE, _GLANCED_AT_ONCE = 64, 256
 IGNORED = -100
 """The label that PyTorch's cross entropy ignores."""
 
@@ -89,8 +90,16 @@ def check_classes(name: str, targets: NDArray[Any], *, scored: bool) -> list[Mis
 def overlap(train: Samples, validation: Samples) -> int:
     """How many validation items have inputs that also occur in the training data, bit for bit.
 
-    Reads both data sets once.
+    Reads both data sets once, and again those items that look alike at a glance.
     """
+    glances = [_glances(train), _glances(validation)]
+    alike = set(glances[0]) & set(glances[1])
+    if not alike:
+        return 0
+    train, validation = (
+        samples.subset([index for index, glance in enumerate(of_all) if glance in alike])
+        for samples, of_all in zip((train, validation), glances, strict=True)
+    )
     seen = set(_input_hashes(train))
     return sum(item in seen for item in _input_hashes(validation))
 
@@ -213,8 +222,27 @@ def _length(inputs: Any) -> int:
     return next((len(leaf) for leaf in leaves(inputs) if hasattr(leaf, "__len__")), 1)
 
 
+def _glances(samples: Samples) -> list[bytes]:
+    """A few bytes of every item's inputs, the same for the same inputs: seconds less than hashing all of them."""
+    at_once = _GLANCED_AT_ONCE if isinstance(samples, IndexedSamples) and isinstance(samples.read, Rows) else 1
+    return [glance for inputs, _target in samples.batches(at_once) for glance in _glance(inputs)]
+
+
+def _glance(inputs: Any) -> list[bytes]:
+    """For each item of a batch the bytes at the same random places of every tensor."""
+    parts = []
+    for leaf in leaves(inputs):
+        if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.numel():
+            rows = leaf.detach().cpu().contiguous().reshape(len(leaf), -1).view(torch.uint8).numpy()
+            places = np.random.default_rng(rows.shape[1]).integers(0, rows.shape[1], _GLANCE)
+            parts.append(rows[:, places])
+    if not parts:
+        return [b""] * _length(inputs)
+    return [row.tobytes() for row in np.concatenate(parts, axis=1)]
+
+
 def _input_hashes(samples: Samples) -> Iterator[bytes]:
-    for inputs, _target in samples.batches(1):
+    for inputs, _target in samples.items() if isinstance(samples, IndexedSamples) else samples.batches(1):
         digest = hashlib.blake2b(digest_size=16)
         feed(digest.update, inputs)
         yield digest.digest()
