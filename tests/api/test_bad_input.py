@@ -85,12 +85,15 @@ def test_what_is_no_target_is_refused(refused, target):
         ({"batch_size": 0}, ("batch_size = 0",)),
         ({"latency": bd.Latency(batch=0)}, ("batch = 0",)),
         ({"latency": bd.Latency(threads=1.5)}, ("threads = 1.5",)),
+        ({"latency": "2 ms"}, ("latency = '2 ms' is no Latency", "Latency(batch=1")),
         ({"seed": -1}, ("seed = -1",)),
         ({"seed": "x"}, ("seed = 'x'",)),
         ({"device": "cuda:77"}, ("device 'cuda:77'", "cpu")),
         ({"device": "warp"}, ("device 'warp'",)),
         ({"expected": {"acuracy": 0.9}}, ("expected names acuracy", "accuracy")),
         ({"expected": {"accuracy": "good"}}, ("expected accuracy = 'good'", "0.934")),
+        ({"expected": {"accuracy": 93.4}}, ("accuracy lies between 0 and 1", "0.934 for 93.4 %")),
+        ({"expected": 0.934}, ("expected = 0.934 names no metric", "accuracy")),
     ],
     ids=str,
 )
@@ -153,6 +156,11 @@ def test_a_task_that_is_none_is_refused(refused, factory):
 
 def test_a_model_that_is_none_is_refused(refused):
     refused("The model is dict, no torch.nn.Module", model={"weight": 1}, kind=bd.ModelError)
+
+
+def test_a_scripted_model_is_refused(refused, plugged):
+    scripted = torch.jit.trace(plugged.model(), torch.zeros(2, 10))
+    refused("TorchScript", "scripted or traced from", model=scripted, kind=bd.ModelError)
 
 
 def test_weights_that_do_not_fit_name_their_keys(refused, tmp_path):

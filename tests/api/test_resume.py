@@ -131,8 +131,9 @@ def test_a_script_without_a_guard_stops_and_resumes_with_its_objects(started, pl
     (folder,) = runs.iterdir()
     artifact = (folder / "attempts" / "00-first" / "model.mirror").read_bytes()
 
-    with pytest.raises(bd.InputError, match="no factory for its model and task"):
+    with pytest.raises(bd.InputError, match="no factory for its model and task") as caught:
         bd.resume(folder)
+    assert f"boildown.resume({str(folder)!r}," in str(caught.value)
     with pytest.raises(bd.InputError, match=r"no factory for its task.*\n.*task=\.\.\."):
         bd.resume(folder, plugged.model())
     other = plugged.model()

@@ -90,7 +90,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
         with mistakes:
             target = parse_target(asked["target"], read_task.metrics)
         with mistakes:
-            check_expectations(asked["expected"], frozenset(metric.name for metric in read_task.metrics))
+            check_expectations(asked["expected"], read_task.metrics)
         with mistakes:
             check_data(read_task)
             with named("The data cannot be read", "Mend that item, or leave it out."):
@@ -143,7 +143,11 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
     confidence = asked["confidence"]
     if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
         mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
-    numbers = {**asked["latency"], "batch_size": 1 if asked["batch_size"] is None else asked["batch_size"]}
+    latency = asked["latency"]
+    if not isinstance(latency, Mapping):
+        mistakes.append(Mistake(f"latency = {latency!r} is no Latency.", "Write boildown.Latency(batch=1, threads=1)."))
+        latency = {}
+    numbers = {**latency, "batch_size": 1 if asked["batch_size"] is None else asked["batch_size"]}
     for name, value in numbers.items():
         if not _whole(value) or value < 1:
             mistakes.append(Mistake(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
@@ -171,6 +175,11 @@ def _whole(value: Any) -> bool:
 def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...]]:
     """The first model as it will be judged, and what was changed; the user's own is never touched."""
     loaded: tuple[str, ...] = ()
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError.of(
+            "The model is TorchScript, which cannot be captured again.",
+            "Give the module it was scripted or traced from, with its weights.",
+        )
     if isinstance(model, str):
         built = call_factory(model)
         if not isinstance(built, nn.Module):

@@ -78,13 +78,13 @@ def compress(
         "ladder": _plain(ladder),
         "budget": budget,
         "confidence": confidence,
-        "latency": asdict(latency),
+        "latency": asdict(latency) if isinstance(latency, Latency) else latency,
         "runtime": runtime,
         "hardware": hardware,
         "device": device,
         "batch_size": batch_size,
         "seed": seed,
-        "expected": dict(expected or {}),
+        "expected": dict(expected) if isinstance(expected, Mapping) else expected or {},
         "fresh": fresh,
         "factories": asdict(
             Factories(
@@ -145,7 +145,7 @@ def resume(
             raise InputError.of(
                 f"Run {folder.name} has no factory for its {' and '.join(missing)}.",
                 f"Give {' and '.join(missing)} again: "
-                f"boildown.resume({folder.name!r}, {', '.join(f'{name}=...' for name in missing)}).",
+                f"boildown.resume({str(folder)!r}, {', '.join(f'{name}=...' for name in missing)}).",
             )
         found = read(asked, given["model"], given["task"])
         rows = journal.attempts()
