@@ -10,12 +10,12 @@ class Outcome(Enum):
 
     TARGET_MET = "The target is met: the artifact in best/ can be deployed."
     TARGET_MISSED = (
-        "Every rung was climbed and none met the target: relax the condition named as the cheapest "
-        "relaxation, give training data, or add rungs."
+        "Every rung was climbed and none met the target: relax a condition, give training data if the "
+        "task has none, or add rungs."
     )
     UNDECIDED = (
-        "The conditions hold as measured, but not with the confidence asked for: give more "
-        "validation samples, or ask for less confidence."
+        "No rung is proven to meet the target with the confidence asked for, and at least one is not "
+        "proven to miss it: give more validation samples, or ask for less confidence."
     )
     OUT_OF_BUDGET = (
         "The budget ended before a rung met the target: resume the run with a larger budget; "
