@@ -81,7 +81,10 @@ def parse_rungs(texts: Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
 def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(text, Mapping):
         settings = dict(text)
-        return [(str(settings.pop("method", "")), settings)]
+        if "method" not in settings:
+            mistakes.append(Mistake(f"The rung {settings!r} names no method.", 'Add method = "quantize-static".'))
+            return []
+        return [(str(settings.pop("method")), settings)]
     links = []
     for part in _outside_brackets(str(text), "+"):
         match = _LINK.match(part)

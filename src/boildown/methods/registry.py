@@ -59,6 +59,10 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
     return method(**settings)
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"}
+"""What a setting takes, in words, by the type of its default."""
+
+
 def _unknown(name: str, key: str, known: list[str]) -> Mistake:
     return Mistake(f"{name} has no setting {key!r}.", suggestion(key, known) if known else "It has none.")
 
@@ -70,7 +74,8 @@ def _refusal(name: str, known: Field[Any], value: Any) -> Mistake | None:
     if choices:
         return None if value in choices else Mistake(f"{told} is not possible.", f"One of: {_listed(choices)}.")
     if not _fits(value, known.default):
-        return Mistake(f"{told} is not of the right kind.", f"Give a {type(known.default).__name__}.")
+        kind = _KINDS.get(type(known.default), type(known.default).__name__)
+        return Mistake(f"{told} is not of the right kind.", f"Give {kind}.")
     if least is not None and not value >= least:
         return Mistake(f"{told} is too low.", f"Give {least} or more.")
     if most is not None and not value <= most:

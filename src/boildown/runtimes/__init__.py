@@ -35,4 +35,4 @@ def get(name: str) -> Runtime:
     for point in entry_points(group=_GROUP, name=name):
         plugged: Runtime = point.load()()
         return plugged
-    raise InputError.of(f"there is no runtime {name!r}", f"choose one of: {', '.join(names())}")
+    raise InputError.of(f"There is no runtime {name!r}.", f"Choose one of: {', '.join(names())}.")

@@ -68,7 +68,7 @@ class EagerSession:
                 warnings.simplefilter("ignore")  # on its own archive's internals
                 program = torch.export.load(io.BytesIO(path.read_bytes()))
         except Exception as error:
-            raise InputError.of(f"{path} is not a torch.export program: {error}", "export it again") from error
+            raise InputError.of(f"{path} is not a torch.export program: {error}", "Export it again.") from error
         self._module = program.module(check_guards=False)
         self._structure = program.call_spec.in_spec
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}

@@ -132,7 +132,7 @@ class OnnxSession:
             session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
         except _ERRORS as error:
             raise InputError.of(
-                f"{path} is not a model ONNX Runtime can load: {_first_line(error)}", "export it again"
+                f"{path} is not a model ONNX Runtime can load: {_first_line(error)}", "Export it again."
             ) from error
         self._session = session
         self.inputs: tuple[Port, ...] = tuple(map(_port, session.get_inputs()))
@@ -188,7 +188,7 @@ def _refuse_foreign_data(path: Path) -> None:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise InputError.of(f"{path} is not an ONNX file: {_first_line(error)}", "export it again") from error
+        raise InputError.of(f"{path} is not an ONNX file: {_first_line(error)}", "Export it again.") from error
     folder = path.resolve().parent
     for tensor in onnx.external_data_helper._get_all_tensors(model):
         for entry in tensor.external_data:

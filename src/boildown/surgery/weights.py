@@ -137,7 +137,9 @@ def _wrapped(model: nn.Module) -> Any:
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise InputError.of(f"There is no weights file {path}.", "Check the path; it is relative to the config file.")
+        raise InputError.of(
+            f"There is no weights file {path}.", "Check the path; in a config file it is relative to that file."
+        )
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
