@@ -111,6 +111,8 @@ def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
 def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed():
     first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.28)
     assert str(Auto(job()).next([first, bulky])[0]) == "learned-rounding(bits=4)"
+    other = judged(1, "quantize-dynamic", size=0.6)
+    assert str(Auto(job()).next([first, other])[0]) == "quantize-static", "the gentler method comes first"
     worse = judged(1, "quantize-static", size=0.2, drop=0.05)
     attempts = [first, worse]
     while (step := Auto(job()).next(attempts)) is not None:

@@ -52,7 +52,7 @@ class Auto:
     """Every installed method that lowers something the target asks for, cheapest first.
 
     After a miss the method whose card answers the miss best comes next; ties keep the cards' order.
-    Settings that compress harder are climbed only where a cost was missed.
+    Settings that compress harder are climbed only where a gentler method of their kind missed a cost.
     """
 
     def __init__(self, job: Job) -> None:
@@ -74,7 +74,11 @@ class Auto:
         diagnosis, card = diagnose(last.verdict, self._job.quality), parse_rung(last.rung).methods[-1].card
         scores = {rung: diagnosis.suits(rung.methods[-1].card, card) for rung in self._usual}
         if diagnosis.lower:
-            scores |= {rung: diagnosis.suits(rung.methods[-1].card, card) + 1 for rung in self._harder}
+            scores |= {
+                rung: diagnosis.suits(rung.methods[-1].card, card) + 1
+                for rung in self._harder
+                if card.name in rung.methods[-1].card.recovers
+            }
         left = [rung for rung in scores if str(rung) not in tried]
         if not left:
             return None
