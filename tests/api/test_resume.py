@@ -38,6 +38,17 @@ run = bd.compress(
 )
 print(run.outcome.name, run.best.number)
 """
+REBUILD = """
+import sys
+from pathlib import Path
+from boildown.api.climbing import _attempts
+from boildown.domain.candidate import Candidate
+from boildown.journal.journal import Journal
+import boildown_fakes
+folder = Path(sys.argv[1])
+with Journal.open(folder, readonly=True) as journal:
+    print([attempt.candidate.method for attempt in _attempts(journal, folder, Candidate(boildown_fakes.model()))])
+"""
 
 
 @pytest.fixture
@@ -197,3 +208,16 @@ def test_resume_refuses_an_artifact_that_was_changed(plugged, still, tmp_path):
     path.write_text(path.read_text() + " ")
     with pytest.raises(bd.BoildownError, match="not the one that was measured"):
         bd.resume(run.path, plugged.model(), plugged.task())
+
+
+def test_a_process_that_has_loaded_no_method_rebuilds_edited_candidates(plugged, tmp_path):
+    run = bd.compress(
+        plugged.model(), plugged.task(), "size <= 0.01x", ladder=["learned-rounding(steps=1)"], runs=tmp_path
+    )
+    assert run.candidates[1].artifact is not None
+    path = os.pathsep.join([str(HERE / "plugged"), *sys.path])
+    told = subprocess.run(
+        [sys.executable, "-c", REBUILD, str(run.path)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert "learned-rounding" in told.stdout, told.stderr

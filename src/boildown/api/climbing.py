@@ -28,6 +28,7 @@ from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
 from boildown.journal.runs import resolve_run, run_id
 from boildown.measuring.environment import environment
+from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
 
 
@@ -239,6 +240,7 @@ def _call(asked: Mapping[str, Any]) -> str:
 
 def _attempts(journal: Journal, folder: Path, first: Candidate) -> list[Attempt]:
     """The finished attempts of earlier sittings, up to the first that was cut off."""
+    installed()  # methods bring the edits that their candidates are rebuilt with
     attempts: list[Attempt] = []
     for row in journal.attempts():
         if row.state is State.RUNNING or row.number != len(attempts):
