@@ -108,6 +108,13 @@ def test_a_ratio_follows_from_the_two_values():
     assert find(better, Measurement("rmse", 0.55)).observed is None
 
 
+def test_a_cost_that_refused_its_ratio_is_not_compared_all_the_same():
+    half = Condition("memory", "ratio", "<=", 0.5, "memory <= 0.5x")
+    finding = find(half, Measurement("memory", 4e5, "B", first=1e6, notes=("no ratio: 0.40 MB is below 2 MB",)))
+    assert finding.status is Status.UNDECIDED
+    assert "below 2 MB" in finding.sentence()
+
+
 def test_one_missed_misses_all_and_undecided_comes_before_met():
     good, open_, bad = (
         accuracy(0.002, -0.004, 0.008),

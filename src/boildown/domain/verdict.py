@@ -216,7 +216,8 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
         what = {"value": condition.metric, "drop": f"the drop in {condition.metric}"}.get(
             condition.form, f"the ratio of {condition.metric} to the first model's"
         )
-        return Finding(condition, Status.UNDECIDED, None, note=f"{what} was not measured")
+        told = "; ".join((f"{what} was not measured", *(() if measurement is None else measurement.notes)))
+        return Finding(condition, Status.UNDECIDED, None, note=told)
     shown = format_value(observed, COSTS.get(condition.metric, measurement.unit), condition.form)
     if math.isnan(observed):
         return Finding(condition, Status.MISSED, observed, note="not a number", shown=shown)
@@ -245,9 +246,13 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
 
 
 def _observed(measurement: Measurement, condition: Condition) -> float | None:
-    """The number a condition is about; a ratio follows from two positive values."""
+    """The number a condition is about; a ratio of quality follows from two positive values.
+
+    A cost without a ratio has none on purpose: its values are too small to be compared.
+    """
     observed, first = measurement.observed(condition.form), measurement.first
-    if observed is None and condition.form == "ratio" and first is not None and first > 0:
+    quality = condition.metric not in COSTS
+    if observed is None and quality and condition.form == "ratio" and first is not None and first > 0:
         return measurement.value / first
     return observed
 
