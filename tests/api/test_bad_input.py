@@ -290,6 +290,22 @@ def test_a_model_that_returns_no_tensor_is_refused(refused):
     refused("returns str without a tensor", model=Silent(10, 10), kind=bd.DataError)
 
 
+def test_a_model_with_several_outputs_is_asked_which(refused):
+    class Several(nn.Linear):
+        def forward(self, x):
+            return {"classes": super().forward(x), "score": super().forward(x).sum(1)}
+
+    refused("a dict of 'classes', 'score'", "forward=lambda", model=Several(10, 10), kind=bd.DataError)
+
+
+def test_a_model_of_one_batch_size_is_told_so(refused):
+    class Baked(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).view(64, 10)
+
+    refused("cannot be called", "batches of any size", model=Baked(10, 10), kind=bd.DataError)
+
+
 def test_a_model_that_chooses_its_way_by_its_data_is_refused(refused):
     class Branches(nn.Linear):
         def forward(self, x):

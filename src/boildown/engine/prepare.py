@@ -24,6 +24,7 @@ from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
 from boildown.tasks.data import read_targets
+from boildown.tasks.regression import Regression
 
 FIRST = "attempts/00-first"
 _MISMATCH = 0.01
@@ -87,14 +88,20 @@ def _call(first: Candidate, job: Job) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError.of(
             f"The model cannot be called with what the data set yields: {lines[0]}",
-            f"The data set yields inputs of {_shapes(inputs)}; make it yield what the model takes, "
-            "or give the task forward=(a function of model and inputs).",
+            f"The inputs have {_shapes(inputs)}, in a batch of a size that boildown chose: let the data set yield "
+            "what the model takes in batches of any size, or give the task forward=(a function of model and inputs).",
         ) from error
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
     if not leaves:
         raise DataError.of(
             f"The model returns {type(output).__name__} without a tensor in it.",
             "Let it return tensors, or give the task forward=(a function of model and inputs).",
+        )
+    if isinstance(output, Mapping | tuple | list) and isinstance(job.task, (Classification, Regression)):
+        inside = ", ".join(map(repr, output)) if isinstance(output, Mapping) else f"{len(output)} values"
+        raise DataError.of(
+            f"The model returns a {type(output).__name__} of {inside}, not one tensor.",
+            "Say which is compared with the targets: forward=lambda model, inputs: model(inputs)[...].",
         )
     mistakes = [
         Mistake(
