@@ -120,6 +120,23 @@ def test_a_folder_that_cannot_be_written_is_named(plugged, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"confidence": 95}, "confidence = 95"),
+        ({"latency": bd.Latency(batch=0)}, "batch = 0"),
+        ({"latency": "2 ms"}, "no Latency"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"seed": "x"}, "seed = 'x'"),
+    ],
+    ids=str,
+)
+def test_measure_refuses_the_same_numbers(plugged, tmp_path, options, part):
+    with pytest.raises(bd.InputError, match="There is no artifact") as caught:
+        bd.measure(tmp_path / "absent.onnx", plugged.task(), "accuracy >= 0.5", **options)
+    assert part in str(caught.value)
+
+
 # -- factories and weights ----------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +135,24 @@ def check_data(task: Task) -> None:
 
 
 def _check_choices(asked: Mapping[str, Any]) -> None:
-    """Goal, hardware, device, confidence, seed, latency, batch size."""
-    mistakes = []
+    """Goal, hardware, device, and the numbers."""
+    mistakes = number_mistakes(asked)
     for name, known in (("goal", GOALS), ("hardware", HARDWARE)):
         if asked[name] not in known:
             mistakes.append(Mistake(f"{name} = {asked[name]!r} is not known.", f"One of: {', '.join(known)}."))
+    try:
+        there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
+    except (RuntimeError, AssertionError, TypeError):
+        there = False
+    if not there:
+        mistakes.append(Mistake(f"The device {asked['device']!r} is not here.", 'Use "auto" or "cpu".'))
+    if mistakes:
+        raise InputError(*mistakes)
+
+
+def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
+    """What is wrong with the confidence, the latency (as plain data), the batch size and the seed."""
+    mistakes = []
     confidence = asked["confidence"]
     if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
         mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
@@ -153,14 +166,12 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
             mistakes.append(Mistake(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
     if _seed(asked["seed"]) != asked["seed"]:
         mistakes.append(Mistake(f"seed = {asked['seed']!r} is not a whole number from 0.", "0 is usual."))
-    try:
-        there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
-    except (RuntimeError, AssertionError, TypeError):
-        there = False
-    if not there:
-        mistakes.append(Mistake(f"The device {asked['device']!r} is not here.", 'Use "auto" or "cpu".'))
-    if mistakes:
-        raise InputError(*mistakes)
+    return mistakes
+
+
+def plain_latency(latency: Any) -> Any:
+    """How latency is measured as plain data; what says no such thing is left to be refused."""
+    return asdict(latency) if isinstance(latency, Latency) else latency
 
 
 def _seed(value: Any) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 import boildown
-from boildown.api.asked import Ladder, Read, conditions, read
+from boildown.api.asked import Ladder, Read, conditions, plain_latency, read
 from boildown.api.run import Run
 from boildown.api.sitting import Callback, sitting
 from boildown.domain.candidate import Candidate
@@ -79,7 +79,7 @@ def compress(
         "ladder": _plain(ladder),
         "budget": budget,
         "confidence": confidence,
-        "latency": asdict(latency) if isinstance(latency, Latency) else latency,
+        "latency": plain_latency(latency),
         "runtime": runtime,
         "hardware": hardware,
         "device": device,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from boildown.api.asked import BATCH, Mistakes, Read, check_data, conditions, task_from
+from boildown.api.asked import BATCH, Mistakes, Read, check_data, conditions, number_mistakes, plain_latency, task_from
 from boildown.api.sitting import sitting
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import parse_target
@@ -49,6 +49,10 @@ def measure(
     base = Path(first) if first is not None else _first_beside(path)
     task = task_from(task)
     mistakes, wanted = Mistakes(), Target(())
+    numbers = {"confidence": confidence, "latency": plain_latency(latency), "batch_size": batch_size, "seed": seed}
+    with mistakes:
+        if found_wrong := number_mistakes(numbers):
+            raise InputError(*found_wrong)
     with mistakes:
         get(runtime)
     with mistakes:
