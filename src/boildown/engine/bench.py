@@ -293,6 +293,8 @@ class Bench:
                     metric, own[metric.name], base[metric.name],
                     level=level, seed=self.job.seed, data=which, environment=self._environment,
                 )  # fmt: skip
+                if own is base:
+                    measurement = _undropped(measurement, level)
                 self.keep(keys[metric.name], measurement)
                 measurements.append(measurement)
         return measurements
@@ -396,6 +398,14 @@ def _alone(measurement: Measurement) -> Measurement:
     """The first model's latency beside itself: its ratio is 1, whatever the clock says."""
     intervals: dict[Form, Interval] = {f: i for f, i in measurement.intervals.items() if f != "ratio"}
     return replace(measurement, ratio=1.0, intervals=intervals)
+
+
+def _undropped(measurement: Measurement, level: float) -> Measurement:
+    """The first model's quality beside itself: it has lost nothing, and no sample is needed to know."""
+    exact: dict[Form, Interval] = {"drop": Interval(0.0, 0.0, level, "the same file")}
+    if measurement.ratio is not None:
+        exact["ratio"] = Interval(1.0, 1.0, level, "the same file")
+    return replace(measurement, standard_error=None, intervals={**measurement.intervals, **exact})
 
 
 def signal_to_noise(reference: Array, other: Array) -> float:
