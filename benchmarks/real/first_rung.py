@@ -54,6 +54,9 @@ ROWS: Mapping[str, Row] = {
     "mobilenet-proven": Row(
         "mobilenet", ("accuracy drop <= 1 pp", "size <= 0.35x"), "UNDECIDED", confidence=0.95, ladder="quick"
     ),
+    # Beyond the first rung: float layers chosen by measurement, and 4-bit weights.
+    "mobilenet-fast": Row("mobilenet", ("accuracy drop <= 1 pp", "size <= 0.30x", "latency <= 0.70x")),
+    "resnet20-small": Row("resnet20", ("accuracy drop <= 0.7 pp", "size <= 0.15x")),
 }
 
 _COLUMNS = {
