@@ -375,3 +375,8 @@ def test_class_names_that_do_not_fit_the_outputs(refused):
     images, labels = torch.rand(40, 4), torch.arange(40) % 3
     task = bd.Classification(validation=list(zip(images, labels, strict=True)), classes=["a", "b"])
     refused("2 classes", "3 outputs", kind=bd.DataError, model=nn.Linear(4, 3), task=task)
+
+
+def test_a_factory_that_builds_another_model(refused, factory):
+    factory("another", "from torch import nn\n\ndef build():\n    return nn.Linear(2, 2)\n")
+    refused("'another:build'", "differ", kind=bd.ConfigError, factory="another:build")

@@ -57,11 +57,12 @@ def test_a_tenth_is_kept_for_the_verdict_and_earlier_sittings_count():
 
 def test_an_attempt_gets_three_times_its_quote_and_at_most_half_of_what_is_left():
     budget = Budget(10_000.0, clock=Clock())
-    assert budget.limit(10) == 3 * 600
+    assert budget.limit(15) == 3 * 900
     assert budget.limit(1000) == 4500
-    assert budget.limit(0.01) == 120, "cards know small models: a short quote gets two minutes"
+    assert budget.limit(0.01) == 2250, "cards know small models: a short quote gets a quarter"
+    assert Budget(300.0, clock=Clock()).limit(0.01) == 120, "and two minutes where there are two"
     assert Budget(10.0, clock=Clock()).limit(10) == 4.5
-    assert Budget(None, clock=Clock()).limit(10) == 1800
+    assert Budget(None, clock=Clock()).limit(10) == 3600, "without a budget only a hang has to be ended"
 
 
 @given(st.floats(1, 1e6), st.floats(0, 1e4))

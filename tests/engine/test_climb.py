@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from engine_fakes import TARGET, FakeClimber, Rungs, failed, judged
 
+from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.domain.verdict import relaxations
+from boildown.engine.attempt import Attempt, slower
 from boildown.engine.budget import Budget
 from boildown.engine.climb import choose, climb
 from boildown.errors import Cancelled
@@ -135,3 +139,36 @@ def test_the_cheapest_relaxation_is_told_of_the_nearest_candidate():
     )
     assert str(eased[0]) == "size <= 0.26x would be met by attempt 2 (b)"
     assert "accuracy drop <= 5" in str(eased[1])
+
+
+def cut(number, rung):
+    """An attempt whose time was up."""
+    return Attempt(number, rung, "", Path(), state=State.FAILED, failure="out of time: it ran past its limit")
+
+
+def test_a_rung_cut_by_the_budget_ends_the_run_out_of_budget():
+    short = Budget(1000.0)
+    climbed = climb(FakeClimber(FIRST, cut(1, "rung 1"), budget=short), Rungs(1), [])
+    assert climbed.outcome is Outcome.OUT_OF_BUDGET
+    assert climb(FakeClimber(FIRST, cut(1, "rung 1")), Rungs(1), []).outcome is Outcome.TARGET_MISSED
+
+
+def test_with_more_time_a_rung_that_was_cut_is_climbed_again_before_the_others():
+    attempts = [FIRST, cut(1, "quantize-static"), judged(2, "quantize-dynamic", size=0.5)]
+    climber = FakeClimber(judged(3, "quantize-static", size=0.2))
+    climbed = climb(climber, Rungs(0), attempts, again=True)
+    assert climber.asked == ["quantize-static"]
+    assert (climbed.outcome, climbed.best.number) == (Outcome.TARGET_MET, 3)
+
+
+def test_what_is_slower_or_no_faster_is_said_out_loud():
+    def found(macs, latency, spread):
+        interval = Interval(latency - spread, latency + spread, 0.95, "order statistics")
+        return {
+            "macs": Measurement("macs", macs, ratio=macs),
+            "latency": Measurement("latency", latency, "s", first=1.0, ratio=latency, intervals={"ratio": interval}),
+        }
+
+    assert slower(found(0.5, 0.98, 0.05)) == "MACs fell to 0.50x, time did not: 0.98x"
+    assert slower(found(1.0, 1.3, 0.1)) == "slower than the first model: 1.30x of its time"
+    assert slower(found(1.0, 1.05, 0.1)) == slower(found(0.5, 0.6, 0.1)) == slower({}) == ""

@@ -20,7 +20,7 @@ GOOD = "shrink(size=0.2)"
 def climb(plugged, still, tmp_path, monkeypatch):
     """Runs a ladder on the fakes in this process."""
 
-    monkeypatch.setattr(budget, "_LEAST_LIMIT", 0.0)
+    monkeypatch.setattr(budget, "_WITHOUT_BUDGET", 0.0)
 
     def climbed(*rungs, target=TARGET):
         return bd.compress(plugged.model(), plugged.task(), target, ladder=list(rungs), runtime="mirror", runs=tmp_path)
@@ -41,7 +41,7 @@ def in_children(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[1] / "plugged"))
         patch.setattr(bench.Bench, "latency", no_clock.latency)
-        patch.setattr(budget, "_LEAST_LIMIT", 0.0)
+        patch.setattr(budget, "_WITHOUT_BUDGET", 0.0)
         registry.installed.cache_clear()
         yield bd.compress(
             "boildown_fakes:model", "boildown_fakes:task", TARGET, ladder=rungs, runtime="mirror", runs=folder / "runs"

@@ -84,6 +84,8 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
     with mistakes:
         first, found = _first(model, factories.weights)
         notices += found
+        if factories.model is not None and isinstance(model, nn.Module):
+            _check_factory(factories.model, model)
     with mistakes:
         read_task = task_from(task)
     if read_task is not None:
@@ -208,6 +210,23 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
     return first, (*loaded, *notices)
+
+
+def _check_factory(factory: str, model: nn.Module) -> None:
+    """Refuse a factory that builds another model than the one given: children and `resume` would use it."""
+    built = call_factory(factory)
+    ours = {name: tuple(value.shape) for name, value in plain(model)[0].state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in built.state_dict().items()} if _is_module(built) else {}
+    if ours != theirs:
+        names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        raise ConfigError.of(
+            f"The factory {factory!r} does not build the model that was given: {', '.join(names[:5])} differ.",
+            "Name the factory that builds it, or leave factory= out.",
+        )
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nn.Module)
 
 
 def _overlap(task: Task) -> list[str]:

@@ -128,7 +128,8 @@ def resume(
     """Go on with a run where it stood; nothing finished is done again.
 
     run: a path, an id, a unique prefix or `latest`. The model and the task are needed again unless
-    the run has factories for both. A given budget replaces the run's. Raises InputError if something
+    the run has factories for both. A given budget replaces the run's, and rungs that ran out of time are
+    climbed once more. Raises InputError if something
     is missing, or if the model or the data are not the ones the run began with.
     """
     folder = resolve_run(Path(runs), str(run))
@@ -156,7 +157,9 @@ def resume(
             sat.check_identity(found, facts, folder.name)
             prepared = prepare(found.first, found.job, sat.bench)
             attempts = _attempts(journal, folder, found.first)
-            return sat.climb(journal, found, prepared, asked["ladder"], attempts, asked["fresh"])
+            return sat.climb(
+                journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=budget is not None
+            )
 
 
 _NEW = ".new-"

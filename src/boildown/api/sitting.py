@@ -72,8 +72,9 @@ class Sitting:
             )
 
     def climb(
-        self, journal: Journal, read: Read, prepared: Prepared, given: Ladder, attempts: list[Attempt], fresh: bool
-    ) -> Run:
+        self, journal: Journal, read: Read, prepared: Prepared, given: Ladder, attempts: list[Attempt], fresh: bool,
+        *, again: bool = False,
+    ) -> Run:  # fmt: skip
         """Climb, then hand over: best/, manifest, report."""
         folder = self.bench.folder
         climber = Climber(
@@ -81,7 +82,7 @@ class Sitting:
             prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
         )  # fmt: skip
         try:
-            climbed = climb(climber, ladder(given, self.job), attempts)
+            climbed = climb(climber, ladder(given, self.job), attempts, again=again)
         finally:
             climber.close()
         self._hand_over(journal, climbed, read.budget.elapsed, attempts)
@@ -124,7 +125,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
 
         def emit(kind: str, data: Mapping[str, Any]) -> None:
             live(kind, data)
-            for callback in callbacks:
+            for callback in (callbacks,) if callable(callbacks) else callbacks:
                 callback(Event(kind, data))
 
         def told() -> None:

@@ -55,7 +55,7 @@ class Finding:
         subject = f"{self.condition.metric} drop" if self.condition.form == "drop" else self.condition.metric
         asked = self.condition.text
         if self.observed is None:
-            return f"{asked} is undecided: {self.note}"
+            return f"{asked} is open: {self.note}"
         if self.status is Status.MISSED:
             close = self.condition.metric in COSTS and 0 < self.excess < 0.1
             far = f", {100 * self.excess:.2g} % too much" if close else ""

@@ -35,6 +35,7 @@ from boildown.surgery.weights import weights_hash
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
+_FEWER_MACS = 0.9
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
 
 
@@ -62,6 +63,11 @@ class Attempt:
     def sentence(self) -> str:
         """How it stands, in words."""
         return self.failure or (self.verdict.sentence() if self.verdict else "")
+
+    @property
+    def cut(self) -> bool:
+        """Whether it failed for want of time alone."""
+        return self.state is State.FAILED and self.failure.startswith(f"{DeadlineError.name}: ")
 
     @property
     def judged_in_full(self) -> bool:
@@ -277,6 +283,8 @@ class Climber:
         job = self.job
         attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine)
         attempt.state = _STATES[attempt.verdict.status]
+        if attempt.number and (said := slower(attempt.measurements)) and said not in attempt.notes:
+            attempt.notes.append(said)
 
     # -- keeping -------------------------------------------------------------------------------------
 
@@ -376,6 +384,18 @@ class Climber:
     def _folder(self, number: int, rung: str) -> Path:
         name = "".join(character if character.isalnum() or character == "-" else "-" for character in rung)
         return self.folder / "attempts" / f"{number:02d}-{name[:60].strip('-')}"
+
+
+def slower(found: Mapping[str, Measurement]) -> str:
+    """What to say out loud where time did not fall: 'MACs fell, time did not', or slower than before."""
+    latency, macs = found.get("latency"), found.get("macs")
+    interval = latency.intervals.get("ratio") if latency is not None else None
+    if latency is None or latency.ratio is None or interval is None:
+        return ""
+    fewer = macs.ratio if macs is not None and macs.ratio is not None else 1.0
+    if fewer < _FEWER_MACS and interval.high > 1:
+        return f"MACs fell to {fewer:.2f}x, time did not: {latency.ratio:.2f}x"
+    return f"slower than the first model: {latency.ratio:.2f}x of its time" if interval.low > 1 else ""
 
 
 def _named(error: Exception) -> str:

@@ -24,6 +24,7 @@ _UNITS = {
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _RESERVE = 0.1
 _LEAST_LIMIT = 120.0
+_WITHOUT_BUDGET = 3600.0
 
 
 def parse_time(text: str | float | int) -> float:
@@ -74,9 +75,11 @@ class Budget:
     def limit(self, minutes: float) -> float:
         """How long an attempt quoted at `minutes` may take: 3x, at most half of what remains.
 
-        Short quotes get at least two minutes where the budget has them: cards know small models.
+        Cards quote small models: at least a quarter of what remains, and two minutes where the budget
+        has them; without a budget at least an hour, since then only a hang has to be ended.
         """
-        return max(1.0, min(max(3 * 60 * minutes, _LEAST_LIMIT), self.remaining / 2))
+        least = _WITHOUT_BUDGET if self.seconds is None else max(_LEAST_LIMIT, self.remaining / 4)
+        return max(1.0, min(max(3 * 60 * minutes, least), self.remaining / 2))
 
 
 def _scale(unit: str) -> int | None:

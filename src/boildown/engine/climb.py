@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from boildown.domain.outcome import Outcome, State
 from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.job import Goal
-from boildown.engine.ladder import Ladder
+from boildown.engine.ladder import AGAIN, Ladder
+from boildown.engine.rung import parse_rung
 from boildown.errors import Cancelled
 
 
@@ -21,12 +22,18 @@ class Climbed:
     best: Attempt | None
 
 
-def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt]) -> Climbed:
-    """Climb until done. `attempts` holds what earlier sittings finished, and receives the new ones."""
+def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: bool = False) -> Climbed:
+    """Climb until done. `attempts` holds what earlier sittings finished, and receives the new ones.
+
+    With `again` the rungs that earlier sittings had too little time for are climbed once more, first.
+    """
     job, budget, topped = climber.job, climber.budget, False
     try:
         if not attempts:
             attempts.append(climber.measure_first())
+        for rung in _cut(attempts) if again else ():
+            if not _enough(attempts, job.goal) and budget.remaining > 0:
+                attempts.append(climber.climb(len(attempts), parse_rung(rung), AGAIN))
         while not _enough(attempts, job.goal):
             step = ladder.next(attempts)
             topped = step is None
@@ -41,7 +48,7 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt]) -> Climbed:
             best = choose(attempts, job.goal, climber.quality)
     except Cancelled:
         return Climbed(Outcome.CANCELLED, choose(attempts, job.goal, climber.quality))
-    return Climbed(_outcome(attempts, topped), best)
+    return Climbed(_outcome(attempts, topped, budget.seconds is not None), best)
 
 
 def choose(attempts: Sequence[Attempt], goal: Goal, quality: str) -> Attempt | None:
@@ -76,10 +83,16 @@ def _rank(attempt: Attempt, goal: Goal, quality: str) -> float:
     return found["size" if goal == "smallest" else "latency"].value
 
 
-def _outcome(attempts: Sequence[Attempt], topped: bool) -> Outcome:
+def _cut(attempts: Sequence[Attempt]) -> list[str]:
+    """The rungs that were never climbed to their verdict because their time was up."""
+    climbed = {attempt.rung for attempt in attempts if not attempt.cut}
+    return [rung for rung in dict.fromkeys(a.rung for a in attempts if a.cut) if rung not in climbed]
+
+
+def _outcome(attempts: Sequence[Attempt], topped: bool, limited: bool) -> Outcome:
     if any(attempt.state is State.MET for attempt in attempts):
         return Outcome.TARGET_MET
-    if not topped:
+    if not topped or (limited and _cut(attempts)):
         return Outcome.OUT_OF_BUDGET
     if any(attempt.state is State.UNDECIDED for attempt in attempts):
         return Outcome.UNDECIDED

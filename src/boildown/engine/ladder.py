@@ -26,6 +26,10 @@ LADDERS: dict[str, tuple[str, ...]] = {
 """Ready ladders by name."""
 
 
+AGAIN = "again, with more time"
+"""The reason for an attempt that climbs an earlier one's rung once more."""
+
+
 class Ladder(Protocol):
     """Rungs in order, decided as attempts come in."""
 
@@ -42,7 +46,7 @@ class Fixed:
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
         """The rung after those attempted."""
-        done = len(attempts) - 1
+        done = sum(attempt.reason != AGAIN for attempt in attempts[1:])
         if done >= len(self.rungs):
             return None
         return self.rungs[done], f"rung {done + 1} of {len(self.rungs)} of the ladder given"

@@ -205,7 +205,7 @@ def _finding(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLi
         observed=finding.shown,
         first=format_value(measurement.first, unit) if measurement and measurement.first is not None else "",
         interval=_interval(finding.interval, unit, condition),
-        samples=f"{measurement.samples:,}" if measurement and measurement.samples > 1 else "",
+        samples=f"{measurement.samples:,}" if measurement and measurement.data else "",
         doubt="; ".join(filter(None, doubts)),
     )
 

@@ -57,7 +57,7 @@ def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
     lines = [f"{title}: {_line(shown.artifact)}" if shown.artifact else title]
     for finding, line in zip(shown.findings, _table(rows, ("",) * 5), strict=True):
         lines += [line, f"    {_line(finding.doubt)}"] if finding.doubt else [line]
-    return lines
+    return lines + [f"  {_line(note)}" for note in best.notes]
 
 
 def _table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:

@@ -52,6 +52,7 @@ def export(program: bytes, path: Path) -> None:
     fold_constants(model, input_size_limit=_ANY, output_size_limit=_ANY, should_fold=_only_moves)
     _rename_values(model, _names(captured, exported.exported_program or captured))
     _rename_weights(model, captured)
+    _name_batch(model)
     ir.save(model, path)
 
 
@@ -138,6 +139,20 @@ def _rename_values(model: ir.Model, names: Mapping[str, str]) -> None:
         value.name = f"__{number}"  # free all names first: new and old ones overlap
     for value in inner:
         value.name = value.meta.pop("name")
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Call the batch axis `batch` instead of the exporter's symbol."""
+    graph = model.graph
+    axes = [value.shape[0] for value in graph.inputs if value.shape is not None and len(value.shape)]
+    symbols = {axis.value for axis in axes if isinstance(axis, ir.SymbolicDim)}
+    if len(symbols) != 1:
+        return
+    for value in (*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                "batch" if isinstance(axis, ir.SymbolicDim) and axis.value in symbols else axis for axis in value.shape
+            )
 
 
 def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:
