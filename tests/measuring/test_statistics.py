@@ -20,7 +20,6 @@ from boildown.measuring.statistics import (
     median_interval,
     paired_ratio,
     paired_standard_error,
-    samples_needed,
     tango,
     tango_bounds,
     wilson,
@@ -316,11 +315,3 @@ def test_looks_spend_no_more_than_alpha() -> None:
     assert sum(1 - level_at_look(0.95, k) for k in range(1, 1000)) < 0.05
     with pytest.raises(ValueError, match="counted from 1"):
         level_at_look(0.95, 0)
-
-
-def test_samples_needed_decides_about_half_the_time() -> None:
-    needed = samples_needed(0.004, 0.01, 0.005, 500, 0.95)
-    assert needed == math.ceil(500 * (1.6449 * 0.005 / 0.006) ** 2)
-    assert 0.004 + 1.6449 * 0.005 * math.sqrt(500 / needed) == pytest.approx(0.01, abs=1e-5)
-    assert samples_needed(0.01, 0.01, 0.005, 500, 0.95) is None
-    assert samples_needed(0.0, 0.01, 0.0, 500, 0.95) == 1

@@ -41,19 +41,6 @@ def level_at_look(confidence: float, look: int) -> float:
     return 1.0 - (1.0 - confidence) / (look * (look + 1))
 
 
-def samples_needed(observed: float, bound: float, standard_error: float, samples: int, level: float) -> int | None:
-    """About how many samples in all decide `bound` at `level`, if what was observed is the truth.
-
-    The standard error is that of `samples` samples and shrinks with the root of their number.
-    `None` if the observed value is at the bound: no number of samples would do.
-    """
-    distance = abs(observed - bound)
-    if distance == 0.0 or not math.isfinite(distance) or not math.isfinite(standard_error):
-        return None
-    factor = (quantile_of_normal(level) * standard_error / distance) ** 2
-    return max(1, math.ceil(samples * factor))
-
-
 # -- proportions ------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from boildown.surgery.calibrate import Call, calibrate
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
+from boildown.surgery.quantize import nothing_to_quantize
 from boildown.surgery.rounding import Rounded, Rounding, round_weights
 
 _PARTS = 16
@@ -68,11 +69,7 @@ class LearnedRounding:
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""
-        if candidate.plan is not None or candidate.rewrite is not None:
-            return "the model is quantized already"
-        if not place(capture(candidate.model, *task.example())).layers:
-            return "the model has no convolution or linear layer with weights of its own"
-        return None
+        return nothing_to_quantize(candidate, task)
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The folded model with weights on their grids, and the plan that says which.

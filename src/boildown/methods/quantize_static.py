@@ -14,7 +14,7 @@ from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import place
-from boildown.surgery.quantize import calibration_calls, weight_bits
+from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, weight_bits
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,7 @@ class QuantizeStatic:
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""
-        if candidate.plan is not None or candidate.rewrite is not None:
-            return "the model is quantized already"
-        if not place(capture(candidate.model, *task.example())).layers:
-            return "the model has no convolution or linear layer with weights of its own"
-        return None
+        return nothing_to_quantize(candidate, task)
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same float model with a quantization plan. Raises AttemptError without samples."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from boildown.domain.candidate import Plan
+from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
 from boildown.measuring.environment import environment
 from boildown.measuring.probe import VNNI
 from boildown.surgery.calibrate import Call
-from boildown.surgery.plan import Placement
+from boildown.surgery.graph import capture
+from boildown.surgery.plan import Placement, place
 
 _BATCH = 64
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+
+
+def nothing_to_quantize(candidate: Candidate, task: Task) -> str | None:
+    """Why a candidate cannot be given a quantization plan, in words; None where it can."""
+    if candidate.plan is not None or candidate.rewrite is not None:
+        return "the model is quantized already"
+    if not place(capture(candidate.model, *task.example())).layers:
+        return "the model has no convolution or linear layer with weights of its own"
+    return None
 
 
 def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
