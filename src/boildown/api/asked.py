@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Read:
     first: Candidate
     budget: Budget
     notices: tuple[str, ...]
+    building: float = 0.0
+    """Seconds that the user's own factories took."""
 
 
 class Mistakes:
@@ -81,6 +84,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
     with mistakes:
         if asked["ladder"] != "auto":
             fixed_rungs(asked["ladder"])
+    start = time.perf_counter()
     with mistakes:
         first, found = _first(model, factories.weights)
         notices += found
@@ -88,6 +92,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
             _check_factory(factories.model, model)
     with mistakes:
         read_task = task_from(task)
+    building = time.perf_counter() - start
     if read_task is not None:
         with mistakes:
             target = parse_target(asked["target"], read_task.metrics)
@@ -109,7 +114,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
         seed=asked["seed"], factories=factories, expected=asked["expected"],
     )  # fmt: skip
-    return Read(job, Candidate(first), budget, tuple(notices))
+    return Read(job, Candidate(first), budget, tuple(notices), building)
 
 
 def conditions(target: Any) -> list[str]:

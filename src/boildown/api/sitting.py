@@ -136,6 +136,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
 
         with Stop(told) as stop, computing(stop.check):
             bench = Bench(read.job, folder, check=stop.check, progress=progress)
+            bench.seconds["build"] += read.building
             try:
                 for notice in read.notices:
                     emit("notice", {"text": notice})
