@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 import boildown as bd
 from benchmarks.real import data
 from benchmarks.real.models import mobilenet
+from benchmarks.real.timing import latency_ratio
 from boildown.domain.candidate import Candidate, Plan, Quantizer
 from boildown.engine.bench import signal_to_noise
-from boildown.execution.child import Child
-from boildown.execution.quiet import quiet
 from boildown.methods.base import Context, Data, Method
 from boildown.methods.quantize_mixed import QuantizeMixed
 from boildown.methods.quantize_static import QuantizeStatic
@@ -131,7 +130,7 @@ def measure(files: Files, names: Sequence[str]) -> None:
             result.decibel.append(signal_to_noise(reference.numpy(), logits.numpy()))
             if fold == 0:
                 result.size = path.stat().st_size
-                result.latency = _latency(first, path, inputs[:1])
+                result.latency = latency_ratio(first, path, inputs[:1])
         _tell(name, result, exact_right, first.stat().st_size, plain)
 
 
@@ -150,14 +149,6 @@ def _tell(name: str, result: Result, exact: NDArray[np.float64], lean: int, plai
         ),
         flush=True,
     )  # fmt: skip
-
-
-def _latency(first: Path, path: Path, inputs: torch.Tensor) -> float:
-    with Child() as child, quiet():
-        found = child.call(
-            "boildown.measuring.latency:compare", str(first), str(path), [inputs.numpy()], min_seconds=3.0
-        )
-    return float(found["ratio"])
 
 
 if __name__ == "__main__":

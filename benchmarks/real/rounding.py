@@ -21,10 +21,9 @@ import torch
 import boildown as bd
 from benchmarks.real import data
 from benchmarks.real.models import resnet20
+from benchmarks.real.timing import latency_ratio
 from boildown.domain.candidate import Candidate, Plan
 from boildown.engine.bench import signal_to_noise
-from boildown.execution.child import Child
-from boildown.execution.quiet import quiet
 from boildown.methods.base import Context, Data, Method
 from boildown.methods.learned_rounding import LearnedRounding
 from boildown.methods.quantize_static import QuantizeStatic
@@ -101,19 +100,11 @@ def measure(folder: Path, names: Sequence[str]) -> None:
                 name, f"{drops.mean():+.2f} ± {drops.std() / len(drops) ** 0.5:.2f}",
                 f"{torch.as_tensor(task.divergence(logits, exact)).mean():.4f}",
                 f"{signal_to_noise(exact.numpy(), logits.numpy()):.1f}",
-                f"{path.stat().st_size / first.stat().st_size:.3f}x", f"{_latency(first, path, inputs[:1]):.2f}x",
+                f"{path.stat().st_size / first.stat().st_size:.3f}x", f"{latency_ratio(first, path, inputs[:1]):.2f}x",
                 f"{seconds:.0f}",
             ),
             flush=True,
         )  # fmt: skip
-
-
-def _latency(first: Path, path: Path, inputs: torch.Tensor) -> float:
-    with Child() as child, quiet():
-        found = child.call(
-            "boildown.measuring.latency:compare", str(first), str(path), [inputs.numpy()], min_seconds=3.0
-        )
-    return float(found["ratio"])
 
 
 if __name__ == "__main__":

@@ -85,18 +85,16 @@ def journalled(folder):
         return {row.number: row for row in journal.attempts()}
 
 
+def compressing(started, folder):
+    """A run on the command line, under way in `folder`."""
+    marker = folder / "marker"
+    (folder / "boildown.toml").write_text(CONFIG.format(marker=marker))
+    return started(["-c", MAIN, "compress", str(folder / "boildown.toml"), "--runs", str(folder / "runs")], marker)
+
+
 def test_a_run_that_is_killed_goes_on_where_it_stood(started, command, still, tmp_path):
-    marker, runs = tmp_path / "marker", tmp_path / "runs"
-    (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
-    command_line = [
-        "-c",
-        MAIN,
-        "compress",
-        tmp_path / "boildown.toml",
-        "--runs",
-        runs,
-    ]
-    process = started(list(map(str, command_line)), marker)
+    runs = tmp_path / "runs"
+    process = compressing(started, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = runs.iterdir()
@@ -113,17 +111,8 @@ def test_a_run_that_is_killed_goes_on_where_it_stood(started, command, still, tm
 
 
 def test_ctrl_c_ends_with_130_and_can_be_resumed(started, command, still, tmp_path):
-    marker, runs = tmp_path / "marker", tmp_path / "runs"
-    (tmp_path / "boildown.toml").write_text(CONFIG.format(marker=marker))
-    command_line = [
-        "-c",
-        MAIN,
-        "compress",
-        tmp_path / "boildown.toml",
-        "--runs",
-        runs,
-    ]
-    process = started(list(map(str, command_line)), marker)
+    runs = tmp_path / "runs"
+    process = compressing(started, tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

@@ -221,17 +221,15 @@ def _check_factory(factory: str, model: nn.Module) -> None:
     """Refuse a factory that builds another model than the one given: children and `resume` would use it."""
     built = call_factory(factory)
     ours = {name: tuple(value.shape) for name, value in plain(model)[0].state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in built.state_dict().items()} if _is_module(built) else {}
+    theirs = (
+        {name: tuple(value.shape) for name, value in built.state_dict().items()} if isinstance(built, nn.Module) else {}
+    )
     if ours != theirs:
         names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         raise ConfigError.of(
             f"The factory {factory!r} does not build the model that was given: {', '.join(names[:5])} differ.",
             "Name the factory that builds it, or leave factory= out.",
         )
-
-
-def _is_module(value: Any) -> bool:
-    return isinstance(value, nn.Module)
 
 
 def _overlap(task: Task) -> list[str]:

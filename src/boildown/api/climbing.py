@@ -21,11 +21,11 @@ from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import Attempt
-from boildown.engine.bench import file_hash
 from boildown.engine.job import Factories, Goal, Latency
 from boildown.engine.prepare import prepare
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
+from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.registry import installed

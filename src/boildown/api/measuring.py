@@ -16,11 +16,11 @@ from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
-from boildown.engine.bench import file_hash
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
 from boildown.engine.prepare import FIRST
 from boildown.errors import AttemptError, InputError, WorkerLost
+from boildown.journal.keys import file_hash
 from boildown.runtimes import get
 from boildown.tasks.splits import Splits
 

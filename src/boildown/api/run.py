@@ -13,12 +13,12 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import Attempt
-from boildown.engine.bench import file_hash
 from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
 from boildown.errors import InputError
 from boildown.journal.journal import Journal
+from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import write as write_report

@@ -14,7 +14,7 @@ from boildown.api.run import Run, show
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import relaxations
 from boildown.engine.attempt import Attempt, Climber
-from boildown.engine.bench import Bench, file_hash
+from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
 from boildown.engine.climb import Climbed, climb
 from boildown.engine.deliver import deliver, write_manifest
@@ -25,6 +25,7 @@ from boildown.errors import AttemptError, InputError
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
+from boildown.journal.keys import file_hash
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live

@@ -15,7 +15,7 @@ from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
-from boildown.engine.bench import Bench, file_hash
+from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import apply_chain, first_key, link_key
 from boildown.engine.job import Job
@@ -26,7 +26,7 @@ from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineErro
 from boildown.execution.child import Child
 from boildown.execution.quiet import give_way
 from boildown.journal.journal import Journal
-from boildown.journal.keys import hash_of
+from boildown.journal.keys import file_hash, hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
 from boildown.methods.base import Context, Data, Method, Searching

@@ -24,7 +24,7 @@ from boildown.engine.job import Job
 from boildown.errors import DeadlineError, ParityError
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
-from boildown.journal.keys import hash_of, measurement_key
+from boildown.journal.keys import file_hash, hash_of, measurement_key
 from boildown.measuring import memory as memory_measure
 from boildown.measuring.environment import environment, machine_key
 from boildown.measuring.quality import measure_quality, summarise_divergence
@@ -415,14 +415,6 @@ def signal_to_noise(reference: Array, other: Array) -> float:
     if noise == 0:
         return float("inf")
     return 10 * float(np.log10(max(power, 1e-30) / noise))
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _numbers(output: Any) -> Array:

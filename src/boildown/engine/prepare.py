@@ -16,10 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Metric
-from boildown.engine.bench import Bench, Statistics, Which, file_hash
+from boildown.engine.bench import Bench, Statistics, Which
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
 from boildown.errors import AttemptError, BoildownError, DataError, InputError, Mistake, ModelError, WorkerLost
+from boildown.journal.keys import file_hash
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification

@@ -11,9 +11,10 @@ from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.verdict import Status, judge
-from boildown.engine.bench import Bench, file_hash
+from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
+from boildown.journal.keys import file_hash
 from boildown.methods.base import Method, Search, Standing
 from boildown.surgery.weights import weights_hash
 

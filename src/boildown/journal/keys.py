@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from boildown.journal import plain
@@ -18,6 +19,12 @@ def hash_of(data: Any) -> str:
     Raises TypeError for anything that is not plain data.
     """
     return hashlib.sha256(plain.dumps(data, canonical=True).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def candidate_key(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.errors import InputError, JournalError
 from boildown.journal.journal import FILE, Journal
+from boildown.journal.keys import file_hash
 from boildown.journal.rows import AttemptRow
 
 _USABLE = (State.MET, State.MISSED, State.UNDECIDED)
@@ -89,7 +89,6 @@ def _first(runs: Path, exclude: Path | str | None, look: Callable[[Journal], _Fo
 
 def _sha256(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path)
     except OSError:
         return None
