@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
 from boildown.engine.budget import Budget, parse_time
-from boildown.engine.factories import call_factory
 from boildown.engine.job import GOALS, Factories, Job, Latency
 from boildown.engine.ladder import fixed_rungs
 from boildown.engine.prepare import check_expectations, named
+from boildown.engine.students import gather, named_in
 from boildown.errors import ConfigError, DataError, InputError, Mistake, ModelError
 from boildown.runtimes import get
+from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
@@ -68,10 +69,18 @@ class Mistakes:
             raise InputError.merge(self._errors) if len(self._errors) > 1 else self._errors[0]
 
 
-def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> Read:
-    """Everything the user gave as a job. Raises InputError with all mistakes."""
+def read(
+    asked: Mapping[str, Any], model: nn.Module | str, task: Task | str, modules: Mapping[str, nn.Module] | None = None
+) -> Read:
+    """Everything the user gave as a job; `modules` are the students given as such, by name.
+
+    Raises InputError with all mistakes.
+    """
     mistakes = Mistakes()
-    factories = Factories(**{**asked["factories"], "path": tuple(asked["factories"]["path"])})
+    names = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
+    path = tuple(asked["factories"]["path"])
+    factories = Factories(**{**asked["factories"], "path": path, "students": names})
+    students: dict[str, nn.Module] = {}
     notices: list[str] = []
     budget, target, splits, first, read_task = Budget(), Target(()), None, None, None
     with mistakes:
@@ -83,7 +92,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
         get(str(asked["runtime"]))
     with mistakes:
         if asked["ladder"] != "auto":
-            fixed_rungs(asked["ladder"])
+            factories = replace(factories, students=(*names, *named_in(fixed_rungs(asked["ladder"]))))
     start = time.perf_counter()
     with mistakes:
         first, found = _first(model, factories.weights)
@@ -92,6 +101,8 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
             _check_factory(factories.model, model)
     with mistakes:
         read_task = task_from(task)
+    with mistakes:
+        students = gather(factories.students, modules or {}, _seed(asked["seed"]))
     building = time.perf_counter() - start
     if read_task is not None:
         with mistakes:
@@ -112,7 +123,7 @@ def read(asked: Mapping[str, Any], model: nn.Module | str, task: Task | str) -> 
         latency=Latency(**asked["latency"]), runtime=asked["runtime"], hardware=asked["hardware"],
         device=_device(asked["device"]),
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
-        seed=asked["seed"], factories=factories, expected=asked["expected"],
+        seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
     )  # fmt: skip
     return Read(job, Candidate(first), budget, tuple(notices), building)
 

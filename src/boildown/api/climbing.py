@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -23,11 +24,13 @@ from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import Attempt
 from boildown.engine.job import Factories, Goal, Latency
 from boildown.engine.prepare import prepare
+from boildown.engine.students import OBJECT, missing, named
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run, run_id
 from boildown.measuring.environment import environment
+from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
 
@@ -46,6 +49,8 @@ def compress(
     hardware: str = "this machine",
     device: str = "auto",
     batch_size: int | None = None,
+    students: Sequence[nn.Module | str] = (),
+    initial_student: nn.Module | str | None = None,
     factory: str | None = None,
     weights: str | Path | None = None,
     expected: Mapping[str, float] | None = None,
@@ -64,6 +69,9 @@ def compress(
     goal: `first` stops at the first met verdict; `smallest`, `fastest` and `best` use the budget.
     ladder: `"auto"`, a ready ladder's name, or rungs in order.
     budget: wall time such as `"30 min"`; None for no limit.
+    students: networks of your own that methods which train may make small models of, as modules or
+        `"module:callable"` factories; by default they propose a twin of the first model.
+    initial_student: what rounds of pruning and distillation begin with; by default the first model's copy.
     confidence: conditions must be proven at this one-sided level (0.5..1), not only observed.
     weights: a file to load into the factory's model (into a copy of a model object).
     expected: scores the first model must show, to within one percentage point.
@@ -73,6 +81,7 @@ def compress(
 
     Raises InputError with every mistake at once, before a run folder exists.
     """
+    names, given = named(students, initial_student)
     asked: dict[str, Any] = {
         "target": conditions(target),
         "goal": goal,
@@ -93,10 +102,11 @@ def compress(
                 task if isinstance(task, str) else None,
                 None if weights is None else str(Path(weights).resolve()),
                 tuple(sys.path),
+                names,
             )
         ),
     }
-    found = read(asked, model, task)
+    found = read(asked, model, task, given)
     folder = _new_folder(Path(runs))
     try:
         with sitting(found, folder, callbacks) as sat:
@@ -121,6 +131,8 @@ def resume(
     model: nn.Module | None = None,
     task: Task | None = None,
     *,
+    students: Sequence[nn.Module | str] = (),
+    initial_student: nn.Module | str | None = None,
     budget: str | float | None = None,
     runs: str | Path = "runs",
     callbacks: Sequence[Callback] = (),
@@ -128,9 +140,9 @@ def resume(
     """Go on with a run where it stood; nothing finished is done again.
 
     run: a path, an id, a unique prefix or `latest`. The model and the task are needed again unless
-    the run has factories for both. A given budget replaces the run's, and rungs that ran out of time are
-    climbed once more. Raises InputError if something
-    is missing, or if the model or the data are not the ones the run began with.
+    the run has factories for both, and so are students that were modules. A given
+    budget replaces the run's, and rungs that ran out of time are climbed once more. Raises InputError if something
+    is missing, or if the model, the data or the students are not the ones the run began with.
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder) as journal:
@@ -143,20 +155,22 @@ def resume(
                 sys.path.append(entry)
         given: dict[str, Any] = {"model": model, "task": task}
         given = {name: asked["factories"][name] if value is None else value for name, value in given.items()}
-        if missing := [name for name, value in given.items() if value is None]:
+        began = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
+        modules = named(students, initial_student)[1]
+        if needed := [*(name for name, value in given.items() if value is None), *missing(began, modules)]:
             raise InputError.of(
-                f"Run {folder.name} has no factory for its {' and '.join(missing)}.",
-                f"Give {' and '.join(missing)} again: "
-                f"boildown.resume({str(folder)!r}, {', '.join(f'{name}=...' for name in missing)}).",
+                f"Run {folder.name} has no factory for its {' and '.join(needed)}.",
+                f"Give {' and '.join(needed)} again: "
+                f"boildown.resume({str(folder)!r}, {', '.join(f'{name}=...' for name in needed)}).",
             )
-        found = read(asked, given["model"], given["task"])
+        found = read(asked, given["model"], given["task"], modules)
         rows = journal.attempts()
         worked = sum(row.timings.get("total", 0.0) for row in rows)
         found.budget.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
         with sitting(found, folder, callbacks) as sat:
             sat.check_identity(found, facts, folder.name)
             prepared = prepare(found.first, found.job, sat.bench)
-            attempts = _attempts(journal, folder, found.first)
+            attempts = _attempts(journal, folder, found.first, found.job.students)
             return sat.climb(
                 journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=budget is not None
             )
@@ -236,12 +250,19 @@ def _call(asked: Mapping[str, Any]) -> str:
     options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
     if (latency := Latency(**asked["latency"])) != Latency():
         options.append(f"latency=boildown.{latency!r}")
+    if students := dict(factories["students"]):
+        initial = students.pop(INITIAL, None)
+        given = ", ".join(name if factory == OBJECT else repr(factory) for name, factory in students.items())
+        options += [f"students=[{given}]"] if students else []
+        options += [f"initial_student={'initial' if initial == OBJECT else repr(initial)}"] if initial else []
     if factories["weights"]:
         options.append(f"weights={factories['weights']!r}")
     return f"boildown.compress({', '.join([model, task, *options])})"
 
 
-def _attempts(journal: Journal, folder: Path, first: Candidate) -> list[Attempt]:
+def _attempts(
+    journal: Journal, folder: Path, first: Candidate, students: Mapping[str, nn.Module] = MappingProxyType({})
+) -> list[Attempt]:
     """The finished attempts of earlier sittings, up to the first that was cut off."""
     installed()  # methods bring the edits that their candidates are rebuilt with
     attempts: list[Attempt] = []
@@ -266,6 +287,6 @@ def _attempts(journal: Journal, folder: Path, first: Candidate) -> list[Attempt]
                     f"The artifact of attempt {row.number} ({artifact}) is not the one that was measured. "
                     "Bring it back from a copy, or start a new run."
                 )
-            attempt.candidate = load_candidate(artifact.parent, first)
+            attempt.candidate = load_candidate(artifact.parent, first, students)
         attempts.append(attempt)
     return attempts

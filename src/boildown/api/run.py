@@ -96,7 +96,7 @@ class Result:
             raise InputError.of(
                 f"Attempt {self.number} ({self.rung}) made no model: it {self.state.value}.", "Choose another attempt."
             )
-        candidate = load_candidate(self._attempt.folder, self._run.first)
+        candidate = load_candidate(self._attempt.folder, self._run.first, self._run.job.students)
         if candidate.rewrite is not None:
             raise InputError.of(
                 f"Attempt {self.number} ({self.rung}) was made on the exported file and has no PyTorch module.",

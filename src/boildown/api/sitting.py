@@ -51,24 +51,24 @@ class Sitting:
     def identity(self, read: Read) -> dict[str, str]:
         """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
         key = first_key(read.first, self.bench.graph(read.first))
-        return {"first": key, "verdict data": self.bench.fingerprint("verdict")}
+        students = {} if read.job.students_key is None else {"students": read.job.students_key}
+        return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str) -> None:
         """Raise InputError for another model or other data than a run began with."""
         try:
             found = self.identity(read)
         except AttemptError:  # the right model could be captured
-            found = {"first": "", "verdict data": began["verdict data"]}
+            found = {**began, "first": ""}
         wrong = [
             what
-            for name, what in (("first", "model"), ("verdict data", "data to judge on"))
-            if found[name] != began[name]
+            for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
+            if found.get(name) != began.get(name)
         ]
         if wrong:
+            be = "are" if len(wrong) > 1 or wrong == ["students"] else "is"
             raise InputError.of(
-                f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1
-                else f"The {wrong[0]} is not what run {run} began with.",
+                f"The {' and the '.join(wrong)} {be} not what run {run} began with.",
                 "Give the same, or start a new run.",
             )
 

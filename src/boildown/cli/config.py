@@ -13,7 +13,13 @@ from boildown.errors import ConfigError, Mistake
 from boildown.methods.registry import suggestion
 
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
-    "model": {"factory": (str,), "weights": (str,), "expected": (dict,)},
+    "model": {
+        "factory": (str,),
+        "weights": (str,),
+        "expected": (dict,),
+        "students": (list,),
+        "initial_student": (str,),
+    },
     "task": {"factory": (str,)},
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
@@ -113,6 +119,8 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
         ("budget", "budget", "time"),
         ("ladder", "ladder", "rungs"),
         ("expected", "model", "expected"),
+        ("students", "model", "students"),
+        ("initial_student", "model", "initial_student"),
     ):
         if key in tables.get(table, {}):
             arguments[name] = tables[table][key]

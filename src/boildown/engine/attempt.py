@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import time
@@ -17,7 +18,7 @@ from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
-from boildown.engine.chain import apply_chain, first_key, link_key
+from boildown.engine.chain import Begun, apply_chain, context_of, first_key, kept, link_keys
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.rung import Rung
@@ -29,11 +30,14 @@ from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash, hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Data, Method, Searching
+from boildown.methods.base import Context, Method, Searching
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+TRAINING = "training"
+"""The folder of a run that holds what unfinished attempts go on from."""
 
 _FEWER_MACS = 0.9
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
@@ -139,7 +143,13 @@ class Climber:
             self._measure(attempt, candidate)
 
         self._end = time.monotonic() + self.budget.limit(rung.minutes)
-        return self._journalled(attempt, climb)
+        self._journalled(attempt, climb)
+        if not attempt.cut:  # one that was goes on from there, given more time
+            for key in link_keys(rung, self.first_key, self.job):
+                shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                (self.folder / TRAINING).rmdir()
+        return attempt
 
     def judge_in_full(self, attempt: Attempt) -> None:
         """Give an attempt that search rejected its figures on the verdict samples."""
@@ -186,19 +196,36 @@ class Climber:
     def _made(self, rung: Rung, folder: Path) -> Candidate:
         """The candidate of a rung, saved in a folder: in a child where factories allow."""
         self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
+        begun = self._begun(rung)
         if self.job.factories.complete:
             records = self._child.call(
                 "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
                 str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
+                str((self.folder / TRAINING).resolve()), begun,
                 deadline=max(1.0, self._end - time.monotonic()) if self._end < float("inf") else None,
                 check=self.stop, on_progress=self.bench.progress, retries=1,
             )  # fmt: skip
             for kind, data in records:
                 self.journal.record(self._number, kind, data)
-            return load_candidate(folder, self.first)
-        candidate = apply_chain(rung, self.first, self.first_key, self.job, self._context())
+            return load_candidate(folder, self.first, self.job.students)
+        candidate = apply_chain(rung, self.first, self.first_key, self.job, self._context(), begun)
         save_candidate(candidate, folder, self.first, self.folder / FIRST)
         return candidate
+
+    def _begun(self, rung: Rung) -> Begun | None:
+        """The longest part of a chain, from its start, that an earlier attempt has made: not made again."""
+        keys = link_keys(rung, self.first_key, self.job)
+        for count in range(len(rung.methods) - 1, 0, -1):
+            rows = reversed(self.journal.attempts_of(keys[count]))
+            found = next(((self.folder, row) for row in rows if row.artifact is not None), None)
+            found = found or (None if self.fresh else self._donor(keys[count]))
+            if found is None:
+                continue
+            folder = (found[0] / str(found[1].artifact)).parent.resolve()
+            with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
+                load_candidate(folder, self.first, self.job.students)
+                return count, folder
+        return None
 
     def _settled(self, attempt: Attempt, rung: Rung) -> Rung:
         """The rung with every setting fixed: a link that searches is driven by measurements of its variants."""
@@ -208,7 +235,8 @@ class Climber:
                 before = Rung(methods)
                 parent = self.first
                 if methods:
-                    parent = apply_chain(before, self.first, self.first_key, self.job, self._context())
+                    begun = self._begun(Rung((*methods, method)))
+                    parent = apply_chain(before, self.first, self.first_key, self.job, self._context(), begun)
                 folder = attempt.folder / f"variants-{position}"
                 method = self._best_variant(method, parent, methods, folder)
             methods += (method,)
@@ -231,10 +259,8 @@ class Climber:
 
     def _context(self) -> Context:
         """What a method gets in this process."""
-        return Context(
-            Data(self.job.splits.train, self.job.splits.calibration),
-            seed=self.job.seed, device=self.job.device, hardware=self.job.hardware,
-            progress=self.bench.progress, check=self.check,
+        return context_of(
+            self.job, self.first, self.folder / TRAINING, progress=self.bench.progress, check=self.check,
             record=lambda kind, data: self.journal.record(self._number, kind, data),
         )  # fmt: skip
 
@@ -339,7 +365,7 @@ class Climber:
         source = run / str(row.artifact)
         try:
             shutil.copytree(source.parent, attempt.folder, dirs_exist_ok=True)
-            candidate = load_candidate(attempt.folder, self.first)
+            candidate = load_candidate(attempt.folder, self.first, self.job.students)
         except (OSError, ValueError, KeyError, BoildownError) as error:
             self.journal.record(attempt.number, "not reused", {"run": run.name, "why": str(error)})
             return None
@@ -373,9 +399,7 @@ class Climber:
 
     def _keys(self, rung: Rung) -> tuple[str, str]:
         """The key of the rung's candidate, and its parent's."""
-        parent = key = self.first_key
-        for method in rung.methods:
-            parent, key = key, link_key(key, method, self.job)
+        *_, parent, key = link_keys(rung, self.first_key, self.job)
         if any(isinstance(method, Searching) for method in rung.methods):
             # What a search finds depends on the target: only the same question has the same answer.
             key = hash_of([key, [condition.text for condition in self.job.target.conditions]])

@@ -12,15 +12,16 @@ import torch
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.target import Target
-from boildown.engine.factories import call_factory
 from boildown.engine.job import Factories, Job
 from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.students import gather
 from boildown.errors import AttemptError
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
 from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
-from boildown.surgery.store import WEIGHTS, save_candidate
+from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import plain, restore, weights_hash
 from boildown.tasks.splits import resolve
 
@@ -31,14 +32,20 @@ def first_key(first: Candidate, graph: Graph) -> str:
 
 
 def link_key(parent: str, method: Method, job: Job) -> str:
-    """The key of the candidate that a method makes from a parent in this job."""
-    splits = job.splits
+    """The key of the candidate that a method makes from a parent in this job.
+
+    It says what was asked for. Minutes of training are a setting, and so in the key; the step count
+    that they become on this machine is not, but is journalled and kept for whoever goes on.
+    """
+    splits, settings = job.splits, {**settings_of(method), "hardware": job.hardware}
+    if method.card.trains:
+        settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
     return candidate_key(
         parent=parent,
         method=method.card.name,
         method_version=method.card.version,
-        settings={**settings_of(method), "hardware": job.hardware},
+        settings=settings,
         data=hash_of(prints),
         seed=job.seed,
         steps=None,
@@ -46,34 +53,63 @@ def link_key(parent: str, method: Method, job: Job) -> str:
     )
 
 
-def apply_chain(rung: Rung, first: Candidate, first_key: str, job: Job, context: Context) -> Candidate:
+def link_keys(rung: Rung, first_key: str, job: Job) -> list[str]:
+    """The key after each link of a rung, that of the first model before them."""
+    keys = [first_key]
+    for method in rung.methods:
+        keys.append(link_key(keys[-1], method, job))
+    return keys
+
+
+def kept(folder: Path, key: str) -> Path:
+    """Where the link that makes the candidate of this key keeps what it goes on from."""
+    return folder / key[:16]
+
+
+Begun = tuple[int, Path]
+"""How many links of a chain an earlier attempt has made already, and the folder of its candidate."""
+
+
+def apply_chain(
+    rung: Rung, first: Candidate, first_key: str, job: Job, context: Context, begun: Begun | None = None
+) -> Candidate:
     """Apply the rung's methods one after the other; each link's parent is the one before.
 
-    Raises AttemptError where a later link does not apply to what an earlier one made.
+    context.folder: of the run; every link gets its own in it. begun: where to go on from. Raises AttemptError
+    where a later link does not apply to what an earlier one made.
     """
-    candidate, key = first, first_key
-    for position, method in enumerate(rung.methods):
+    keys = link_keys(rung, first_key, job)
+    done, candidate = (0, first) if begun is None else (begun[0], load_candidate(begun[1], first, job.students))
+    for position, method in list(enumerate(rung.methods))[done:]:
         context.check()
         if position and (reason := method.applies_to(candidate, job.task)) is not None:
             raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
-        made = method.apply(candidate, job.task, context)
-        candidate = replace(made, method=method.card.name, settings=settings_of(method), parent=key)
-        key = link_key(key, method, job)
+        own = None if context.folder is None else kept(context.folder, keys[position + 1])
+        made = method.apply(candidate, job.task, replace(context, folder=own))
+        candidate = replace(made, method=method.card.name, settings=settings_of(method), parent=keys[position])
     return candidate
 
 
+def context_of(job: Job, first: Candidate, folder: Path, **told: Any) -> Context:
+    """What the methods of a rung get; `told` are the functions to tell and to ask."""
+    return Context(
+        Data(job.splits.train, job.splits.calibration),
+        seed=job.seed, device=job.device, hardware=job.hardware, folder=folder, first=first, students=job.students,
+        **told,
+    )  # fmt: skip
+
+
 def apply_in_child(
-    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str
-) -> list[tuple[str, dict[str, Any]]]:
+    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str,
+    training: str, begun: Begun | None,
+) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records."""
     job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
     records: list[tuple[str, dict[str, Any]]] = []
-    context = Context(
-        Data(job.splits.train, job.splits.calibration),
-        seed=seed, device=device, hardware=hardware,
-        progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
-    )  # fmt: skip
-    candidate = apply_chain(parse_rung(rung), first, first_key, job, context)
+    context = context_of(
+        job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data)))
+    )
+    candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun)
     save_candidate(candidate, Path(folder), first, Path(first_folder))
     return records
 
@@ -99,5 +135,6 @@ def _from_factories(
         device=device,
         hardware=hardware,
         factories=factories,
+        students=gather(factories.students, {}, seed),
     )
     return job, first, first_key(first, capture(model, *task.example()))

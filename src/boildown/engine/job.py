@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
+
+from torch import nn
 
 from boildown.domain.measurement import Form
 from boildown.domain.target import Target
 from boildown.domain.task import Task
+from boildown.engine.students import OBJECT, Named, key_of
 from boildown.tasks.splits import Splits
 
 Goal = Literal["first", "smallest", "fastest", "best"]
@@ -25,17 +29,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Factories:
-    """Where a child process finds the model, its weights and the task, as `module:callable`."""
+    """Where a child process finds the model, its weights, the task and the students, as `module:callable`."""
 
     model: str | None = None
     task: str | None = None
     weights: str | None = None
     path: tuple[str, ...] = ()
+    students: Named = ()
 
     @property
     def complete(self) -> bool:
         """Whether a child can build everything by itself."""
-        return self.model is not None and self.task is not None
+        return None not in (self.model, self.task) and OBJECT not in dict(self.students).values()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class Job:
     seed: int = 0
     factories: Factories = Factories()
     expected: Mapping[str, float] = field(default_factory=dict)
+    students: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @cached_property
+    def students_key(self) -> str | None:
+        """A hash of the students' weights and code, None without any. Raises AttemptError for what is not captured."""
+        return key_of(self.students, self.task)
 
     @property
     def level(self) -> float:

@@ -21,10 +21,12 @@ from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
 from boildown.errors import AttemptError, BoildownError, DataError, InputError, Mistake, ModelError, WorkerLost
 from boildown.journal.keys import file_hash
+from boildown.surgery.graph import capture
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
 from boildown.tasks.data import read_targets
+from boildown.tasks.embedding import Embedding
 from boildown.tasks.regression import Regression
 
 FIRST = "attempts/00-first"
@@ -48,6 +50,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     """
     with bench.timed("measure"):
         _call(first, job)
+        _check_students(first, job)
     save_sample(bench.sample(1), bench.folder / FIRST)
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
@@ -124,6 +127,26 @@ def _call(first: Candidate, job: Job) -> None:
                 mistakes += check_labels(targets, leaves[0].shape[1], name)
     if mistakes:
         raise DataError(*mistakes)
+
+
+def _check_students(first: Candidate, job: Job) -> None:
+    """Refuse students that cannot stand in for the first model: not callable, other outputs, not captured."""
+    inputs, _ = next(iter(job.splits.search.batches(min(8, job.batch_size))))
+    mistakes = []
+    for name, student in job.students.items():
+        cure = "Give a network that takes the same inputs and gives the same kind of outputs as the first model."
+        try:
+            with named(f"Student {name} cannot be used", cure), torch.no_grad():
+                found, wanted = (_shapes(job.task.run(model, inputs)) for model in (student, first.model))
+                capture(student, *job.task.example())
+        except (InputError, AttemptError) as error:
+            cause, _, told = str(error).partition("\n")
+            mistakes.append(Mistake(cause, told.strip() or cure))
+            continue
+        if found != wanted and not isinstance(job.task, Embedding):
+            mistakes.append(Mistake(f"The outputs of student {name} have {found}, the first model's {wanted}.", cure))
+    if mistakes:
+        raise ModelError(*mistakes)
 
 
 def _compare_scores(job: Job, statistics: list[Statistics]) -> None:

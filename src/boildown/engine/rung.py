@@ -29,8 +29,8 @@ class Rung:
 
     @property
     def minutes(self) -> float:
-        """What the cards say it takes."""
-        return sum(method.card.minutes for method in self.methods)
+        """What the cards say it takes, or more where a method has a setting for it."""
+        return sum(max(method.card.minutes, float(getattr(method, "minutes", 0.0))) for method in self.methods)
 
     @property
     def lowers(self) -> frozenset[str]:

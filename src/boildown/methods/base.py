@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from boildown.domain.candidate import Candidate
@@ -11,6 +12,10 @@ from boildown.domain.task import Samples, Task
 
 Lowers = Literal["size", "latency", "memory", "params", "macs"]
 Family = Literal["quantization", "pruning", "distillation", "training", "factorization"]
+
+
+INITIAL = "initial"
+"""The name, among the students of a run, of the one that rounds of pruning and distillation begin with."""
 
 
 def setting(
@@ -81,6 +86,19 @@ class Context:
     """Raises at a deadline or when the user asked to stop; call it between steps."""
     record: Callable[[str, Mapping[str, Any]], None] = lambda _kind, _data: None
     """Journal a standing of this method: a short kind and plain data."""
+    folder: Path | None = None
+    """Where to keep what a long work goes on from after it was killed; kept until the attempt is finished.
+
+    It belongs to the candidate that is made: the same call finds what it left there."""
+    first: Candidate | None = None
+    """The first model, who is the teacher; None for the candidate that `apply` is given."""
+    students: Mapping[str, Any] = field(default_factory=dict)
+    """The user's own networks, never to be changed: named `0`, `1`, ..., `initial`, or by their factories."""
+
+    @property
+    def initial_student(self) -> Any:
+        """The user's network to begin rounds of pruning and distillation with; None for the teacher's copy."""
+        return self.students.get(INITIAL)
 
 
 @dataclass(frozen=True)

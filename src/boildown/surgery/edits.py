@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,9 @@ from boildown.errors import Mistake, ModelError
 
 Apply = Callable[[nn.Module, Mapping[str, Any]], nn.Module]
 """Edits a module that is its own to change, by the edit's `args`, and returns the result."""
+
+STUDENT = "student"
+"""The op of the edit that takes a network of the user's own in place of the model; its `args` name it."""
 
 _applies: dict[tuple[str, int], Apply] = {}
 
@@ -33,12 +37,26 @@ def register(op: str, version: int) -> Callable[[Apply], Apply]:
     return add
 
 
-def apply_edits(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
+def take_student(name: str) -> Edit:
+    """The edit that takes the user's student of this name."""
+    return Edit(STUDENT, 1, {"student": name})
+
+
+def apply_edits(
+    model: nn.Module, edits: Iterable[Edit], students: Mapping[str, nn.Module] = MappingProxyType({})
+) -> nn.Module:
     """A copy of the model with the edits applied in order; the model itself is not touched.
 
-    Raises ModelError naming every edit that this version of boildown does not know.
+    students: the user's own networks by name. Raises ModelError naming every edit that this version of
+    boildown does not know, and a student that is not given.
     """
     edits = tuple(edits)
+    taken = max((place for place, edit in enumerate(edits) if edit.op == STUDENT), default=None)
+    if taken is not None:
+        name = str(edits[taken].args["student"])
+        if name not in students:
+            raise ModelError.of(f"The model was made from the student {name!r}, which is not given.", "Give students=.")
+        model, edits = students[name], edits[taken + 1 :]
     unknown = [edit for edit in edits if (edit.op, edit.version) not in _applies]
     if unknown:
         raise ModelError(

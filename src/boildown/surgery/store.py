@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+
+from torch import nn
 
 from boildown.domain.candidate import Candidate, Edit, Plan
 from boildown.surgery.edits import apply_edits
@@ -42,8 +46,10 @@ def save_candidate(candidate: Candidate, folder: Path, first: Candidate, first_f
     fresh.replace(folder / CANDIDATE)
 
 
-def load_candidate(folder: Path, first: Candidate) -> Candidate:
-    """Rebuild a candidate from its folder and the first model, which is not touched.
+def load_candidate(
+    folder: Path, first: Candidate, students: Mapping[str, nn.Module] = MappingProxyType({})
+) -> Candidate:
+    """Rebuild a candidate from its folder, the first model and the user's students, which are not touched.
 
     Raises OSError or ValueError where the files are missing or damaged, ModelError for an edit of
     a newer version.
@@ -52,7 +58,7 @@ def load_candidate(folder: Path, first: Candidate) -> Candidate:
     edits = tuple(Edit.from_json(edit) for edit in data["edits"])
     model = first.model
     if edits or data["weights"] == WEIGHTS:
-        model = apply_edits(copy.deepcopy(model), edits)
+        model = apply_edits(copy.deepcopy(model), edits, students)
         restore(model, folder / data["weights"])
         model.eval()
     return replace(
