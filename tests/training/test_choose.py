@@ -25,7 +25,7 @@ from boildown.training import (
     tournament,
     train,
 )
-from boildown.training.choose import rungs
+from boildown.training.choose import Round, rungs
 
 ALL = tuple("abcdefgh")
 
@@ -56,7 +56,7 @@ class Trainer:
     def hold(self, folder: Path, names: tuple[str, ...] = ALL, eta: int = 3) -> str:
         choice = tournament(("kd",), eta)
         name, trained = choice.choose(
-            0, names, 900, self.advance, self.score, folder, lambda k, d: self.told.append((k, d))
+            Round(0, names, 900, self.advance, self.score, folder, lambda k, d: self.told.append((k, d)))
         )
         assert trained.step == 900
         return name
@@ -66,6 +66,7 @@ def test_a_tournament_halves_its_field_and_goes_on_from_where_it_was(tmp_path: P
     trainer = Trainer({name: -abs(ord(name) - ord("f")) for name in ALL})
     assert trainer.hold(tmp_path) == "f"
     survivors = [data for kind, data in trainer.told if kind == "survivors"]
+    assert [data.pop("scores") for data in survivors] == [trainer.scores, {"f": 0, "e": -1, "g": -1}]
     assert survivors == [
         {"rung": 0, "step": 100, "losses": ["f", "e", "g"]},
         {"rung": 1, "step": 300, "losses": ["f"]},
@@ -77,16 +78,14 @@ def test_a_tournament_halves_its_field_and_goes_on_from_where_it_was(tmp_path: P
     assert standings[0] == {"rung": 0, "loss": "a", "step": 100, "score": -5}
     # 8 x 100 + 3 x 200 + 1 x 600 of 8 x 900 steps.
     assert trainer.steps == 2000
+    assert trainer.steps / 900 == pytest.approx(tournament(["kd"]).effort(8), abs=1e-5)
     assert trainer.steps / (8 * 900) < 1 / 3
 
 
 @pytest.mark.parametrize(("count", "eta"), [(8, 2), (8, 3), (9, 3), (11, 3), (16, 4), (6, 2)])
 def test_a_tournament_costs_about_a_third(count: int, eta: int) -> None:
-    left, cost, reached = count, 0, 0
-    for until, room in rungs(count, 3600, eta):
-        cost, reached, left = cost + left * (until - reached), until, room
-    assert left == 1
-    assert (cost + 3600 - reached) / (count * 3600) <= 0.42
+    assert rungs(count, 3600, eta)[-1][1] == 1
+    assert tournament(["kd"], eta).effort(count) / count <= 0.42
 
 
 def test_a_tournament_of_one_or_two() -> None:
@@ -135,7 +134,7 @@ def test_cycle_takes_the_next_in_every_round_and_fixed_the_same(tmp_path: Path) 
     ):
         offered = choice.names
         found = [
-            choice.choose(n, offered, 900, trainer.advance, trainer.score, tmp_path, lambda *_: None)[0]
+            choice.choose(Round(n, offered, 900, trainer.advance, trainer.score, tmp_path, lambda *_: None))[0]
             for n in range(4)
         ]
         assert found == expected

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from boildown.domain.task import Samples
 from boildown.errors import Mistake
 from boildown.tasks.checks import READ_AHEAD, check_classes
 from boildown.tasks.data import IndexedSamples, read_targets
-from boildown.tasks.general import Forward, Task
+from boildown.tasks.general import Options, Task
 from boildown.tasks.losses import Loss, kl_divergence
 
 
@@ -29,21 +29,13 @@ class Classification(Task):
         *,
         loss: str | Loss = "cross_entropy",
         metrics: Sequence[Any] | Any = ("accuracy",),
-        example: Any = None,
-        forward: Forward | None = None,
         classes: Sequence[str] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
-            loss,
-            metrics,
-            train=train,
-            calibration=calibration,
-            validation=validation,
-            test=test,
-            example=example,
-            forward=forward,
-            divergence=kl_divergence,
-        )
+            loss, metrics, train=train, calibration=calibration, validation=validation, test=test,
+            divergence=kl_divergence, **options,
+        )  # fmt: skip
         self.classes = None if classes is None else tuple(map(str, classes))
         self._takes_indices = loss == "cross_entropy"
 

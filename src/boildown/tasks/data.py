@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -94,13 +96,15 @@ class IndexedSamples:
     def fingerprint(self, *, every: bool) -> str:
         """SHA-256 over the length and the items' types, shapes and bytes: all, or 256 evenly spaced.
 
-        The same items give the same fingerprint whatever kind of data set holds them.
+        The same items give the same fingerprint whatever kind of data set holds them, and so do items
+        augmented at random with the generators of torch, NumPy and Python.
         """
         if every not in self._fingerprints:
             chosen = self if every else self.subset(evenly_spaced(len(self), _FINGERPRINT_ITEMS))
             digest = hashlib.sha256(str(len(self)).encode())
-            for item in chosen.items():
-                feed(digest.update, item)
+            with _random_from_zero():
+                for item in chosen.items():
+                    feed(digest.update, item)
             self._fingerprints[every] = digest.hexdigest()
         return self._fingerprints[every]
 
@@ -108,6 +112,21 @@ class IndexedSamples:
         """All targets, shape (n, ...), where they can be had without reading every item; else None."""
         found = self.read.targets()
         return None if found is None else found[self.indices]
+
+
+@contextmanager
+def _random_from_zero() -> Iterator[None]:
+    """Random numbers that start at the same place every time; the caller's go on afterwards where they were."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 class Rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, Mistake
 from boildown.tasks.data import evenly_spaced, read_targets
-from boildown.tasks.general import Call, Forward, Task, as_call, batch_of_two, first_call, unwrap
+from boildown.tasks.general import Call, Options, Task, as_call, batch_of_two, first_call, unwrap
 from boildown.tasks.losses import Loss, as_loss
 
 _SCALE_ITEMS = 1024
@@ -39,21 +39,13 @@ class Embedding(Task):
         *,
         loss: str | Loss = "mse",
         metrics: Sequence[Any] | Any = ("spearman",),
-        example: Any = None,
-        forward: Forward | None = None,
         scale: float | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
-            loss,
-            metrics,
-            train=train,
-            calibration=calibration,
-            validation=validation,
-            test=test,
-            example=example,
-            forward=forward,
-            divergence=direction_error,
-        )
+            loss, metrics, train=train, calibration=calibration, validation=validation, test=test,
+            divergence=direction_error, **options,
+        )  # fmt: skip
         self._of_cosine = as_loss(loss)
         self._scale = scale
         self.metrics = tuple(OfCosine(metric) for metric in self.metrics)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from types import CodeType
+from typing import Any, TypedDict
 
 import torch
 
@@ -17,8 +20,23 @@ from boildown.tasks.metrics import as_metric
 Forward = Callable[[Runnable, Any], Any]
 """`forward(model, inputs)` calls the model, or an artifact in its place, and returns the output."""
 
+TrainingStep = Callable[[Any, Any, Any], torch.Tensor]
+"""`training_step(model, inputs, target)` gives the loss of a batch that the model is trained by."""
+
+Augment = Callable[[Any, Any], tuple[Any, Any]]
+"""`augment(inputs, target)` changes a batch on its device; its random numbers are torch's, NumPy's or Python's."""
+
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
+
+
+class Options(TypedDict, total=False):
+    """What every kind of task takes besides its data, its loss and its metrics; see `Task`."""
+
+    example: Any
+    forward: Forward | None
+    training_step: TrainingStep | None
+    augment: Augment | None
 
 
 class Task:
@@ -31,6 +49,9 @@ class Task:
         as its positional arguments, a dict as its keyword arguments.
     example: inputs for one call, where the first validation items will not do.
     forward: `forward(model, inputs)` instead of that convention; it must work with any callable.
+    training_step: `training_step(model, inputs, target)` gives the loss to train by, in place of `forward` and
+        `loss`, where a batch takes more than one call, or has auxiliary losses.
+    augment: `augment(inputs, target)` changes every training batch at random, on the device: flips, crops, mixup.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -41,6 +62,8 @@ class Task:
     validation: Samples
     test: Samples | None
     metrics: tuple[Metric, ...]
+    training_step: TrainingStep | None = None
+    augment: Augment | None = None
 
     def __init__(
         self,
@@ -53,6 +76,8 @@ class Task:
         test: Any = None,
         example: Any = None,
         forward: Forward | None = None,
+        training_step: TrainingStep | None = None,
+        augment: Augment | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -82,11 +107,24 @@ class Task:
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
         self._example = example
         self._forward = forward
+        # A class of the user's may have either as a method.
+        self.training_step = training_step or self.training_step
+        self.augment = augment or self.augment
         self._divergence = divergence or relative_error
 
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.metrics)
         return f"{type(self).__name__}({names}; validation={len(self.validation)})"
+
+    @property
+    def recipe(self) -> str:
+        """What training depends on besides the data, as text: the code of the loss, the calls and the augmentation.
+
+        What functions take from elsewhere (globals, closures) is not looked at.
+        """
+        kind = type(self)
+        parts = (self._loss, self._forward, self.training_step, self.augment, kind.run, kind.loss)
+        return " ".join([f"{kind.__module__}.{kind.__qualname__}", *map(written, parts)])
 
     def example(self) -> Call:
         """Positional and keyword arguments for one call of the model, batch of 2, on the CPU."""
@@ -135,6 +173,21 @@ class Task:
             "test": self.test,
         }
         return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def written(part: Any) -> str:
+    """A function, or an object that is called, as text that is equal where its code is."""
+    if isinstance(part, partial):
+        return f"{written(part.func)}{part.args}{part.keywords}"
+    code = getattr(part, "__code__", None) or getattr(type(part).__call__, "__code__", None)
+    made = repr(part) if isinstance(part, torch.nn.Module) else type(part).__name__
+    name = getattr(part, "__qualname__", made)
+    return f"{name}:{_digest(code)}" if isinstance(code, CodeType) else str(name)
+
+
+def _digest(code: CodeType) -> str:
+    constants = [_digest(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return hashlib.sha256(f"{code.co_code!r}{constants}{code.co_names}".encode()).hexdigest()[:16]
 
 
 def as_call(inputs: Any) -> Call:

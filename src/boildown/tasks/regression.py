@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from boildown.tasks.checks import READ_AHEAD
 from boildown.tasks.data import evenly_spaced, read_targets
-from boildown.tasks.general import Forward, Task
+from boildown.tasks.general import Options, Task
 from boildown.tasks.losses import Loss
 
 
@@ -30,20 +30,12 @@ class Regression(Task):
         *,
         loss: str | Loss = "mse",
         metrics: Sequence[Any] | Any = ("rmse",),
-        example: Any = None,
-        forward: Forward | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
-            loss,
-            metrics,
-            train=train,
-            calibration=calibration,
-            validation=validation,
-            test=test,
-            example=example,
-            forward=forward,
-            divergence=self._scaled_error,
-        )
+            loss, metrics, train=train, calibration=calibration, validation=validation, test=test,
+            divergence=self._scaled_error, **options,
+        )  # fmt: skip
 
     @cached_property
     def variance(self) -> float:

@@ -31,25 +31,34 @@ STANDINGS = "standings.json"
 ETA = 3
 
 
+@dataclass(frozen=True)
+class Round:
+    """One round to choose a loss for.
+
+    number: from 0. names: the losses that apply, at least one. steps: of the full schedule. folder: where
+    standings are kept.
+    """
+
+    number: int
+    names: Sequence[str]
+    steps: int
+    advance: Advance
+    score: Score
+    folder: Path
+    record: Record
+
+
 class Choice(Protocol):
     """A way to choose the loss of a round."""
 
     names: tuple[str, ...]
 
-    def choose(
-        self,
-        number: int,
-        names: Sequence[str],
-        steps: int,
-        advance: Advance,
-        score: Score,
-        folder: Path,
-        record: Record,
-    ) -> tuple[str, Trained]:
-        """The name of the loss and the student trained with it for all `steps`.
+    def choose(self, round: Round) -> tuple[str, Trained]:
+        """The name of the loss and the student trained with it for all of the round's steps."""
+        ...
 
-        number: of the round, from 0. names: those of `self.names` that apply, at least one.
-        """
+    def effort(self, count: int) -> float:
+        """Steps trained in all per step of the schedule, where `count` losses apply."""
         ...
 
 
@@ -64,18 +73,13 @@ class Fixed:
         """The one name."""
         return (self.name,)
 
-    def choose(
-        self,
-        number: int,
-        names: Sequence[str],
-        steps: int,
-        advance: Advance,
-        score: Score,
-        folder: Path,
-        record: Record,
-    ) -> tuple[str, Trained]:
+    def choose(self, round: Round) -> tuple[str, Trained]:
         """Train with it."""
-        return names[0], advance(names[0], steps)
+        return round.names[0], round.advance(round.names[0], round.steps)
+
+    def effort(self, count: int) -> float:
+        """One loss is trained."""
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,14 @@ class Cycle:
 
     names: tuple[str, ...]
 
-    def choose(
-        self,
-        number: int,
-        names: Sequence[str],
-        steps: int,
-        advance: Advance,
-        score: Score,
-        folder: Path,
-        record: Record,
-    ) -> tuple[str, Trained]:
+    def choose(self, round: Round) -> tuple[str, Trained]:
         """Train with the one whose turn it is."""
-        name = names[number % len(names)]
-        return name, advance(name, steps)
+        name = round.names[round.number % len(round.names)]
+        return name, round.advance(name, round.steps)
+
+    def effort(self, count: int) -> float:
+        """One loss is trained."""
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -111,41 +110,41 @@ class Tournament:
     names: tuple[str, ...]
     eta: int = ETA
 
-    def choose(
-        self,
-        number: int,
-        names: Sequence[str],
-        steps: int,
-        advance: Advance,
-        score: Score,
-        folder: Path,
-        record: Record,
-    ) -> tuple[str, Trained]:
+    def choose(self, round: Round) -> tuple[str, Trained]:
         """Hold the tournament; standings are kept in `folder`, and none is fought twice."""
-        path = folder / STANDINGS
+        path = round.folder / STANDINGS
         known: dict[str, float | None] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        left = list(names)
+        left = list(round.names)
         failures: dict[str, AttemptError] = {}
-        for rung, (until, room) in enumerate(rungs(len(names), steps, self.eta)):
+        for rung, (until, room) in enumerate(rungs(len(left), round.steps, self.eta)):
             results: dict[str, float] = {}
             for name in left:
                 key = f"{rung}/{name}"
                 if key not in known:
-                    value, failure = _tried(name, until, advance, score)
+                    value, failure = _tried(name, until, round.advance, round.score)
                     known[key] = value if math.isfinite(value) else None
                     if failure is not None:
                         failures[name] = failure
                     _write(path, known)
                     note = {} if failure is None else {"failed": str(failure)}
-                    record("standing", {"rung": rung, "loss": name, "step": until, "score": known[key], **note})
+                    round.record("standing", {"rung": rung, "loss": name, "step": until, "score": known[key], **note})
                 kept = known[key]
                 results[name] = -math.inf if kept is None else kept
             alive = [name for name in left if results[name] > -math.inf]
             if not alive:
                 raise next(iter(failures.values()), AttemptError("No distillation loss trained without diverging."))
             left = sorted(alive, key=lambda name: -results[name])[:room]
-            record("survivors", {"rung": rung, "step": until, "losses": left})
-        return left[0], advance(left[0], steps)
+            scores = {name: known[f"{rung}/{name}"] for name in results}
+            round.record("survivors", {"rung": rung, "step": until, "losses": left, "scores": scores})
+        return left[0], round.advance(left[0], round.steps)
+
+    def effort(self, count: int) -> float:
+        """What all contestants are trained for, and the winner to the end."""
+        fine = 10**6
+        left, reached, spent = count, 0, 0
+        for until, room in rungs(count, fine, self.eta):
+            spent, reached, left = spent + left * (until - reached), until, room
+        return (spent + fine - reached) / fine
 
 
 def fixed(name: str) -> Fixed:
@@ -263,7 +262,7 @@ def distil(
                 record=record,
             )
 
-        name, trained = choice.choose(number, names, steps, advance, score, Path(root), record)
+        name, trained = choice.choose(Round(number, names, steps, advance, score, Path(root), record))
     record("loss", {"round": number, "loss": name})
     return Distilled(name, trained)
 

@@ -31,7 +31,7 @@ from boildown.training.checkpoint import (
     under,
 )
 from boildown.training.distillation import Distillation, probe
-from boildown.training.failures import DivergenceError, MismatchError, OutOfMemoryError
+from boildown.training.failures import DivergenceError, MismatchError, OutOfMemoryError, ReadError
 from boildown.training.reading import (
     COMPUTING,
     PROJECTING,
@@ -225,7 +225,14 @@ class Course:
         try:
             while self.step < stop and not self.stopped:
                 self.check()
-                self._advance(*next(batches))
+                try:
+                    batch = next(batches)
+                except Exception as error:
+                    raise ReadError(
+                        f"The training data could not be read at step {self.step}: {type(error).__name__}: {error}. "
+                        "Mend that item, or leave it out."
+                    ) from error
+                self._advance(*batch)
                 self.step += 1
                 if self.step % self.settings.every == 0 or self.step == stop:
                     if self._settle(stop):

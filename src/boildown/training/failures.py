@@ -17,6 +17,12 @@ class MismatchError(AttemptError):
     name = "does not compare"
 
 
+class ReadError(AttemptError):
+    """The training data raised where it was read."""
+
+    name = "data unreadable"
+
+
 class OutOfMemoryError(AttemptError):
     """A single sample does not fit into the device's memory."""
 
