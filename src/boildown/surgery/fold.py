@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from boildown.domain.candidate import Edit
+from boildown.surgery.calls import example_call, written_call
 from boildown.surgery.edits import register
 from boildown.surgery.graph import Graph, capture
 
@@ -30,8 +30,7 @@ def fold(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     model is not touched. Raises ExportError where it cannot be captured, TypeError where an argument
     that is no tensor is not plain data.
     """
-    call = {"args": [_describe(value) for value in args], "kwargs": {k: _describe(v) for k, v in kwargs.items()}}
-    return module_of(capture(model, args, kwargs)), Edit(OP, 1, call)
+    return module_of(capture(model, args, kwargs)), Edit(OP, 1, written_call(args, kwargs))
 
 
 def module_of(graph: Graph) -> GraphModule:
@@ -46,33 +45,4 @@ def module_of(graph: Graph) -> GraphModule:
 
 @register(OP, 1)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
-    call = tuple(_restore(value) for value in args["args"]), {k: _restore(v) for k, v in args["kwargs"].items()}
-    return module_of(capture(model, *call))
-
-
-def _describe(value: Any) -> Any:
-    """Plain data for an argument: tensors by shape and type, containers by their parts."""
-    if isinstance(value, Tensor):
-        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, tuple):
-        return {"tuple": [_describe(part) for part in value]}
-    if isinstance(value, list):
-        return {"list": [_describe(part) for part in value]}
-    if isinstance(value, dict):
-        return {"dict": {str(key): _describe(part) for key, part in value.items()}}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise TypeError(f"an argument of type {type(value).__name__} cannot be written down; call the model with tensors")
-
-
-def _restore(data: Mapping[str, Any]) -> Any:
-    """The inverse of `_describe`, with zeros in the tensors."""
-    if "tensor" in data:
-        return torch.zeros(data["tensor"], dtype=getattr(torch, data["dtype"]))
-    if "tuple" in data:
-        return tuple(_restore(part) for part in data["tuple"])
-    if "list" in data:
-        return [_restore(part) for part in data["list"]]
-    if "dict" in data:
-        return {key: _restore(part) for key, part in data["dict"].items()}
-    return data["value"]
+    return module_of(capture(model, *example_call(args)))

@@ -189,6 +189,12 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     return graph
 
 
+def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphModule:
+    """The model in eval mode as a graph of the operators it calls, nothing folded; see `capture`."""
+    with torch.inference_mode(False), _quiet(), _eval_mode(model):
+        return plain_module(_export(model, *_own(args, dict(kwargs))))
+
+
 def plain_module(program: ExportedProgram) -> GraphModule:
     """The program as an ordinary module: no input guards, `train` and `eval` allowed."""
     module = program.module(check_guards=False)

@@ -1,0 +1,166 @@
+"""Whole blocks out: a repeated block whose output looks like its input can be left out of the graph."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from boildown.domain.candidate import Edit
+from boildown.errors import Mistake, ModelError
+from boildown.surgery.calls import example_call
+from boildown.surgery.edits import register
+from boildown.surgery.trainable import CALL
+
+OP = "drop-blocks"
+
+_STACK = "nn_module_stack"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module of the model that can be left out: `output` is what comes in at `input`, changed.
+
+    name: the module's path. stage: the path of what holds it and its like.
+    """
+
+    name: str
+    stage: str
+    input: str
+    output: str
+
+
+def find_blocks(module: GraphModule) -> tuple[Block, ...]:
+    """The blocks of a trainable graph that can be left out, in the order of the graph.
+
+    A block is an item of a Sequential or ModuleList that holds others of its class; all that comes out of it is
+    one value, of the shape of one value that goes in.
+    """
+    inside: dict[str, set[Node]] = {}
+    kinds: dict[str, str] = {}
+    for node in module.graph.nodes:
+        for path, kind in _modules(node):
+            inside.setdefault(path, set()).add(node)
+            kinds[path] = kind
+    siblings: dict[tuple[str, str], list[str]] = {}
+    for path, kind in kinds.items():
+        stage, _, index = path.rpartition(".")
+        if index.isdigit():
+            siblings.setdefault((stage, kind), []).append(path)
+    shapes = _shapes(module)
+    found = []
+    for (stage, _kind), paths in siblings.items():
+        for path in paths if len(paths) > 1 else ():
+            ends = _ends(module, inside[path], shapes)
+            if ends is not None and _holds_layers(inside[path]):
+                found.append(Block(path, stage, *(node.name for node in ends)))
+    order = {node.name: index for index, node in enumerate(module.graph.nodes)}
+    found.sort(key=lambda block: order[block.output])
+    outer = [b for b in found if not any(b.name.startswith(f"{other.name}.") for other in found)]
+    return tuple(outer)
+
+
+def drop(module: GraphModule, names: Sequence[str]) -> tuple[GraphModule, Edit]:
+    """A copy of a trainable graph without some blocks, and the edit that leaves them out again.
+
+    Raises ModelError for blocks that it does not have.
+    """
+    module = copy.deepcopy(module)
+    known = {block.name: block for block in find_blocks(module)}
+    if missing := [name for name in names if name not in known]:
+        raise ModelError(
+            Mistake(f"The model has no block {', '.join(missing)} to leave out.", "Use the model it was made from.")
+        )
+    for name in names:
+        nodes = {node.name: node for node in module.graph.nodes}
+        block = known[name]
+        source, result = nodes[block.input], nodes[block.output]
+        result.replace_all_uses_with(source)
+        for node in reversed(list(module.graph.nodes)):
+            if not node.users and name in (path for path, _ in _modules(node)):
+                module.graph.erase_node(node)
+        # A block behind may have begun where this one ended.
+        known = {key: b if b.input != block.output else Block(b.name, b.stage, block.input, b.output)
+                 for key, b in known.items()}  # fmt: skip
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module, Edit(OP, 1, {"blocks": list(names)})
+
+
+@register(OP, 1)
+def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+    assert isinstance(model, GraphModule)
+    return drop(model, args["blocks"])[0]
+
+
+def errors_without(
+    module: GraphModule, blocks: Sequence[Block], calls: Sequence[Any], check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Relative squared error of the outputs, on some calls, without each of the blocks alone."""
+    reference = [_leaves(_run(module, call)) for call in calls]
+    spread = sum(float((leaf - leaf.mean(0)).square().sum()) for leaves in reference for leaf in leaves)
+    found = {}
+    for block in blocks:
+        check()
+        without, _ = drop(module, [block.name])
+        error = 0.0
+        for call, leaves in zip(calls, reference, strict=True):
+            pairs = zip(_leaves(_run(without, call)), leaves, strict=True)
+            error += sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
+        found[block.name] = error / max(spread, 1e-12)
+    return found
+
+
+def _modules(node: Node) -> list[tuple[str, str]]:
+    """(path, class) of the modules in whose forward a node was made, outermost first."""
+    return [(path, str(kind)) for path, kind in (node.meta.get(_STACK) or {}).values() if path]
+
+
+def _ends(module: GraphModule, nodes: set[Node], shapes: Mapping[Node, torch.Size]) -> tuple[Node, Node] | None:
+    """(what goes in, what comes out) of a block that can be left out."""
+    outputs = [node for node in nodes if any(user not in nodes for user in node.users)]
+    if len(outputs) != 1 or outputs[0] not in shapes:
+        return None
+    entries = {arg for node in nodes for arg in node.all_input_nodes if arg not in nodes and arg.op != "get_attr"}
+    alike = [node for node in entries if shapes.get(node) == shapes[outputs[0]]]
+    return (alike[0], outputs[0]) if len(alike) == 1 else None
+
+
+def _holds_layers(nodes: set[Node]) -> bool:
+    return any(arg.op == "get_attr" for node in nodes for arg in node.all_input_nodes)
+
+
+@torch.no_grad()
+def _shapes(module: GraphModule) -> dict[Node, torch.Size]:
+    """The shape of every value that is a tensor."""
+    args, kwargs = example_call(module.meta[CALL])
+    inputs = iter(torch.utils._pytree.tree_leaves((args, kwargs)))
+    values: dict[Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(inputs)
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(module)
+        elif node.op != "output":
+            given, named = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+            called: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+            values[node] = called(*given, **named)
+    return {node: value.shape for node, value in values.items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def _run(module: nn.Module, call: Any) -> Any:
+    return module(*call[0], **call[1])
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [
+        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]

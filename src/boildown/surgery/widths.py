@@ -1,0 +1,385 @@
+"""How many channels each group keeps, and which: by what their removal does to outputs, as measured."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from boildown.surgery.channels import Channels, Costs, Group
+from boildown.surgery.repair import RIDGE, Call, Layer, Moments, Pair, wanted
+
+Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm"]
+Allocation = Literal["measured", "global", "uniform"]
+Check = Callable[[], None]
+Progress = Callable[[str, int, int | None], None]
+
+FRACTIONS = (0.25, 0.5)
+"""Shares of a group whose removal is measured at the network's outputs."""
+
+
+@dataclass
+class Curve:
+    """One group: its channels in the order in which they should go, and what that costs.
+
+    local: relative squared error of the outputs of the layers behind, refitted, after each removal: shape (width,).
+    error: the same at the network's outputs, as far as measured; else equal to `local`.
+    """
+
+    group: Group
+    order: tuple[int, ...]
+    local: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+@dataclass
+class _Reader:
+    """A layer behind a group: its moments on dense activations, and the number of each column."""
+
+    layer: Layer
+    numbers: NDArray[np.int64]
+    moments: list[Moments]
+
+
+def curves(
+    channels: Channels,
+    calls: Sequence[Call],
+    *,
+    importance: Mapping[int, float] | None = None,
+    measured: bool = True,
+    probes: Sequence[Call] | None = None,
+    seed: int = 0,
+    check: Check = lambda: None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> list[Curve]:
+    """The curve of each group that can be repaired, on calibration calls.
+
+    importance: score per channel, the lowest goes first. Without it, the channel goes that is missed least once the
+        others have been refitted (optimal brain surgeon for whole channels: Hassibi & Stork 1993; ZipLM, arXiv
+        2302.04089, section 3.1), which needs the layers behind only.
+    measured: whether `error` is measured at the outputs, on `probes`.
+    """
+    readers = _moments(channels, calls, seed, check, progress)
+    found = []
+    for group in channels.groups:
+        behind = [readers[name] for name in _behind(channels, group) if name in readers]
+        if not behind or group.width < 2:
+            continue
+        check()
+        order, local = _eliminated(group, behind, importance)
+        found.append(Curve(group, order, local, local.copy()))
+    if measured:
+        _measure(channels, found, readers, probes or calls, check, progress)
+    return found
+
+
+def _behind(channels: Channels, group: Group) -> list[str]:
+    names = []
+    for slot in group.readers:
+        names += [node.name for node in channels.trace.layers[slot]]
+    return names
+
+
+def _moments(
+    channels: Channels, calls: Sequence[Call], seed: int, check: Check, progress: Progress
+) -> dict[str, _Reader]:
+    """Moments of every layer that reads a group, in one run of the dense network."""
+    wanted_by = {name for group in channels.groups for name in _behind(channels, group)}
+    numbers = {
+        node.name: channels.trace.slots[slot]
+        for group in channels.groups for slot in group.readers for node in channels.trace.layers[slot]
+    }  # fmt: skip
+    module, generator = channels.module, torch.Generator().manual_seed(seed)
+    pair = Pair(module, module, calls, check)
+    found: dict[str, _Reader] = {}
+    for node in module.graph.nodes:
+        if node.name in wanted_by and Layer.fits(module, node):
+            layer = Layer(module, node)
+            rows, columns = layer.weight.shape[0] // layer.groups, layer.weight[0].numel()
+            moments = [Moments.empty(columns, rows) for _ in range(layer.groups)]
+            inputs = pair.target(node.args[0])
+            outputs = pair.target(node)
+            for value, output in zip(inputs, outputs, strict=True):
+                for group, sums in enumerate(moments):
+                    sums.add(*layer.read(value, output, generator, group))
+            found[node.name] = _Reader(layer, numbers[node.name], moments)
+            progress("look at the layers", len(found), len(wanted_by))
+        pair.forget(node)
+    return found
+
+
+def _eliminated(
+    group: Group, readers: Sequence[_Reader], importance: Mapping[int, float] | None
+) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Remove one channel after the other, refitting in between: (order, relative error after each)."""
+    states = [state for reader in readers for state in _states(reader)]
+    left, order, errors, total = list(group.channels), [], [], 0.0
+    while left:
+        scores = np.array([sum(state.score(number) for state in states) for number in left])
+        best = int(np.argmin([importance[n] for n in left])) if importance is not None else int(np.argmin(scores))
+        number = left.pop(best)
+        total += max(float(scores[best]), 0.0)
+        for state in states:
+            state.remove(number)
+        order.append(number)
+        errors.append(total)
+    return tuple(order), np.array(errors)
+
+
+class _State:
+    """The inverse Hessian of one layer's fit, and its weights, while channels go."""
+
+    def __init__(self, moments: Moments, weight: Tensor, columns: Mapping[int, Tensor], *, shifts: bool) -> None:
+        if not shifts:
+            moments = Moments(moments.count, moments.x * 0, moments.t * 0, moments.xx, moments.xt, moments.tt)
+        xx, _, tt = moments.centred()
+        pull = RIDGE * xx.diagonal().mean().clamp_min(1e-12)
+        self.inverse = torch.linalg.inv(xx + pull * torch.eye(len(xx), dtype=torch.float64))
+        self.weight = weight.double().clone()
+        self.columns = columns
+        self.scale = 1.0 / max(float(tt.sum()), 1e-12)
+
+    def score(self, number: int) -> float:
+        """How much the relative squared error grows without a channel, the others refitted."""
+        at = self.columns.get(number)
+        if at is None:
+            return 0.0
+        part = self.weight[:, at]
+        return float((part @ torch.linalg.solve(self.inverse[at][:, at], part.T)).diagonal().sum()) * self.scale
+
+    def remove(self, number: int) -> None:
+        """Take a channel out and refit the others."""
+        at = self.columns.get(number)
+        if at is None:
+            return
+        rows = self.inverse[at]
+        share = torch.linalg.solve(rows[:, at], rows)
+        self.weight -= self.weight[:, at] @ share
+        self.inverse -= self.inverse[:, at] @ share
+        # What is gone must not be touched by rounding again.
+        self.inverse[at] = 0.0
+        self.inverse[:, at] = 0.0
+        self.inverse[at, at] = 1.0
+        self.weight[:, at] = 0.0
+
+
+def _states(reader: _Reader) -> list[_State]:
+    layer, numbers = reader.layer, reader.numbers
+    area = layer.weight[0, 0].numel() if not layer.linear else 1
+    columns = {int(n): torch.from_numpy(np.flatnonzero(np.repeat(numbers == n, area))) for n in np.unique(numbers)}
+    rows = layer.weight.shape[0] // layer.groups
+    weight = layer.weight.detach().flatten(1)
+    return [
+        _State(moments, weight[g * rows : (g + 1) * rows], columns, shifts=layer.shifts)
+        for g, moments in enumerate(reader.moments)
+    ]
+
+
+# ---- at the outputs --------------------------------------------------------------------------
+
+
+def _measure(
+    channels: Channels,
+    found: Sequence[Curve],
+    readers: Mapping[str, _Reader],
+    probes: Sequence[Call],
+    check: Check,
+    progress: Progress,
+) -> None:
+    """Scale each curve by what some of its points do to the network's outputs."""
+    module = channels.module
+    nodes = list(module.graph.nodes)
+    reference = [_leaves(_outputs(module, call)) for call in probes]
+    spread = sum(float((leaf - leaf.mean(0)).square().sum()) for leaves in reference for leaf in leaves)
+    first: dict[str, list[Curve]] = {}
+    for curve in found:
+        name = next(name for name in _order(nodes, _behind(channels, curve.group)) if name in readers)
+        first.setdefault(name, []).append(curve)
+    pair, done = Pair(module, module, probes, check), 0
+    for index, node in enumerate(nodes):
+        for curve in first.get(node.name, ()):
+            points = []
+            for fraction in FRACTIONS:
+                count = max(1, round(fraction * curve.group.width))
+                if count >= curve.group.width:
+                    continue
+                gone = set(curve.order[:count])
+                behind = [readers[name] for name in _behind(channels, curve.group) if name in readers]
+                with _refitted(module, behind, gone):
+                    outputs = _suffix(module, nodes[index:], pair.theirs, len(probes))
+                error = sum(
+                    float((leaf - ours).square().sum())
+                    for leaves, given in zip(reference, outputs, strict=True)
+                    for leaf, ours in zip(leaves, _leaves(given), strict=True)
+                )
+                points.append((curve.local[count - 1], error / max(spread, 1e-12)))
+            curve.error = _through(curve.local, points)
+            done += 1
+            progress("measure what each layer's channels do", done, len(found))
+        pair.target(node) if node.op != "output" else None
+        pair.forget(node)
+
+
+def _through(local: NDArray[np.float64], points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """The local error carried to the outputs: straight lines in logarithms through the points measured."""
+    points = sorted({(x, y) for x, y in points if x > 0 and y > 0})
+    if not points:
+        return local.copy()
+    x, y = np.log([p[0] for p in points]), np.log([p[1] for p in points])
+    at = np.log(np.maximum(local, 1e-12))
+    # Outside of what was measured, errors grow in proportion.
+    return np.exp(np.interp(at, x, y) + np.where(at < x[0], at - x[0], 0) + np.where(at > x[-1], at - x[-1], 0))
+
+
+class _refitted:  # noqa: N801 - used as a context
+    """Layers with the weights they get without some channels; put back at the end."""
+
+    def __init__(self, module: GraphModule, readers: Sequence[_Reader], gone: Collection[int]) -> None:
+        self.module, self.readers, self.gone = module, readers, list(gone)
+        self.saved: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def __enter__(self) -> None:
+        for reader in self.readers:
+            layer = reader.layer
+            kept = torch.from_numpy(~np.isin(reader.numbers, self.gone))
+            tensors = [layer.weight]
+            if layer.bias_name is not None:
+                tensors.append(operator.attrgetter(layer.bias_name)(self.module))
+            elif layer.norm is not None:
+                tensors.append(layer.norm.running_mean)  # type: ignore[arg-type]
+            self.saved += [(t, t.detach().clone()) for t in tensors]
+            rows = layer.weight.shape[0] // layer.groups
+            for group, moments in enumerate(reader.moments):
+                part = slice(group * rows, (group + 1) * rows)
+                if not layer.shifts:
+                    moments = Moments(moments.count, moments.x * 0, moments.t * 0, moments.xx, moments.xt, moments.tt)
+                layer.write(*moments.solve(layer.weight[part].detach().flatten(1), layer.columns(kept)), part)
+
+    @torch.no_grad()
+    def __exit__(self, *_error: object) -> None:
+        for tensor, old in self.saved:
+            tensor.copy_(old)
+
+
+@torch.no_grad()
+def _suffix(module: GraphModule, nodes: Sequence[Node], known: Mapping[str, list[Any]], batches: int) -> list[Any]:
+    """The outputs of the rest of a graph, per batch, from values known before it."""
+    env = {name: list(values) for name, values in known.items() if values}
+    last = {value: node for node in nodes for value in node.all_input_nodes}
+    for node in nodes:
+        if node.op == "output":
+            return [torch.fx.map_arg(node.args[0], lambda n, b=b: env[n.name][b]) for b in range(batches)]
+        if node.op == "get_attr":
+            env[node.name] = [operator.attrgetter(str(node.target))(module)] * batches
+            continue
+        called: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        results = []
+        for b in range(batches):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n, b=b: env[n.name][b])
+            results.append(called(*args, **kwargs))
+        env[node.name] = results
+        for value in node.all_input_nodes:
+            if last[value] is node:
+                env.pop(value.name, None)
+    raise AssertionError("a graph without an output")
+
+
+@torch.no_grad()
+def _outputs(module: nn.Module, call: Call) -> Any:
+    return module(*call[0], **call[1])
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [
+        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+
+def _order(nodes: Sequence[Node], names: Sequence[str]) -> list[str]:
+    wanted_names = set(names)
+    return [node.name for node in nodes if node.name in wanted_names]
+
+
+# ---- choosing ---------------------------------------------------------------------------------
+
+
+def choose(
+    found: Sequence[Curve],
+    costs: Costs,
+    ratio: float,
+    *,
+    allocation: Allocation = "measured",
+    scores: Mapping[int, float] | None = None,
+    multiple: int = 1,
+) -> frozenset[int]:
+    """The channels to remove so that the costs fall to `ratio`, or as near as whole steps allow.
+
+    measured: the group loses channels next whose error grows least for the cost it saves; global: the lowest
+    `scores` over all groups, each group's taken relative to their mean; uniform: the same share of every group.
+    multiple: widths are whole multiples, where a group is wider.
+    """
+    ladders = [_Descent(curve, multiple) for curve in found]
+    gone: set[int] = set()
+    while costs.total > ratio * costs.full:
+        open_ones = [each for each in ladders if each.next()]
+        if not open_ones:
+            break
+
+        def price(each: _Descent) -> float:
+            if allocation == "uniform":
+                return each.after / each.curve.group.width
+            if allocation == "global":
+                assert scores is not None
+                mean = float(np.mean([scores[n] for n in each.curve.group.channels])) or 1.0
+                return float(np.mean([scores[n] for n in each.next()])) / mean
+            return each.grows / max(costs.saving(each.next()), 1e-9)
+
+        best = min(open_ones, key=price)
+        before, step = costs.total, best.next()
+        after = before - costs.saving(step)
+        if after < ratio * costs.full and ratio * costs.full - after > before - ratio * costs.full:
+            break  # one step more would be further off than one less
+        costs.remove(step)
+        gone.update(step)
+        best.taken += 1
+    return frozenset(gone)
+
+
+class _Descent:
+    """The widths a group may take, one after the other."""
+
+    def __init__(self, curve: Curve, multiple: int) -> None:
+        self.curve, self.taken = curve, 0
+        width = curve.group.width
+        # A multiple that would leave a narrow group no choice is halved for it.
+        while multiple > 1 and width * curve.group.each < 2 * multiple:
+            multiple //= 2
+        self.counts = [k for k in range(width) if k == 0 or ((width - k) * curve.group.each) % multiple == 0]
+
+    @property
+    def before(self) -> int:
+        """How many channels are gone."""
+        return self.counts[self.taken]
+
+    @property
+    def after(self) -> int:
+        """How many are gone after the next step."""
+        return self.counts[self.taken + 1]
+
+    @property
+    def grows(self) -> float:
+        """What the next step adds to the error."""
+        error = self.curve.error
+        return float(error[self.after - 1] - (error[self.before - 1] if self.before else 0.0))
+
+    def next(self) -> tuple[int, ...]:
+        """The channels that go in the next step; none at the end."""
+        return self.curve.order[self.before : self.after] if self.taken + 1 < len(self.counts) else ()
