@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 import torch
 from torch import nn
@@ -10,21 +12,28 @@ from torch.nn import functional as F
 import boildown as bd
 import no_clock
 from boildown.engine.bench import Bench
+from boildown.journal.journal import Journal
 from boildown.surgery.weights import weights_hash
 from boildown.testing import digits
 
 pytestmark = pytest.mark.usefixtures("still")
 
-METHODS = ("quantize-dynamic", "quantize-static", "quantize-static(ranges=mse)")
-ORDERS = [METHODS[turn:] + METHODS[:turn] for turn in range(3)]
+METHODS = ("retrain", "quantize-static", "distill")
+"""Training a small model, quantization of the first model, distillation from it."""
+
+ORDERS = list(permutations(METHODS))
+
+
+def perceptron(hidden):
+    """An untrained network of two linear layers: quick to export."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
 
 @pytest.fixture(scope="module")
 def first_model():
-    """A trained perceptron, which both kinds of quantization apply to."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    x, y = digits.training_set().tensors
+    """A trained perceptron of 19,000 parameters."""
+    model, (x, y) = perceptron(256), digits.training_set().tensors
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(150):
         optimizer.zero_grad()
@@ -34,17 +43,23 @@ def first_model():
 
 
 @pytest.fixture(scope="module")
-def runs(first_model, tmp_path_factory):
-    """A run for every order in which each method is once the first, the second and the third."""
-    folder = tmp_path_factory.mktemp("runs")
+def folder(tmp_path_factory):
+    """Where runs find what earlier ones have made."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def runs(first_model, folder):
+    """A run for every order of the methods."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bench, "latency", no_clock.latency)
         return {
             order: bd.compress(
-                first_model, digits.task(), ["accuracy drop <= 3 pp", "size <= 0.01x"], ladder=list(order), runs=folder
+                first_model, digits.task(), ["accuracy drop <= 3 pp", "size <= 0.01x"], ladder=list(order),
+                students=[perceptron(32)], runs=folder,
             )
             for order in ORDERS
-        }
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=" > ".join)
@@ -52,6 +67,7 @@ def test_any_method_may_be_first_second_or_third(runs, order):
     run = runs[order]
     assert [result.rung for result in run.candidates] == ["first", *order]
     assert all(result.verdict is not None for result in run.candidates)
+    assert all(result.measurements["size"].ratio < 0.3 for result in run.candidates[1:])
     assert run.outcome is bd.Outcome.TARGET_MISSED
 
 
@@ -65,7 +81,7 @@ def test_the_second_lightweight_model_is_made_from_the_first_model(runs, first_m
 
 def test_the_order_changes_no_candidate(runs):
     made = [{result.rung: result.key for result in run.candidates} for run in runs.values()]
-    assert made[0] == made[1] == made[2]
+    assert all(each == made[0] for each in made)
 
 
 def test_a_first_lightweight_model_that_meets_the_condition_is_the_target_model(plugged, tmp_path):
@@ -87,6 +103,35 @@ def test_a_run_may_end_at_its_third_method(plugged, tmp_path):
     assert [result.state.value for result in run.candidates] == ["missed", "missed", "missed", "met"]
     assert "size <= 0.3x is missed" in run.candidates[1].sentence
     assert "accuracy drop <= 2 pp is missed" in run.candidates[2].sentence
+
+
+def test_a_distillation_round_obtains_its_method_from_several(runs):
+    run = runs[METHODS]
+    number = len(METHODS)
+    with Journal.open(run.path, readonly=True) as journal:
+        records = [record for record in journal.records() if record.attempt == number]
+    standings = [r.data for r in records if r.kind == "standing"]
+    assert len({standing["loss"] for standing in standings if standing["rung"] == 0}) == 4
+    winner = [r.data for r in records if r.kind == "survivors"][-1]["losses"]
+    assert [r.data["loss"] for r in records if r.kind == "loss"] == winner
+    assert f"taught with {winner[0]}, the best of 4 losses" in run.candidates[number].notes[0]
+    assert "losses after " in str(run)
+
+
+def test_a_run_of_real_methods_may_end_at_its_third(runs, first_model, folder):
+    run = bd.compress(
+        first_model, digits.task(), ["accuracy drop <= 10 pp", "size <= 0.25x"], students=[perceptron(32)],
+        ladder=["retrain(steps=4)", "quantize-static", "distill", "quantize-dynamic"], runs=folder,
+    )  # fmt: skip
+    assert run.outcome is bd.Outcome.TARGET_MET
+    with Journal.open(run.path, readonly=True) as journal:
+        first, *rows = journal.attempts()
+        assert journal.ending.best_attempt == 3
+    assert [row.state.value for row in rows] == ["missed", "missed", "met"]
+    assert {row.parent for row in rows} == {first.candidate_key}
+    assert "accuracy drop <= 10 pp is missed" in rows[0].sentence
+    assert "size <= 0.25x is missed" in rows[1].sentence
+    assert not (run.path / "training").exists(), "what a finished training went on from is gone"
 
 
 def test_a_first_model_that_meets_the_condition_already_is_handed_back(plugged, tmp_path):

@@ -86,7 +86,10 @@ def apply_chain(
             raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
         own = None if context.folder is None else kept(context.folder, keys[position + 1])
         made = method.apply(candidate, job.task, replace(context, folder=own))
-        candidate = replace(made, method=method.card.name, settings=settings_of(method), parent=keys[position])
+        notes = (*candidate.notes, *made.notes)
+        candidate = replace(
+            made, method=method.card.name, settings=settings_of(method), parent=keys[position], notes=notes
+        )
     return candidate
 
 

@@ -81,7 +81,7 @@ class Auto:
             scores |= {
                 rung: diagnosis.suits(rung.methods[-1].card, card) + 1
                 for rung in self._harder
-                if card.name in rung.methods[-1].card.recovers
+                if card.name in (rung.methods[-1].card.name, *rung.methods[-1].card.recovers)
             }
         left = [rung for rung in scores if str(rung) not in tried]
         if not left:

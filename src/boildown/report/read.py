@@ -61,6 +61,8 @@ class AttemptLine:
     latency: str
     minutes: str
     notes: tuple[str, ...]
+    standings: tuple[str, ...]
+    """Of every tournament among losses, how its contestants stood, a line for each of its rungs."""
     best: bool
     x: float | None
     y: float | None
@@ -121,7 +123,11 @@ def facts(journal: Journal) -> ReportFacts:
     first = measured.get(0, {})
     axes = _axes(conditions, known.get("metrics", {}), measured)
     chosen = next((row for row in rows if ending and row.number == ending.best_attempt), None)
-    lines = {row.number: _line(row, measured[row.number], axes, best=row is chosen) for row in rows}
+    standings = _standings(journal)
+    lines = {
+        row.number: _line(row, measured[row.number], axes, standings.get(row.number, ()), best=row is chosen)
+        for row in rows
+    }
     verdict = verdicts.get(chosen.number) if chosen else None
     met = ending is not None and ending.outcome.name == "TARGET_MET"
     # That the first model is as good as itself is no relaxation.
@@ -220,7 +226,27 @@ def _interval(interval: Interval | None, unit: str, condition: Condition) -> str
 # -- attempts and the chart --------------------------------------------------------------------------
 
 
-def _line(row: AttemptRow, measured: Mapping[str, Measurement], axes: Axes | None, *, best: bool) -> AttemptLine:
+def _standings(journal: Journal) -> dict[int | None, tuple[str, ...]]:
+    """How the losses stood in the tournaments of every attempt; what was told again replaces what was told."""
+    found: dict[int | None, dict[Any, str]] = {}
+    for record in journal.records("survivors"):
+        data = record.data
+        ranked = sorted(
+            data["scores"].items(), key=lambda item: -math.inf if item[1] is None else item[1], reverse=True
+        )
+        told = ", ".join(f"{loss} {'failed' if score is None else format(score, '.4g')}" for loss, score in ranked)
+        found.setdefault(record.attempt, {})[data["step"]] = f"losses after {data['step']:,} steps: {told}"
+    return {attempt: tuple(lines.values()) for attempt, lines in found.items()}
+
+
+def _line(
+    row: AttemptRow,
+    measured: Mapping[str, Measurement],
+    axes: Axes | None,
+    standings: tuple[str, ...],
+    *,
+    best: bool,
+) -> AttemptLine:
     cost = measured.get(axes.cost) if axes else None
     quality = measured.get(axes.quality) if axes else None
     drop = quality.drop if quality else None
@@ -240,6 +266,7 @@ def _line(row: AttemptRow, measured: Mapping[str, Measurement], axes: Axes | Non
         latency=_ratio(latency) if row.number or latency is None else format_measurement(latency),
         minutes=f"{total / 60:.1f}" if row.timings else "",
         notes=tuple(map(_short, row.notes)),
+        standings=standings,
         best=best,
         x=cost.ratio if cost else None,
         y=drop,

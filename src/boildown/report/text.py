@@ -45,6 +45,7 @@ def _attempts(shown: ReportFacts) -> list[str]:
         told.append(line)
         if attempt.state in _TOLD and attempt.sentence:
             told.append(f"      {_line(attempt.sentence)}")
+        told += [f"      {_line(standing)}" for standing in attempt.standings]
     return told
 
 

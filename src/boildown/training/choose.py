@@ -51,7 +51,10 @@ class Round:
 class Choice(Protocol):
     """A way to choose the loss of a round."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The losses to choose from."""
+        ...
 
     def choose(self, round: Round) -> tuple[str, Trained]:
         """The name of the loss and the student trained with it for all of the round's steps."""

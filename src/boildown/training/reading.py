@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from boildown.domain.task import Samples
 
-READING, COMPUTING, PROJECTING = 1, 2, 3
-"""What random numbers are drawn for: augmentation by the data set, dropout, the start of projections."""
+READING, COMPUTING, PROJECTING, VIEWING = 1, 2, 3, 4
+"""What random numbers are drawn for: augmentation, dropout, the start of projections, views that stay."""
 
 _REPEATED = 64
 _WORD = 2**64 - 1

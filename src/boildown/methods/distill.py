@@ -1,0 +1,103 @@
+"""Distillation: the first model teaches a smaller student, by a loss that the round chooses from several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.task import Task
+from boildown.methods.base import Card, Context, setting
+from boildown.methods.taught import Taught, held_out, training_samples
+from boildown.training import LOSSES, Choice, cycle, distil, fixed, make_loss, refusals, steps_for, tournament
+from boildown.training.scoring import metric_score
+from boildown.training.views import Views
+
+
+@dataclass(frozen=True)
+class Distill(Taught):
+    """One round: the losses that can compare student and teacher, one of them chosen, the student trained with it."""
+
+    card: ClassVar[Card] = Card(
+        name="distill",
+        version=1,
+        family="distillation",
+        summary="the first model teaches a smaller student, by the distillation loss that does best in a tournament",
+        when="MACs, parameters or time must fall further than quantization gets them, and there is training data.",
+        when_not=(
+            "There is no training data, or quantization alone is enough: it takes seconds. The tournament among eight "
+            "losses trains 2.2 times the steps of its winner; a loss of your choice trains them once."
+        ),
+        source=(
+            "Hinton et al., Distilling the knowledge in a neural network (arXiv 1503.02531); each loss's own paper; "
+            "the tournament: Jamieson and Talwalkar, successive halving (arXiv 1502.07943)"
+        ),
+        lowers=("size", "latency", "memory", "params", "macs"),
+        needs=("train",),
+        trains=True,
+        minutes=5.0,
+        order=80,
+        recovers=("retrain",),
+        harder={"student": "narrower", "width": 0.25},
+    )
+
+    loss: str = setting(
+        "tournament",
+        "how the student is compared with the teacher: a tournament among all losses, the next of them in every round "
+        "(cycle), or one of them",
+        choices=("tournament", "cycle", *LOSSES),
+    )
+    round: int = setting(0, "the number of the round, for loss = cycle", least=0)
+    coefficient: float = setting(1.0, "how much the distillation loss counts beside the task loss", least=0)
+    views: int = setting(
+        0,
+        "training data that is augmented as so many fixed views of every sample, for which the teacher is asked once; "
+        "0 asks it anew for every batch",
+        least=0,
+    )
+
+    def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """A student taught by the first model; in a chain, what the chain has made so far is the student.
+
+        Raises AttemptError without training data or a student, and what training raises.
+        """
+        teacher = candidate.model if context.first is None else context.first.model
+        samples, holdout = held_out(training_samples(context), task.validation, context.seed)
+        student, edits, told = self.learner(candidate, task, context)
+        settings, augment = self.training(), getattr(task, "augment", None)
+        left_out = refusals(tuple(LOSSES), student, teacher, task, samples)
+        choice = self._choice(_suited(left_out))
+        names = [name for name in choice.names if name not in left_out] or list(choice.names)
+        seen = Views(samples, augment, self.views, context.seed) if self.views else samples
+        augment = None if self.views else augment
+        # Losses on layers cost the most: with one of them timed, the others end earlier.
+        slowest = max((make_loss(name) for name in names), key=lambda loss: loss.kind == "feature")
+
+        def timed(minutes: float) -> int:
+            return steps_for(
+                minutes, student, task, seen, settings=settings, teacher=teacher, losses=[slowest], augment=augment,
+                seed=context.seed, device=context.device, check=context.check,
+            )  # fmt: skip
+
+        found = distil(
+            student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device),
+            steps=self.step_count(samples, context, timed, choice.effort(len(names))), number=self.round,
+            coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment, seed=context.seed,
+            device=context.device, folder=context.folder, check=context.check, progress=context.progress,
+            record=context.record,
+        )  # fmt: skip
+        chosen = f", the best of {len(names)} losses" if self.loss == "tournament" and len(names) > 1 else ""
+        notes = (f"{told}, taught with {found.loss}{chosen}, for {found.trained.step:,} steps", *found.trained.notes)
+        return candidate.derive(model=found.trained.model, edits=edits, notes=notes)
+
+    def _choice(self, names: Sequence[str]) -> Choice:
+        if self.loss == "tournament":
+            return tournament(names)
+        return cycle(names) if self.loss == "cycle" else fixed(self.loss)
+
+
+def _suited(left_out: Mapping[str, str]) -> list[str]:
+    """The losses to choose from: scores of classes are compared as such, and not as mere numbers too."""
+    classes = any(loss.kind == "logit" for name, loss in LOSSES.items() if name not in left_out)
+    return [name for name, loss in LOSSES.items() if not (classes and loss.kind == "output")]
