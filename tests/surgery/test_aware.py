@@ -130,7 +130,10 @@ def near(first, second, tolerance=1e-5):
     return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("kind", networks.ALL)
+KINDS = [networks.Residual, networks.Signal, networks.SqueezeExcite, networks.Encoder, networks.TwoInputs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_as_the_simulation_and_gives_the_plan_back(kind):
     case, ours = from_case(kind)
     call, module, start = case.call(7, seed=5), ours.aware.module(), ours.aware.plan
@@ -148,7 +151,7 @@ def test_it_starts_as_the_simulation_and_gives_the_plan_back(kind):
         assert (layer.weight in plan.biases) == (layer.bias is None)
 
 
-@pytest.mark.parametrize("kind", networks.ALL)
+@pytest.mark.parametrize("kind", KINDS)
 def test_everything_is_learned(kind):
     case, ours = from_case(kind)
     module = ours.aware.module()

@@ -15,6 +15,7 @@ from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Context, setting
+from boildown.surgery import twins
 from boildown.surgery.edits import take_student
 from boildown.tasks.splits import unaugmented
 from boildown.training import Training
@@ -25,8 +26,8 @@ _TWINS = ("narrower", "shallower")
 
 
 @dataclass(frozen=True)
-class Taught:
-    """The settings of a training."""
+class Lasting:
+    """How long a training goes on."""
 
     minutes: float = setting(
         5.0,
@@ -36,6 +37,36 @@ class Taught:
     )
     epochs: float = setting(40.0, "the most times to go through the training data; 0 for no limit", least=0)
     steps: int = setting(0, "how many steps, in place of minutes and epochs; 0 for those", least=0)
+    batch: int = setting(64, "samples per step", least=1)
+
+    def step_count(self, samples: Samples, context: Context, timed: Callable[[float], int], effort: float = 1.0) -> int:
+        """How many steps to train; what depends on timing is found once, journalled, and kept for who goes on.
+
+        timed: the steps that fit into so many minutes here. effort: steps trained in all per step of the schedule.
+        Raises AttemptError where nothing limits the training.
+        """
+        if given := context.steps or self.steps:
+            return given
+        by_epochs = round(self.epochs * max(1, len(samples) // min(self.batch, len(samples))))
+        if not self.minutes:
+            if not by_epochs:
+                raise AttemptError("Nothing says how long to train. Give minutes, epochs or steps.")
+            return by_epochs
+        path = None if context.folder is None else context.folder / STEPS
+        if path is not None and path.exists():
+            return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+        by_time = timed(self.minutes / effort)
+        steps = min(by_time, by_epochs) if by_epochs else by_time
+        context.record("steps", {"steps": steps, "minutes": self.minutes, "fit": by_time, "epochs": by_epochs})
+        if path is not None:
+            _write(path, json.dumps({"steps": steps}))
+        return steps
+
+
+@dataclass(frozen=True)
+class Taught(Lasting):
+    """The settings of a training of a small model."""
+
     student: str | int | None = setting(
         None,
         "who learns: narrower, shallower, or one of your students by its number or factory; by default what the chain "
@@ -44,7 +75,6 @@ class Taught:
     width: float = setting(0.5, "share of the channels that a narrower student has", least=0.05, most=1)
     depth: float = setting(0.5, "share of the repeated blocks that a shallower student has", least=0, most=1)
     lr: float = setting(2e-3, "the highest learning rate; 0.1 suits sgd on networks with batch norm", least=0)
-    batch: int = setting(64, "samples per step", least=1)
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "adamw, or sgd with momentum", choices=("adamw", "sgd"))
     schedule: Literal["one-cycle", "cosine", "constant"] = setting(
         "one-cycle", "how the learning rate goes over the steps", choices=("one-cycle", "cosine", "constant")
@@ -75,8 +105,6 @@ class Taught:
             return candidate.model, (), f"what {candidate.method} made"
         name = str(chosen) if chosen is not None else "0" if "0" in context.students else "narrower"
         if name in _TWINS:
-            from boildown.surgery import twins
-
             make, share = (twins.narrower, self.width) if name == "narrower" else (twins.shallower, self.depth)
             model, edits = make(candidate.model, task.example(), share, context.seed)
             return model, edits, f"a {name} twin ({share:g}x)"
@@ -84,29 +112,6 @@ class Taught:
             there = ", ".join([*context.students, *_TWINS])
             raise AttemptError(f"There is no student {name!r}. Give it in students=, or choose one of: {there}.")
         return context.students[name], (take_student(name),), f"student {name}"
-
-    def step_count(self, samples: Samples, context: Context, timed: Callable[[float], int], effort: float = 1.0) -> int:
-        """How many steps to train; what depends on timing is found once, journalled, and kept for who goes on.
-
-        timed: the steps that fit into so many minutes here. effort: steps trained in all per step of the schedule.
-        Raises AttemptError where nothing limits the training.
-        """
-        if given := context.steps or self.steps:
-            return given
-        by_epochs = round(self.epochs * max(1, len(samples) // min(self.batch, len(samples))))
-        if not self.minutes:
-            if not by_epochs:
-                raise AttemptError("Nothing says how long to train. Give minutes, epochs or steps.")
-            return by_epochs
-        path = None if context.folder is None else context.folder / STEPS
-        if path is not None and path.exists():
-            return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
-        by_time = timed(self.minutes / effort)
-        steps = min(by_time, by_epochs) if by_epochs else by_time
-        context.record("steps", {"steps": steps, "minutes": self.minutes, "fit": by_time, "epochs": by_epochs})
-        if path is not None:
-            _write(path, json.dumps({"steps": steps}))
-        return steps
 
 
 def held_out(train: Samples, validation: Samples, seed: int) -> tuple[Samples, Samples]:

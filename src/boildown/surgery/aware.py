@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -46,40 +47,14 @@ class Aware:
         all values that share a scale.
         """
         module = simulate(self.graph, self.plan)
-        nodes = {node.name: node for node in module.graph.nodes}
-        roundings = {node.args[0].name: node for node in nodes.values() if _rounds(node)}
         with torch.no_grad():
             for layer in self.placement.layers:
                 module.get_parameter(layer.weight).copy_(self.graph.parameter(layer.weight))
         logarithms = nn.ParameterDict()
         module.add_module(_STEPS, logarithms)
-        scales: dict[str, Node] = {}
-        last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
-        with module.graph.inserting_after(last_input):
-            after = module.graph.call_function(_nothing)
-        with module.graph.inserting_before(after):
-            for source, members in self.placement.groups().items():
-                key = self._keys[source]
-                logarithms[key] = nn.Parameter(torch.tensor(self.plan.activations[source].scale[0]).log())
-                log = module.graph.get_attr(f"{_STEPS}.{key}")
-                scale = module.graph.call_function(activation_step, (log, self._ceilings[source]))
-                scales |= dict.fromkeys(members, scale)
-        module.graph.erase_node(after)
-        for name, node in roundings.items():
-            quantizer = self.plan.activations[name]
-            low, high = (limit - quantizer.zero_point[0] for limit in quantizer.limits)
-            node.target, node.args = lsq, (node.args[0], scales[name], low, high)
-        for layer in self.placement.layers:
-            quantizer, node, key = self.plan.weights[layer.weight], nodes[layer.node], self._keys[layer.weight]
-            logarithms[key] = nn.Parameter(torch.tensor(quantizer.scale).log())
-            weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-            with module.graph.inserting_before(node):
-                log = module.graph.get_attr(f"{_STEPS}.{key}")
-                scale = module.graph.call_function(weight_step, (log, bias, scales[layer.input]))
-                weight = module.graph.call_function(lsq, (weight, scale, *quantizer.limits))
-                if bias is not None:
-                    bias = module.graph.call_function(whole_bias, (bias, scales[layer.input], scale))
-            node.args = (node.args[0], weight, bias, *node.args[3:])
+        nodes = {node.name: node for node in module.graph.nodes}
+        scales = self._learn_values(module, nodes, logarithms)
+        self._learn_weights(module, nodes, logarithms, scales)
         module.recompile()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
@@ -87,6 +62,47 @@ class Aware:
         for parameter in own.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         return own.eval()
+
+    def _learn_values(
+        self, module: GraphModule, nodes: Mapping[str, Node], logarithms: nn.ParameterDict
+    ) -> dict[str, Node]:
+        """Let every rounding of a value read a learned step; the steps' nodes by value."""
+        scales: dict[str, Node] = {}
+        last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
+        with module.graph.inserting_before(last_input.next):
+            for source, members in self.placement.groups().items():
+                key = self._keys[source]
+                logarithms[key] = nn.Parameter(torch.tensor(self.plan.activations[source].scale[0]).log())
+                logarithm = module.graph.get_attr(f"{_STEPS}.{key}")
+                scale = module.graph.call_function(activation_step, (logarithm, self._ceilings[source]))
+                scales |= dict.fromkeys(members, scale)
+        for node in nodes.values():
+            if node.target is torch.fake_quantize_per_tensor_affine:
+                value = cast(Node, node.args[0])
+                quantizer = self.plan.activations[value.name]
+                low, high = (limit - quantizer.zero_point[0] for limit in quantizer.limits)
+                node.target, node.args = lsq, (value, scales[value.name], low, high)
+        return scales
+
+    def _learn_weights(
+        self,
+        module: GraphModule,
+        nodes: Mapping[str, Node],
+        logarithms: nn.ParameterDict,
+        scales: Mapping[str, Node],
+    ) -> None:
+        """Let every layer read its weight on a grid of learned steps, and its bias on the grid that follows."""
+        for layer in self.placement.layers:
+            quantizer, node, key = self.plan.weights[layer.weight], nodes[layer.node], self._keys[layer.weight]
+            logarithms[key] = nn.Parameter(torch.tensor(quantizer.scale).log())
+            weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+            with module.graph.inserting_before(node):
+                logarithm = module.graph.get_attr(f"{_STEPS}.{key}")
+                scale = module.graph.call_function(weight_step, (logarithm, bias, scales[layer.input]))
+                weight = module.graph.call_function(lsq, (weight, scale, *quantizer.limits))
+                if bias is not None:
+                    bias = module.graph.call_function(whole_bias, (bias, scales[layer.input], scale))
+            node.args = (node.args[0], weight, bias, *node.args[3:])
 
     @torch.no_grad()
     def settle(self, trained: nn.Module, model: nn.Module) -> Plan:
@@ -107,8 +123,8 @@ class Aware:
             added = _added_bias(trained, layer.node) if layer.bias is None else None
             bias = learned.get(layer.bias or added or "")
             input_step = torch.tensor(activations[layer.input].scale[0])
-            step = weight_step(learned[f"{_STEPS}.{self._keys[layer.weight]}"], bias, input_step)
-            quantizer = replace(self.plan.weights[layer.weight], scale=tuple(step.tolist()))
+            steps = weight_step(learned[f"{_STEPS}.{self._keys[layer.weight]}"], bias, input_step)
+            quantizer = replace(self.plan.weights[layer.weight], scale=tuple(steps.tolist()))
             weights[layer.weight] = quantizer
             weight = model.get_parameter(layer.weight)
             weight.copy_(fake_quantize(weight, quantizer))
@@ -191,14 +207,6 @@ def whole_bias(bias: Tensor, input_step: Tensor, weight_step: Tensor) -> Tensor:
     """`bias` rounded as the runtime does; the gradient passes straight through."""
     rounded = round_bias(bias.detach(), input_step.item(), weight_step.tolist())
     return bias + (rounded - bias.detach())
-
-
-def _nothing() -> None:
-    """A place in a graph."""
-
-
-def _rounds(node: Node) -> bool:
-    return node.target is torch.fake_quantize_per_tensor_affine
 
 
 def _added_bias(trained: nn.Module, layer: str) -> str | None:
