@@ -13,6 +13,7 @@ from boildown.methods.quantize_static import QuantizeStatic
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.graph import capture
 from boildown.surgery.simulate import simulate
+from boildown.surgery.twins import narrower
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.classification import Classification
 from boildown.tasks.regression import Regression
@@ -139,6 +140,19 @@ def test_the_first_model_teaches(context):
     assert weights_hash(alone.model) != weights_hash(taught.model)
     alike = short(steps=8).apply(candidate, task, replace(context, first=candidate))
     assert weights_hash(alone.model) == weights_hash(alike.model)
+
+
+def test_a_network_with_fewer_channels_is_trained_and_rebuilt(context):
+    first, task = small_network(), digits()
+    student, edits = narrower(first, task.example(), 0.5, 0)
+    candidate = Candidate(first).derive(model=student, edits=edits)
+    made = short(steps=8).apply(candidate, task, replace(context, first=Candidate(first)))
+    rebuilt = apply_edits(first, made.edits)
+    rebuilt.load_state_dict(made.model.state_dict())
+    x = validation_set().tensors[0][:20]
+    with torch.no_grad():
+        ours, theirs = (simulate(capture(model, *task.example()), made.plan)(x) for model in (made.model, rebuilt))
+    torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
 
 
 def test_other_outputs_than_classes_are_taught_number_by_number():
