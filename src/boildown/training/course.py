@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -74,7 +75,7 @@ class Course:
         self.device = torch.device(order.device)
         self.custom: Callable[..., Any] | None = getattr(order.task, "training_step", None)
         self.trained = {name: tensor.requires_grad for name, tensor in order.student.named_parameters()}
-        self.model = copy.deepcopy(order.student).to(self.device)
+        self.model = _copy(order.student).to(self.device)
         if not any(self.trained.values()):
             self.model.requires_grad_(True)
         self.batches = Batches(order.samples, order.settings.batch, order.seed)
@@ -82,7 +83,7 @@ class Course:
         self.layout = torch.contiguous_format
         self.layout = self._fastest_layout()
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.model).requires_grad_(False).eval() if order.settings.ema else None
+        self.average = _copy(self.model).requires_grad_(False).eval() if order.settings.ema else None
         self.best: dict[str, Tensor] | None = None
         self.best_loss, self.worse, self.stopped = math.inf, 0, False
         self.step, self.parts, self.slowed, self.rollbacks = 0, 1, 1.0, 0
@@ -100,7 +101,7 @@ class Course:
         self.reference = self._reference(inputs, target)
         teacher, losses = self.order.teacher, self.order.losses
         if teacher is not None and losses:
-            model = copy.deepcopy(teacher).to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+            model = _copy(teacher).to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
             probed = probe(self.model, model, self.task, inputs, target)
             set_random_state(self.seed, 0, 0, PROJECTING, self.device)
             self.distillation = Distillation(
@@ -177,7 +178,7 @@ class Course:
         try:
             for model in (self.model, self.order.teacher):
                 if model is not None:
-                    trial = copy.deepcopy(model).to(self.device).eval()
+                    trial = _copy(model).to(self.device).eval()
                     with torch.no_grad(), self.precision():
                         self.task.run(trial.to(memory_format=torch.channels_last), images)  # type: ignore[call-overload]
         except RuntimeError:
@@ -511,6 +512,12 @@ def _watched(model: nn.Module) -> Iterator[list[Any]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes, in captured graphs
+        return copy.deepcopy(model)
 
 
 def _as_float(tensor: Tensor) -> Tensor:
