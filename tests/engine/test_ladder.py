@@ -120,6 +120,14 @@ def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed(
         attempts.append(failed(len(attempts), str(step[0]), State.SKIPPED))
 
 
+def test_after_a_student_that_is_too_large_a_smaller_one_comes():
+    first, large = judged(0, "first"), judged(1, "distill", size=0.3)
+    reason = Auto(job()).next([first, large])
+    assert str(reason[0]) == "distill(student=narrower, width=0.25)"
+    bad = judged(1, "retrain", size=0.2, drop=0.05)
+    assert str(Auto(job()).next([first, bad])[0]) == "distill", "a teacher helps where labels alone did not"
+
+
 def test_two_methods_of_one_name_are_refused(plugged):
     plugged(card("quantize-static"))
     with pytest.raises(InputError, match="Two methods are called 'quantize-static'"):

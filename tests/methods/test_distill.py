@@ -10,8 +10,10 @@ from taught_networks import few, given, stopping, student
 from torch import nn
 
 from boildown.domain.candidate import Candidate
+from boildown.errors import AttemptError
 from boildown.methods import distill
 from boildown.methods.distill import Distill
+from boildown.surgery.edits import apply_edits
 from boildown.surgery.weights import weights_hash
 from boildown.tasks import Regression
 from boildown.testing.method import MethodSuite
@@ -84,6 +86,22 @@ def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path):
     assert list(survivors[0]["scores"]) == of_classes
     assert all(0 <= score <= 1 for score in survivors[0]["scores"].values())
     assert f"taught with {survivors[-1]['losses'][0]}, the best of 8 losses, for 18 steps" in made.notes[0]
+
+
+@pytest.mark.parametrize(("student", "share"), [({}, 0.5), ({"student": "narrower", "width": 0.25}, 0.25)])
+def test_without_a_student_of_ones_own_a_twin_is_proposed(digits_model, student, share):
+    method = Distill(steps=1, loss="kd", **student)
+    made = method.apply(Candidate(digits_model), few(), given(few(), students={}))
+    assert made.notes[0] == f"a narrower twin ({share:g}x), taught with kd, for 1 steps"
+    rebuilt = apply_edits(digits_model, made.edits)
+    rebuilt.load_state_dict(made.model.state_dict())
+    counts = [sum(p.numel() for p in model.parameters()) for model in (rebuilt, digits_model)]
+    assert counts[0] / counts[1] == pytest.approx(share**2, rel=0.3)
+
+
+def test_a_model_of_which_there_is_no_smaller_twin_is_named(digits_model):
+    with pytest.raises(AttemptError, match="repeats no block"):
+        Distill(steps=1, student="shallower").apply(Candidate(digits_model), few(), given(few(), students={}))
 
 
 def test_cycle_takes_the_next_loss_in_every_round(digits_model):
