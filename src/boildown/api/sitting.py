@@ -66,9 +66,10 @@ class Sitting:
             if found.get(name) != began.get(name)
         ]
         if wrong:
-            be = "are" if len(wrong) > 1 or wrong == ["students"] else "is"
             raise InputError.of(
-                f"The {' and the '.join(wrong)} {be} not what run {run} began with.",
+                f"The {' and the '.join(wrong)} are not what run {run} began with."
+                if len(wrong) > 1 or wrong == ["students"]
+                else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )
 

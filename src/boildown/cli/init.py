@@ -13,6 +13,7 @@ _CONFIG = """\
 [model]
 factory = "model:build"                # module:callable in this folder that returns the nn.Module
 weights = "weights.safetensors"        # or a .pt file that holds only a state dict
+# students = ["model:small"]            # small networks of your own for methods that train
 
 [task]
 factory = "task:build"                 # module:callable that returns the task
@@ -30,7 +31,7 @@ batch = 1
 threads = 1
 
 [ladder]
-rungs = "auto"                         # or ["quantize-static", "quantize-static(ranges=mse)"]
+rungs = "auto"                         # or ["quantize-static", "distill + quantize-static"]
 """
 _TASK = '''\
 """What the model is for: data, loss, metrics."""
