@@ -233,7 +233,7 @@ def fitted(kind):
     return task, planned(model.eval(), task.example(), [((x[:64],), {})], bits=4)
 
 
-def taught(task, ours, steps=30, **options):
+def taught(task, ours, steps=20, **options):
     settings = Training(lr=3e-3, batch=32, weight_decay=0.0, every=4, seconds=0.0)
     return train(
         ours.aware.module(), task, task.train, steps=steps, settings=settings, teacher=ours.model,
