@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from boildown.domain.candidate import Edit
 from boildown.errors import Mistake, ModelError
-from boildown.surgery.calls import example_call
 from boildown.surgery.edits import register
-from boildown.surgery.trainable import CALL
+from boildown.surgery.trainable import example_inputs
 
 OP = "drop-blocks"
 
@@ -57,7 +55,7 @@ def find_blocks(module: GraphModule) -> tuple[Block, ...]:
     found = []
     for (stage, _kind), paths in siblings.items():
         for path in paths if len(paths) > 1 else ():
-            ends = _ends(module, inside[path], shapes)
+            ends = _ends(inside[path], shapes)
             if ends is not None and _holds_layers(inside[path]):
                 found.append(Block(path, stage, *(node.name for node in ends)))
     order = {node.name: index for index, node in enumerate(module.graph.nodes)}
@@ -86,8 +84,8 @@ def drop(module: GraphModule, names: Sequence[str]) -> tuple[GraphModule, Edit]:
             if not node.users and name in (path for path, _ in _modules(node)):
                 module.graph.erase_node(node)
         # A block behind may have begun where this one ended.
-        known = {key: b if b.input != block.output else Block(b.name, b.stage, block.input, b.output)
-                 for key, b in known.items()}  # fmt: skip
+        for key, other in known.items():
+            known[key] = replace(other, input=block.input) if other.input == block.output else other
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
@@ -123,7 +121,7 @@ def _modules(node: Node) -> list[tuple[str, str]]:
     return [(path, str(kind)) for path, kind in (node.meta.get(_STACK) or {}).values() if path]
 
 
-def _ends(module: GraphModule, nodes: set[Node], shapes: Mapping[Node, torch.Size]) -> tuple[Node, Node] | None:
+def _ends(nodes: set[Node], shapes: Mapping[Node, torch.Size]) -> tuple[Node, Node] | None:
     """(what goes in, what comes out) of a block that can be left out."""
     outputs = [node for node in nodes if any(user not in nodes for user in node.users)]
     if len(outputs) != 1 or outputs[0] not in shapes:
@@ -140,19 +138,17 @@ def _holds_layers(nodes: set[Node]) -> bool:
 @torch.no_grad()
 def _shapes(module: GraphModule) -> dict[Node, torch.Size]:
     """The shape of every value that is a tensor."""
-    args, kwargs = example_call(module.meta[CALL])
-    inputs = iter(torch.utils._pytree.tree_leaves((args, kwargs)))
-    values: dict[Node, Any] = {}
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = next(inputs)
-        elif node.op == "get_attr":
-            values[node] = operator.attrgetter(str(node.target))(module)
-        elif node.op != "output":
-            given, named = torch.fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-            called: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-            values[node] = called(*given, **named)
-    return {node: value.shape for node, value in values.items() if isinstance(value, Tensor)}
+    shapes: dict[Node, torch.Size] = {}
+
+    class Shapes(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                shapes[n] = value.shape
+            return value
+
+    Shapes(module).run(*example_inputs(module), enable_io_processing=False)
+    return shapes
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import traceback
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,7 +149,7 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU."""
         batch = 1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
-        total = sum(_macs(node) for node in self.module.graph.nodes if node.op == "call_function")
+        total = sum(macs_of(node, _dims) for node in self.module.graph.nodes if node.op == "call_function")
         return round(total / batch)
 
 
@@ -500,22 +500,37 @@ def bytes_per_sample(node: Node) -> int:
     return 0 if value is None else prod(_dims(node)) * value.element_size()
 
 
-def _macs(node: Node) -> int:
+def macs_of(node: Node, dims: Callable[[Any], Sequence[int]]) -> int:
+    """Multiply-accumulates of one node; `dims` gives the shape of a value."""
     target, args = node.target, node.args
     if target in CONVOLUTIONS:
-        return prod(_dims(node)) * prod(_dims(args[1])[1:])
+        return prod(dims(node)) * prod(dims(args[1])[1:])
     if target in TRANSPOSED:
-        return prod(_dims(args[0])) * prod(_dims(args[1])[1:])
+        return prod(dims(args[0])) * prod(dims(args[1])[1:])
     if target is LINEAR:
-        return prod(_dims(node)) * _dims(args[1])[1]
+        return prod(dims(node)) * dims(args[1])[1]
     if target in (aten.mm.default, aten.bmm.default, aten.matmul.default):
-        return prod(_dims(node)) * _dims(args[0])[-1]
+        return prod(dims(node)) * dims(args[0])[-1]
     if target in (aten.addmm.default, aten.baddbmm.default):
-        return prod(_dims(node)) * _dims(args[1])[-1]
+        return prod(dims(node)) * dims(args[1])[-1]
+    if target is aten.einsum.default:
+        return _einsum_macs(str(args[0]), [dims(arg) for arg in cast(tuple[Node, ...], args[1])])
     if target is aten.scaled_dot_product_attention.default:
-        query, key, value = (_dims(arg) for arg in args[:3])
+        query, key, value = (dims(arg) for arg in args[:3])
         return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     if target in (aten.lstm.input, aten.gru.input):
-        weights = [_dims(arg) for arg in cast(tuple[Node, ...], args[2])]
-        return prod(_dims(args[0])[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
+        weights = [dims(arg) for arg in cast(tuple[Node, ...], args[2])]
+        return prod(dims(args[0])[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
     return 0
+
+
+def _einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """Of all operands at once: the sizes of all letters; the axes of an ellipsis are those of its largest operand."""
+    sizes: dict[str, int] = {}
+    rest = 1
+    for letters, shape in zip(equation.replace(" ", "").partition("->")[0].split(","), shapes, strict=True):
+        front, dots, back = letters.partition("...")
+        for letter, size in zip(front + back, [*shape[: len(front)], *shape[len(shape) - len(back) :]], strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+        rest = max(rest, prod(shape[len(front) : len(shape) - len(back)]) if dots else 1)
+    return rest * prod(sizes.values()) if len(shapes) > 1 else 0

@@ -10,62 +10,74 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import re
+import string
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
-from boildown.surgery.graph import CONVOLUTIONS, LINEAR, TRANSPOSED
-
-aten = torch.ops.aten
-
-FROZEN = 0
-"""The number of everything that must stay."""
+from boildown.surgery.graph import CONVOLUTIONS, LINEAR, TRANSPOSED, attribute_of
+from boildown.surgery.nodes import argument, base_name
+from boildown.surgery.numbers import FROZEN, Array, Numbers, compact
+from boildown.surgery.trainable import example_inputs
 
 Role = Literal["out", "in", "through"]
+Vector = tuple[int, Array]
+"""(axis along which a value's numbers vary, number per index)."""
 
-_MOST_ELEMENTS = 65_536
-"""Above this many elements a parameter that is added or multiplied freezes what it meets."""
+_WRITES_READS: tuple[Role, Role] = ("out", "in")
 
-MOVES = frozenset(
-    "view reshape _unsafe_view flatten unflatten squeeze unsqueeze permute transpose t numpy_T movedim swapaxes swapdims "
-    "expand expand_as slice select narrow split split_with_sizes chunk unbind cat concat concatenate stack repeat tile "
-    "repeat_interleave flip pixel_shuffle pixel_unshuffle channel_shuffle view_as reshape_as adjoint mT roll "
-    "index_select".split()
+_MOST_ELEMENTS = 2**21
+"""A constant or parameter with more elements freezes what it is added to or multiplied with."""
+
+_MOVES = frozenset(
+    """
+    view reshape _unsafe_view view_as reshape_as flatten unflatten squeeze unsqueeze permute transpose t numpy_T mT
+    adjoint movedim swapaxes swapdims expand_as slice select narrow split split_with_sizes chunk unbind cat concat
+    concatenate stack repeat tile repeat_interleave flip roll index_select pixel_unshuffle
+    """.split()  # noqa: SIM905 - a list of strings would be one line each
 )
 """Operators that only move data: run on numbers as on values."""
 
-_SAME = frozenset(
-    "contiguous clone alias detach dropout feature_dropout alpha_dropout to _to_copy type_as float lift_fresh_copy "
-    "hardswish hardsigmoid hardtanh relu6 leaky_relu elu selu celu gelu silu mish softplus relu prelu_ masked_fill "
-    "where clamp clamp_min clamp_max zeros_like ones_like full_like".split()
-)
-_POOLS = (
-    "max_pool",
-    "avg_pool",
-    "adaptive_avg_pool",
-    "adaptive_max_pool",
-    "upsample_",
-    "lp_pool",
-    "_adaptive_avg_pool",
-)
-_REDUCTIONS = frozenset(
-    "mean sum amax amin var std softmax _softmax log_softmax _log_softmax max min argmax argmin logsumexp cumsum any all "
-    "prod linalg_vector_norm norm var_mean".split()
-)
-_PICKS = frozenset("select unbind roll index_select flip slice".split())
+_TURNS = frozenset({"t", "numpy_T", "mT", "transpose", "permute", "swapaxes", "swapdims"})
+"""Moves after which a weight is still a weight."""
+
+_PICKS = frozenset({"select", "unbind", "roll", "index_select", "slice"})
 """Moves that would have to be rewritten index by index where they go along the channels."""
-_MAKES = frozenset("zeros ones full empty new_zeros new_ones new_full arange".split())
+
+_SAME = frozenset(
+    """
+    contiguous clone alias detach dropout feature_dropout alpha_dropout feature_alpha_dropout to _to_copy type_as float
+    double half bfloat16 lift_fresh_copy copy fill zero relu relu6 hardtanh hardswish hardsigmoid leaky_relu elu selu
+    celu gelu silu mish softplus masked_fill where clamp clamp_min clamp_max
+    zeros_like ones_like full_like empty_like rand_like randn_like
+    """.split()  # noqa: SIM905
+)
+"""Operators that work element by element, beside those that PyTorch tags so."""
+
+_REDUCTIONS = frozenset(
+    """
+    mean sum prod amax amin max min argmax argmin any all var std var_mean norm linalg_vector_norm logsumexp
+    softmax _softmax log_softmax _log_softmax cumsum
+    """.split()  # noqa: SIM905
+)
+_POOLS = re.compile(r"(max_pool|avg_pool|_?adaptive_avg_pool|adaptive_max_pool|_?upsample_[a-z_]*?)(\d)d.*")
+_MAKES = frozenset({"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"})
+
+_ALONE = "they can only go all together"
+_INPUT = "they meet the model's input"
+_CONSTANT = "they meet a constant that cannot shrink"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter, and what the layer does with it."""
+    """One axis of one parameter or buffer."""
 
     parameter: str
     axis: int
@@ -73,122 +85,70 @@ class Slot:
 
 @dataclass
 class Trace:
-    """What the numbers were found to be, after `trace`.
+    """What the numbers were found to be.
 
-    values: for each node the (axis along which its numbers vary, number per index), None where they do not; a tuple
-        for nodes with several results. slots: number per index of a parameter's axis. roles: what its first layer
-        does with a slot: writes ("out"), reads ("in") or lets through. layers: the node that uses a slot first.
-    frozen: (number, reason) in order of discovery; numbers are united by `Numbers`.
+    values: for each node the axis along which its numbers vary and the number per index, None where they do not;
+        a list of these for nodes with several results. sizes: each value's shape on the example call.
+    slots: the number per index of a parameter's axis. roles: what its first layer does with it: writes ("out"),
+        reads ("in") or lets through. layers: the nodes that use it.
+    weights: the parameter that is a layer's weight.
+    left_alone: parameters whose channels must stay, or layers by node where they are computed, and why.
     """
 
-    numbers: Numbers
-    values: dict[Node, Any] = field(default_factory=dict)
-    slots: dict[Slot, NDArray[np.int64]] = field(default_factory=dict)
+    values: dict[Node, Vector | list[Vector | None] | None] = field(default_factory=dict)
+    sizes: dict[Node, tuple[int, ...]] = field(default_factory=dict)
+    slots: dict[Slot, Array] = field(default_factory=dict)
     roles: dict[Slot, Role] = field(default_factory=dict)
     layers: dict[Slot, list[Node]] = field(default_factory=dict)
-    frozen: list[tuple[NDArray[np.int64], str]] = field(default_factory=list)
-    sizes: dict[Node, tuple[int, ...]] = field(default_factory=dict)
-    names: dict[Node, str] = field(default_factory=dict)
-    written: dict[Slot, NDArray[np.int64]] = field(default_factory=dict)
-
-
-class Numbers:
-    """Sets of united numbers; the smallest stands for all, so that what meets FROZEN is frozen."""
-
-    def __init__(self) -> None:
-        self._parent = np.zeros(1, dtype=np.int64)
-
-    def fresh(self, count: int) -> Tensor:
-        """So many new numbers, shape (count,)."""
-        start = len(self._parent)
-        self._parent = np.concatenate([self._parent, np.arange(start, start + count)])
-        return torch.arange(start, start + count)
-
-    def find(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers that stand for these."""
-        while True:
-            above = self._parent[numbers]
-            if np.array_equal(above, numbers):
-                return above
-            numbers = above
-
-    def unite(self, first: Tensor, second: Tensor) -> None:
-        """Unite what stands at the same place; shapes broadcast."""
-        shape = torch.broadcast_shapes(first.shape, second.shape)
-        a, b = compact(first.expand(shape), second.expand(shape))
-        pairs = np.unique(np.stack([self.find(a.numpy().ravel()), self.find(b.numpy().ravel())]), axis=1)
-        for x, y in pairs.T:
-            x, y = self._root(int(x)), self._root(int(y))
-            self._parent[max(x, y)] = min(x, y)
-
-    def _root(self, number: int) -> int:
-        while self._parent[number] != number:
-            number = int(self._parent[number])
-        return number
-
-
-def compact(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, of one shape, without the axes along which none of them varies because it is expanded."""
-    for axis in range(tensors[0].ndim):
-        if tensors[0].shape[axis] > 1 and all(t.stride(axis) == 0 for t in tensors):
-            tensors = tuple(t.narrow(axis, 0, 1) for t in tensors)
-    return tuple(t.contiguous() for t in tensors)
+    weights: dict[Node, str] = field(default_factory=dict)
+    left_alone: dict[str, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def trace(module: GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """Send numbers through a trainable graph along with one call's values."""
-    flat = torch.utils._pytree.tree_leaves((args, kwargs))
-    return _Tracer(module, flat).run()
+def trace(module: GraphModule) -> Trace:
+    """Send numbers through a trainable graph along with the values of its example call."""
+    return _Tracer(module).follow()
 
 
-class _Tracer:
-    def __init__(self, module: GraphModule, inputs: Sequence[Any]) -> None:
-        self.module, self.inputs = module, iter(inputs)
-        self.real: dict[Node, Any] = {}
+class _Tracer(Interpreter):
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.graph_module = module
+        self.known = {id(t): name for name, t in chain(module.named_buffers(), module.named_parameters())}
+        self.found = Trace()
         self.labels: dict[Node, Any] = {}
         self.numbers = Numbers()
-        self.found = Trace(self.numbers)
         self.generic: dict[str, Tensor] = {}
+        self.multiplied: dict[str, Role] = {}
         self.picks: list[tuple[Tensor, int, str]] = []
-        self.names: dict[int, str] = {}
+        self.broadcasts: list[tuple[Tensor, Tensor]] = []
 
-    def run(self) -> Trace:
-        for node in self.module.graph.nodes:
-            self._visit(node)
+    def follow(self) -> Trace:
+        self.run(*example_inputs(self.graph_module), enable_io_processing=False)
         self._settle()
         return self.found
 
     # ---- one node ----------------------------------------------------------------------------
 
-    def _visit(self, node: Node) -> None:
-        if node.op == "placeholder":
-            self.real[node] = next(self.inputs)
-            self.labels[node] = self._all(FROZEN, self.real[node])
-        elif node.op == "get_attr":
-            self.real[node] = operator.attrgetter(str(node.target))(self.module)
-        elif node.op == "output":
-            for value in node.all_input_nodes:
-                if _holds_tensor(self.real[value]):
+    def run_node(self, n: Node) -> Any:
+        real = self.env[n] = super().run_node(n)
+        if isinstance(real, Tensor):
+            self.found.sizes[n] = tuple(real.shape)
+        if n.op == "placeholder":
+            self.labels[n] = self._fixed(real, _INPUT)
+        elif n.op == "output":
+            for value in n.all_input_nodes:
+                if _holds_tensor(self.env[value]):
                     self._freeze(self._of(value), "they are the model's output")
-            return
-        else:
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.real[n])
-            if node.op == "call_module":
-                called = self.module.get_submodule(str(node.target))
-                self.real[node] = called(*args, **kwargs)
-                self.labels[node] = (
-                    self._norm(node, called)
-                    if isinstance(called, nn.modules.batchnorm._BatchNorm)
-                    else (self._same(node))
-                )
-            else:
-                self.real[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-                if _holds_tensor(self.real[node]):
-                    self.labels[node] = self._rule(node)
-        value = self.real[node]
-        if isinstance(value, Tensor):
-            self.found.sizes[node] = tuple(value.shape)
+        elif n.op == "call_module":
+            called = self.fetch_attr(str(n.target))
+            is_norm = isinstance(called, nn.modules.batchnorm._BatchNorm)
+            self.labels[n] = self._norm(n, called) if is_norm else self._of(n.args[0])
+        elif (
+            n.op == "call_function" and _holds_tensor(real) and (base_name(n) not in _TURNS or self._weight(n) is None)
+        ):
+            self.labels[n] = self._rule(n)
+        return real
 
     def _rule(self, node: Node) -> Any:
         name = base_name(node)
@@ -199,415 +159,518 @@ class _Tracer:
         if node.target is LINEAR:
             return self._linear(node)
         if node.target is operator.getitem:
-            return self._of(node.args[0])[node.args[1]]  # type: ignore[index]
-        if name in MOVES:
+            source, index = node.args
+            return self._of(source)[index]
+        if name in _MOVES:
             return self._moved(node, name)
         if name in _RULES:
             return _RULES[name](self, node)
+        if name in _REDUCTIONS:
+            return self._reduced(node, name)
         if name in _SAME or torch.Tag.pointwise in getattr(node.target, "tags", ()):
             return self._same(node)
-        if name.startswith(_POOLS):
-            return self._pooled(node)
-        if name in _REDUCTIONS:
-            return self._reduced(node)
+        if pool := _POOLS.fullmatch(name):
+            return self._pooled(node, int(pool[2]))
         if name in _MAKES:
             return self._made(node)
-        return self._unknown(node, f"the graph's operator {name} is not followed")
+        return self._unknown(node, f"the operator {name} is not followed")
 
     # ---- layers ------------------------------------------------------------------------------
 
-    def _convolution(self, node: Node) -> Tensor:
-        weight, groups = self.real[node.args[1]], _argument(node, 6, 1)  # type: ignore[index]
-        inputs = self._along(node, node.args[0], 1)
+    def _convolution(self, node: Node) -> Any:
+        weight, groups = self.env[argument(node, "weight")], argument(node, "groups")
+        axis = 1 - weight.ndim
+        inputs = self._along(argument(node, "input"), axis)
         if groups == 1:
-            return self._mixing(node, inputs, 1, (0, 1))
+            return self._mixing(node, argument(node, "weight"), inputs, axis, (0, 1))
         if groups == len(inputs):
             outputs = inputs.repeat_interleave(weight.shape[0] // groups)
-            self._slot(node, 1, 0, outputs, "through")
-            self._slot(node, 2, 0, outputs, "through")
-            return self._spread(outputs, 1, self.real[node])
-        # Groups stay equal: the channels at the same place of every group go together.
-        grouped = inputs.view(groups, -1)
-        self.numbers.unite(grouped, grouped[:1])
-        outputs = self.numbers.fresh(weight.shape[0] // groups).repeat(groups)
-        self._slot(node, 1, 1, grouped[0], "in")
-        self._slot(node, 1, 0, outputs, "out")
-        self._slot(node, 2, 0, outputs, "through")
-        return self._spread(outputs, 1, self.real[node])
+            self._slot(node, argument(node, "weight"), 0, outputs, "through")
+        else:
+            inputs = self._equal_groups(inputs, groups)
+            outputs = self.numbers.fresh(weight.shape[0] // groups).repeat(groups)
+            self._slot(node, argument(node, "weight"), 1, inputs, "in")
+            self._slot(node, argument(node, "weight"), 0, outputs, "out")
+        self._slot(node, argument(node, "bias"), 0, outputs, "through")
+        return self._spread(outputs, axis, node)
 
     def _transposed(self, node: Node) -> Any:
-        if _argument(node, 6, 1) != 1:
-            return self._unknown(node, "grouped transposed convolutions are not followed")
-        return self._mixing(node, self._along(node, node.args[0], 1), 1, (1, 0))
+        weight, groups = self.env[argument(node, "weight")], argument(node, "groups")
+        axis = 1 - weight.ndim
+        inputs = self._along(argument(node, "input"), axis)
+        if groups == 1:
+            return self._mixing(node, argument(node, "weight"), inputs, axis, (1, 0))
+        if groups == len(inputs):
+            outputs = inputs.repeat_interleave(weight.shape[1])
+            self._slot(node, argument(node, "weight"), 0, inputs, "through")
+        else:
+            self._equal_groups(inputs, groups)
+            fresh = self.numbers.fresh(weight.shape[1])
+            outputs = fresh.repeat(groups)
+            self._slot(node, argument(node, "weight"), 0, inputs, "in")
+            self._slot(node, argument(node, "weight"), 1, fresh, "out")
+        self._slot(node, argument(node, "bias"), 0, outputs, "through")
+        return self._spread(outputs, axis, node)
 
-    def _linear(self, node: Node) -> Tensor:
-        labels = self._of(node.args[0])
-        if not self._varies(labels, labels.ndim - 1) and any(self._varies(labels, a) for a in range(labels.ndim - 1)):
-            # It mixes another axis, as MLP-Mixer's token mixing does: the channels go through untouched.
-            self._freeze_slots(node)
-            return labels.narrow(-1, 0, 1).expand(self.real[node].shape)
-        return self._mixing(node, self._along(node, node.args[0], -1), -1, (0, 1))
+    def _equal_groups(self, numbers: Tensor, groups: int) -> Tensor:
+        """Groups stay equal: the channels at the same place of every group go together. Returns one group's."""
+        grouped = numbers.view(groups, -1)
+        self.numbers.unite(grouped, grouped[:1])
+        return grouped[0]
 
-    def _mixing(self, node: Node, inputs: Tensor, axis: int, of_weight: tuple[int, int]) -> Tensor:
+    def _linear(self, node: Node) -> Any:
+        value, weight = argument(node, "input"), argument(node, "weight")
+        labels = self._of(value)
+        if self._varies(labels, -1) or not self._varies_at_all(labels):
+            return self._mixing(node, weight, self._along(value, -1), -1, (0, 1))
+        # It mixes another axis, as the tokens of MLP-Mixer: the channels go through untouched.
+        numbers = self.numbers.fresh(1)
+        self._freeze(numbers, "it mixes along another axis than the layers before it")
+        for axis, role in enumerate(_WRITES_READS):
+            self._slot(node, weight, axis, numbers.repeat(self.found.sizes[weight][axis]), role)
+        return labels.narrow(-1, 0, 1).expand(self.env[node].shape)
+
+    def _mixing(self, node: Node, weight: Node, inputs: Tensor, axis: int, of_weight: tuple[int, int]) -> Any:
         """A layer that reads all channels and writes new ones; `of_weight` are its axes of outputs and inputs."""
-        weight = self.real[node.args[1]]  # type: ignore[index]
-        outputs = self.numbers.fresh(weight.shape[of_weight[0]])
-        self._slot(node, 1, of_weight[1], inputs, "in")
-        self._slot(node, 1, of_weight[0], outputs, "out")
-        self._slot(node, 2, 0, outputs, "through")
-        return self._spread(outputs, axis, self.real[node])
+        outputs = self.numbers.fresh(self.found.sizes[weight][of_weight[0]])
+        self._slot(node, weight, of_weight[1], inputs, "in")
+        self._slot(node, weight, of_weight[0], outputs, "out")
+        self._slot(node, argument(node, "bias"), 0, outputs, "through")
+        return self._spread(outputs, axis, node)
 
-    def _embedding(self, node: Node) -> Tensor:
-        outputs = self.numbers.fresh(self.real[node.args[0]].shape[1])  # type: ignore[index]
-        self._slot(node, 0, 1, outputs, "out")
-        return self._spread(outputs, -1, self.real[node])
+    def _embedding(self, node: Node) -> Any:
+        outputs = self.numbers.fresh(self.env[node].shape[-1])
+        self._slot(node, argument(node, "weight"), 1, outputs, "out")
+        return self._spread(outputs, -1, node)
 
-    def _norm(self, node: Node, norm: nn.Module) -> Tensor:
-        labels = self._along(node, node.args[0], 1)
+    def _norm(self, node: Node, norm: nn.Module) -> Any:
+        """A batch norm that is a module."""
+        numbers = self._along(node.args[0], 1)
         for part in ("weight", "bias", "running_mean", "running_var"):
             if getattr(norm, part) is not None:
-                self._name_slot(f"{node.target}.{part}", 0, labels, "through", node)
+                self._name_slot(f"{node.target}.{part}", 0, numbers, "through", node)
         return self._of(node.args[0])
 
-    def _batch_norm(self, node: Node) -> Tensor:
-        labels = self._along(node, node.args[0], 1)
-        for position in range(1, 5):
-            self._slot(node, position, 0, labels, "through")
-        return self._of(node.args[0])
+    def _batch_norm(self, node: Node) -> Any:
+        numbers = self._along(argument(node, "input"), 1)
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            self._slot(node, argument(node, part), 0, numbers, "through")
+        return self._of(argument(node, "input"))
 
-    def _group_norm(self, node: Node) -> Tensor:
-        labels, groups = self._along(node, node.args[0], 1).view(int(node.args[1]), -1), int(node.args[1])  # type: ignore[arg-type]
+    def _group_norm(self, node: Node) -> Any:
+        numbers, groups = self._along(argument(node, "input"), 1), argument(node, "num_groups")
         if groups == 1:
-            self._freeze(labels, "they are normalised together")
-        self.numbers.unite(labels, labels[:, :1])
-        for position in (2, 3):
-            self._slot(node, position, 0, labels.flatten(), "through")
-        return self._of(node.args[0])
+            self._freeze(numbers, "they are normalised together")
+        grouped = numbers.view(groups, -1)
+        self.numbers.unite(grouped, grouped[:, :1])
+        for part in ("weight", "bias"):
+            self._slot(node, argument(node, part), 0, numbers, "through")
+        return self._of(argument(node, "input"))
 
     def _layer_norm(self, node: Node) -> Any:
-        return self._unknown(node, "they are normalised together")
+        return self._unknown(node, "they are normalised together", named=False)
 
-    def _prelu(self, node: Node) -> Tensor:
-        if self.real[node.args[1]].numel() > 1:  # type: ignore[index]
-            self._slot(node, 1, 0, self._along(node, node.args[0], 1), "through")
-        return self._of(node.args[0])
+    def _prelu(self, node: Node) -> Any:
+        value = argument(node, "self")
+        if self.env[argument(node, "weight")].numel() > 1:
+            self._slot(node, argument(node, "weight"), 0, self._along(value, 1), "through")
+        return self._of(value)
 
     # ---- products of values ------------------------------------------------------------------
 
     def _matmul(self, node: Node) -> Any:
-        given = node.args[1]
-        assert isinstance(given, Node)
-        if given.op == "get_attr" and self.real[given].ndim == 2:
-            return self._mixing(node, self._along(node, node.args[0], -1), -1, (1, 0))
-        first, second = self._of(node.args[0]), self._of(given)
-        if first.ndim < 2 or second.ndim < 2:
+        value, given = node.args[:2]
+        if (weight := self._weight(given)) is not None:
+            attribute, (inputs, outputs) = weight
+            return self._mixing(node, attribute, self._along(value, -1), -1, (outputs, inputs))
+        dimensions = [self._of(each).ndim for each in (value, given)]
+        if min(dimensions) < 2:
             return self._unknown(node, "products with vectors are not followed")
-        # What is summed over stays whole, and so does what one factor tells apart and the other does not:
-        # heads are removed, not parts of one.
-        self._level(first, -1)
-        self._level(second, -2)
-        first, second = first.narrow(-1, 0, 1), second.narrow(-2, 0, 1)
-        if self._varies_at_all(first):
-            self._level(second, -1)
-        if self._varies_at_all(second):
-            self._level(first, -2)
-        shape = self.real[node].shape
-        self._tie(first, second, shape)
-        return (first if self._varies_at_all(first) else second).expand(shape)
+        batch = string.ascii_lowercase[: max(dimensions) - 2]
+        one, two = (batch[len(batch) + 2 - count :] for count in dimensions)
+        return self._product(node, (value, one + "MK"), (given, two + "KN"), batch + "MN")
 
-    def _level(self, labels: Tensor, axis: int) -> None:
-        """Unite along an axis."""
-        if self._varies(labels, axis % labels.ndim):
-            self.numbers.unite(labels, labels.narrow(axis, 0, 1))
+    def _einsum(self, node: Node) -> Any:
+        tensors = argument(node, "tensors")
+        letters, _, out = argument(node, "equation").replace(" ", "").partition("->")
+        each = letters.split(",")
+        if len(each) != 2 or not out or "." in letters or any(len(set(one)) < len(one) for one in each):
+            return self._unknown(node, "an einsum of this form is not followed")
+        return self._product(node, (tensors[0], each[0]), (tensors[1], each[1]), out)
 
-    def _scaled_dot_product_attention(self, node: Node) -> Tensor:
+    def _product(self, node: Node, left: tuple[Any, str], right: tuple[Any, str], out: str) -> Any:
+        """A sum of products of two values; letters name their axes and the result's, as in einsum."""
+        pairs = [(self._of(value), letters) for value, letters in (left, right)]
+        one, two = set(left[1]), set(right[1])
+        summed, batch, free = (one | two) - set(out), one & two & set(out), one ^ two
+        varying = [{c for axis, c in enumerate(letters) if self._varies(labels, axis)} for labels, letters in pairs]
+        heads = any(letters & batch for letters in varying)
+        # Where both factors tell channels apart along the sum alone, these may go; of heads only whole ones.
+        along = not heads and not summed & free and all(letters & summed for letters in varying)
+        both_free = all(letters & free for letters in varying)
+        whole = summed | free if heads else free if along else summed | free if both_free else summed
+        for (value, _), (labels, letters) in zip((left, right), pairs, strict=True):
+            for axis, letter in enumerate(letters):
+                if letter in whole:
+                    self._level(labels, axis)
+            if (name := self._parameter(value)) is not None:
+                self.multiplied[name] = "in" if along else "out"
+        order = "".join(sorted(summed)) if along else out
+        first, second = (_arranged(labels, letters, order) for labels, letters in pairs)
+        if along:
+            self.numbers.unite(first, second)
+            return self._fixed(self.env[node], "they are products of whole layers")
+        self._tie(first, second)
+        return (first if self._varies_at_all(first) else second).expand(self.env[node].shape)
+
+    def _scaled_dot_product_attention(self, node: Node) -> Any:
         parts = []
-        for whole in (self._of(arg) for arg in node.args[:3]):
-            self._level(whole, -1)
-            self._level(whole, -2)
+        for name in ("query", "key", "value", "attn_mask"):
+            if (given := argument(node, name)) is None:
+                continue
+            whole = self._of(given)
+            for axis in (-1, -2):
+                self._level(whole, axis)
             parts.append(whole.narrow(-1, 0, 1).narrow(-2, 0, 1))
-        query, key, value = parts
-        times = query.shape[-3] // key.shape[-3] if query.ndim > 2 else 1
-        for other in (key, value):
-            self.numbers.unite(query, other.repeat_interleave(times, -3) if times > 1 else other)
-        return query.expand(self.real[node].shape)
+        query = parts[0]
+        for other in parts[1:]:
+            times = query.shape[-3] // other.shape[-3] if query.ndim > 2 and other.ndim > 2 else 1
+            shared = times > 1 and other.shape[-3] > 1
+            self._tie(query, other.repeat_interleave(times, -3) if shared else other)
+        return query.expand(self.env[node].shape)
 
-    # ---- everything else ---------------------------------------------------------------------
+    # ---- element by element ------------------------------------------------------------------
 
     def _same(self, node: Node) -> Any:
-        """Element by element: what meets is united."""
-        operands = [self._of(arg) for arg in node.all_input_nodes if isinstance(self.real[arg], Tensor)]
-        shape = self.real[node].shape
-        ordered = sorted(operands, key=lambda t: -t.numel())
-        best = next((t for t in ordered if t.numel() == math.prod(shape) and self._varies_at_all(t)), ordered[0])
+        """What meets is united."""
+        shape = self.env[node].shape
+        operands = [self._of(arg) for arg in node.all_input_nodes if isinstance(self.env[arg], Tensor)]
+        if not operands:
+            return self._fixed(self.env[node], _CONSTANT)
+        operands.sort(key=lambda labels: -labels.numel())
+        whole = (labels for labels in operands if labels.numel() == math.prod(shape) and self._varies_at_all(labels))
+        best = next(whole, operands[0])
         for other in operands:
             if other is not best:
-                self._tie(best, other, shape)
-        return best.expand(shape) if best.numel() == math.prod(shape) else self._joined(operands, shape)
+                self._tie(best, other)
+        if best.numel() != math.prod(shape):
+            best = next((labels for labels in operands if self._varies_at_all(labels)), best)
+        return best.expand(shape)
 
-    def _joined(self, operands: Iterable[Tensor], shape: torch.Size) -> Tensor:
-        """Of operands that broadcast each other: the one that varies, else frozen."""
-        varying = [t for t in operands if self._varies_at_all(t)]
-        return varying[0].expand(shape) if len(varying) == 1 else self._all_of(FROZEN, shape)
+    def _tie(self, first: Tensor, second: Tensor) -> None:
+        """Unite two operands that broadcast, unless one entry of one meets all channels of the other."""
+        dimensions = max(first.ndim, second.ndim)
+        first, second = (part[(None,) * (dimensions - part.ndim)] for part in (first, second))
+        apart = True
+        for wide, narrow in ((first, second), (second, first)):
+            axes = [axis for axis in range(dimensions) if wide.shape[axis] > 1 and narrow.shape[axis] == 1]
+            if any(self._varies(wide, axis) for axis in axes):
+                self._freeze(narrow, "they meet all channels of another layer")
+                self.broadcasts.append((wide, narrow))
+                apart = False
+        if apart:
+            self.numbers.unite(first, second)
 
-    def _tie(self, first: Tensor, second: Tensor, shape: torch.Size) -> None:
-        """Unite two operands, unless one of them is one number that meets all channels of the other."""
-        first, second = (t.view((1,) * (len(shape) - t.ndim) + t.shape) for t in (first, second))
-        for axis in range(len(shape)):
-            for wide, narrow in ((first, second), (second, first)):
-                if wide.shape[axis] > 1 and narrow.shape[axis] == 1 and self._varies(wide, axis):
-                    self._freeze(narrow, "they meet all channels of another layer")
-                    return
-        self.numbers.unite(first, second)
+    # ---- moves -------------------------------------------------------------------------------
 
     def _moved(self, node: Node, name: str) -> Any:
         data = node.args[0]
-        if name in _PICKS:
-            axis = _argument(node, 2 if name == "roll" else 1, 0)
-            for each in axis if isinstance(axis, list | tuple) else [axis]:
-                if name != "slice" or _argument(node, 4, 1) != 1:
-                    self.picks.append((self._of(data), each % self.real[data].ndim, name))  # type: ignore[index]
-        numbers = torch.fx.map_arg(data, self._of)
-        if name in ("view", "_unsafe_view", "reshape", "view_as", "reshape_as"):
-            return numbers.reshape(self.real[node].shape)
-        if name.startswith("pixel"):
-            return node.target(numbers.double(), *node.args[1:]).long()  # type: ignore[operator]
-        args = torch.fx.map_arg(node.args[1:], lambda n: self.real[n])
-        kwargs = torch.fx.map_arg(node.kwargs, lambda n: self.real[n])
+        if name in _PICKS and (name != "slice" or argument(node, "step") != 1):
+            axes = argument(node, "dims") if name == "roll" else [argument(node, "dim")]
+            self._pick(data, axes or range(self.env[data].ndim), name)  # type: ignore[index]
+        numbers: Any = torch.fx.map_arg(data, self._of)
+        if "view" in name or "reshape" in name:
+            return numbers.reshape(self.env[node].shape)
+        args, kwargs = torch.fx.map_arg((node.args[1:], node.kwargs), lambda n: self.env[n])
         return node.target(numbers, *args, **kwargs)  # type: ignore[operator]
 
-    def _pad(self, node: Node) -> Tensor:
-        labels = self._of(node.args[0])
-        widths = node.args[1]
-        for position in range(0, len(widths), 2):  # type: ignore[arg-type]
+    def _pick(self, value: Any, axes: Iterable[int], name: str) -> None:
+        labels = self._of(value)
+        self.picks += [(labels, axis % labels.ndim, name) for axis in axes]
+
+    def _index(self, node: Node) -> Any:
+        value, indices = argument(node, "self"), argument(node, "indices")
+        self._pick(value, (axis for axis, index in enumerate(indices) if index is not None), "index")
+        return node.target(self._of(value), [None if i is None else self.env[i] for i in indices])  # type: ignore[operator]
+
+    def _pixel_shuffle(self, node: Node) -> Any:
+        numbers = torch.pixel_shuffle(
+            self._of(argument(node, "self")).double(), argument(node, "upscale_factor")
+        ).long()
+        for axis in (-1, -2):
+            self._level(numbers, axis)
+        return numbers
+
+    def _channel_shuffle(self, node: Node) -> Any:
+        value, groups = node.args[0], argument(node, "groups")
+        self._equal_groups(self._along(value, 1), groups)
+        return torch.channel_shuffle(self._of(value).contiguous(), groups)
+
+    def _expand(self, node: Node) -> Any:
+        labels, real = self._of(argument(node, "self")), self.env[node]
+        labels = labels[(None,) * (real.ndim - labels.ndim)]
+        wider = [new if old != new else 1 for old, new in zip(labels.shape, real.shape, strict=True)]
+        if self._varies_at_all(labels) or not 1 < math.prod(wider) <= _MOST_ELEMENTS:
+            return labels.expand(real.shape)
+        # The same for all, as a mask for every head: any of the copies may go.
+        return self.numbers.fresh(math.prod(wider)).view(wider).expand(real.shape)
+
+    def _pad(self, node: Node) -> Any:
+        labels, widths = self._of(argument(node, "self")), argument(node, "pad")
+        constant = base_name(node) == "constant_pad_nd" or argument(node, "mode") == "constant"
+        for position in range(0, len(widths), 2):
             axis = labels.ndim - 1 - position // 2
-            front, back = widths[position], widths[position + 1]  # type: ignore[index]
+            front, back = widths[position], widths[position + 1]
             size = labels.shape[axis]
-            if not self._varies(labels, axis) or min(front, back) < 0:
-                if self._varies(labels, axis):
-                    self._freeze(labels, "a negative pad cuts them off")
-                shape = list(labels.shape)
-                shape[axis] = size + front + back
+            if not constant or min(front, back) < 0:
+                self._freeze_along(labels, axis, "a pad copies or cuts some of them")
+            if not self._varies(labels, axis):
+                shape = [*labels.shape[:axis], size + front + back, *labels.shape[axis + 1 :]]
                 labels = labels.narrow(axis, 0, 1).expand(shape)
                 continue
-            parts = []
+            ends = []
             for width in (front, back):
-                shape = [1] * labels.ndim
-                shape[axis] = width
-                target = list(labels.shape)
-                target[axis] = width
-                parts.append(self.numbers.fresh(width).view(shape).expand(target))
-            labels = torch.cat([parts[0], labels, parts[1]], axis)
+                view = [1] * labels.ndim
+                view[axis] = width
+                fresh = self.numbers.fresh(width).view(view)
+                ends.append(fresh.expand([*labels.shape[:axis], width, *labels.shape[axis + 1 :]]))
+            labels = torch.cat([ends[0], labels, ends[1]], axis)
         return labels
 
-    def _pooled(self, node: Node) -> Any:
-        labels, real = self._of(node.args[0]), self.real[node]
-        outputs = real if isinstance(real, tuple | list) else (real,)
-        spatial = [a for a in range(2, labels.ndim) if self._varies(labels, a)]
-        for axis in spatial:
-            self.numbers.unite(labels, labels.narrow(axis, 0, 1))
-        for axis in range(2, labels.ndim):
-            labels = labels.narrow(axis, 0, 1)
-        found = tuple(labels.expand(value.shape) for value in outputs)
-        return found if isinstance(real, tuple | list) else found[0]
+    # ---- everything else ---------------------------------------------------------------------
 
-    def _reduced(self, node: Node) -> Any:
-        labels, real = self._of(node.args[0]), self.real[node]
-        given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if isinstance(given, Node):  # the larger of two values
+    def _pooled(self, node: Node, dimensions: int) -> Any:
+        labels, real = self._of(node.args[0]), self.env[node]
+        for axis in range(-dimensions, 0):
+            self._level(labels, axis)
+        for axis in range(-dimensions, 0):
+            labels = labels.narrow(axis, 0, 1)
+        found = tuple(labels.expand(value.shape) for value in (real if _several(real) else (real,)))
+        return found if _several(real) else found[0]
+
+    def _reduced(self, node: Node, name: str) -> Any:
+        if isinstance(argument(node, "other"), Node):  # the larger of two values
             return self._same(node)
-        if base_name(node) in ("norm", "linalg_vector_norm"):
-            given = _argument(node, 2, None)
-        if given is None or (isinstance(given, list | tuple) and not given) or isinstance(given, bool):
-            axes = list(range(labels.ndim))
-        else:
-            axes = [int(a) % labels.ndim for a in (given if isinstance(given, list | tuple) else [given])]
+        labels, real, given = self._of(node.args[0]), self.env[node], argument(node, "dim")
+        axes = [given] if isinstance(given, int) else list(given or range(labels.ndim))
         for axis in axes:
-            if self._varies(labels, axis):
-                self._freeze(labels, f"{base_name(node)} goes over them")
-        outputs = real if isinstance(real, tuple | list) else (real,)
+            self._freeze_along(labels, axis, f"{name.strip('_')} is taken over them")
         found = []
-        for value in outputs:
+        for value in real if _several(real) else (real,):
             rest = labels
             if value.shape != labels.shape:
                 for axis in axes:
                     rest = rest.narrow(axis, 0, 1)
-                rest = rest.reshape(value.shape) if value.numel() == rest.numel() else rest.expand(value.shape)
+                rest = rest if value.ndim == labels.ndim else rest.squeeze([axis % labels.ndim for axis in axes])
             found.append(rest)
-        return tuple(found) if isinstance(real, tuple | list) else found[0]
+        return tuple(found) if _several(real) else found[0]
 
-    def _made(self, node: Node) -> Tensor:
-        real = self.real[node]
+    def _made(self, node: Node) -> Any:
+        real = self.env[node]
         if real.numel() > _MOST_ELEMENTS or not real.is_floating_point():
-            return self._all(FROZEN, real)
+            return self._fixed(real, _CONSTANT)
         return self.numbers.fresh(real.numel()).view(real.shape)
 
-    def _unknown(self, node: Node, reason: str) -> Any:
+    def _unknown(self, node: Node, reason: str, *, named: bool = True) -> Any:
         for arg in node.all_input_nodes:
-            if isinstance(self.real[arg], Tensor):
+            if _holds_tensor(self.env[arg]):
                 self._freeze(self._of(arg), reason)
-        return self._all(FROZEN, self.real[node])
+        own = next((name for arg in node.all_input_nodes if (name := self._parameter(arg)) is not None), None)
+        if named and own is not None:
+            self.found.left_alone.setdefault(own, reason)
+        return self._fixed(self.env[node], reason)
 
-    # ---- numbers -----------------------------------------------------------------------------
+    # ---- parameters --------------------------------------------------------------------------
+
+    def _parameter(self, value: Any) -> str | None:
+        """One name for a parameter or buffer that the model may know by several; None for another value."""
+        tensor = attribute_of(value, self.graph_module)
+        return None if tensor is None else self.known.get(id(tensor), str(value.target))
+
+    def _weight(self, value: Any) -> tuple[Node, tuple[int, ...]] | None:
+        """(attribute, which of its axes are the value's) of a matrix that is a parameter, maybe transposed."""
+        if not isinstance(value, Node):
+            return None
+        if (real := attribute_of(value, self.graph_module)) is not None:
+            return (value, (0, 1)) if isinstance(real, nn.Parameter) and real.ndim == 2 else None
+        inner = self._weight(value.args[0]) if value.op == "call_function" and base_name(value) in _TURNS else None
+        if inner is None:
+            return None
+        axes = value.target(torch.empty(0, 1), *value.args[1:], **value.kwargs).shape  # type: ignore[operator]
+        return inner[0], tuple(inner[1][axis] for axis in axes)
 
     def _of(self, node: Any) -> Any:
         """The numbers of a value; a parameter's own are made when it is first met as a value."""
         if node in self.labels:
             return self.labels[node]
-        name, real = self._name(node), self.real[node]
-        if any(slot.parameter == name for slot in self.found.slots):
-            for slot, numbers in self.found.slots.items():
-                if slot.parameter == name:
-                    self._freeze(torch.from_numpy(numbers), f"{name} is used in more than one way")
-            return self._all(FROZEN, real)
+        if node.op == "call_function":  # a transposed weight that is used in another way as well
+            self.labels[node] = self._moved(node, base_name(node))
+            return self.labels[node]
+        name, real = self._parameter(node), attribute_of(node, self.graph_module)
+        if name is None or real is None:
+            return self._fixed(self.env[node], _CONSTANT)
+        if used := [numbers for slot, numbers in self.found.slots.items() if slot.parameter == name]:
+            for numbers in used:
+                self._freeze(torch.from_numpy(numbers), f"{name} is used in more than one way")
+            return self._fixed(real, f"{name} is used in more than one way")
         if not real.is_floating_point() or real.numel() > _MOST_ELEMENTS:
-            return self._all(FROZEN, real)
+            return self._fixed(real, _CONSTANT)
         if name not in self.generic:
             self.generic[name] = self.numbers.fresh(real.numel()).view(real.shape)
         return self.generic[name]
 
-    def _along(self, node: Node, value: Any, axis: int) -> Tensor:
-        """The numbers of a value along its channel axis, made the same everywhere else."""
-        labels = self._of(value)
-        axis %= labels.ndim
-        part = labels
-        for other in range(labels.ndim):
-            if other != axis:
-                if self._varies(part, other):
-                    self.numbers.unite(part, part.narrow(other, 0, 1))
-                part = part.narrow(other, 0, 1)
-        return part.reshape(-1)
-
-    def _slot(self, node: Node, position: int, axis: int, numbers: Tensor, role: Role) -> None:
-        """Tie an axis of the parameter that is an argument of a layer."""
-        argument = node.args[position] if len(node.args) > position else None
-        if not isinstance(argument, Node):
+    def _slot(self, node: Node, value: Any, axis: int, numbers: Tensor, role: Role) -> None:
+        """Tie an axis of a parameter that is an argument of a layer."""
+        if value is None:
             return
-        if argument.op != "get_attr":
+        name = self._parameter(value)
+        if name is None:
             self._freeze(numbers, "the layer's weights are computed")
+            if role == "out":
+                self.found.left_alone[node.name] = "its weights are computed"
             return
-        name = self._name(argument)
         if name in self.generic:
             self._freeze((self.generic[name], numbers), f"{name} is used in more than one way")
         self._name_slot(name, axis, numbers, role, node)
-
-    def _name(self, attribute: Node) -> str:
-        """One name for a parameter that the model knows by several."""
-        name = self.names.setdefault(id(self.real[attribute]), str(attribute.target))
-        self.found.names[attribute] = name
-        return name
+        if role == "out" or (role == "through" and axis == 0 and value is argument(node, "weight")):
+            self.found.weights[node] = name
 
     def _name_slot(self, name: str, axis: int, numbers: Tensor, role: Role, node: Node) -> None:
         slot = Slot(name, axis)
-        known = self.found.slots.get(slot)
-        if known is None:
-            self.found.slots[slot], self.found.roles[slot] = numbers.numpy(), role
+        if slot in self.found.slots:
+            self.numbers.unite(torch.from_numpy(self.found.slots[slot]), numbers)
         else:
-            self.numbers.unite(torch.from_numpy(known), numbers)
+            self.found.slots[slot], self.found.roles[slot] = numbers.numpy(), role
         self.found.layers.setdefault(slot, []).append(node)
 
-    def _freeze_slots(self, node: Node) -> None:
-        for position in (1, 2):
-            argument = node.args[position] if len(node.args) > position else None
-            if isinstance(argument, Node) and argument.op == "get_attr":
-                for axis, size in enumerate(self.real[argument].shape):
-                    self._slot(node, position, axis, torch.zeros(size, dtype=torch.int64), "through")
+    # ---- numbers -----------------------------------------------------------------------------
+
+    def _along(self, value: Any, axis: int) -> Tensor:
+        """The numbers of a value along its channel axis, made the same everywhere else."""
+        labels: Tensor = self._of(value)
+        for other in range(labels.ndim):
+            if other != axis % labels.ndim:
+                self._level(labels, other)
+                labels = labels.narrow(other, 0, 1)
+        return labels.reshape(-1)
+
+    def _level(self, labels: Tensor, axis: int) -> None:
+        """Unite along an axis."""
+        if self._varies(labels, axis):
+            self.numbers.unite(labels, labels.narrow(axis, 0, 1))
 
     def _freeze(self, labels: Any, reason: str) -> None:
-        for part in labels if isinstance(labels, tuple | list) else (labels,):
-            numbers = compact(part)[0].unique()
-            self.found.frozen.append((numbers.numpy(), reason))
-            self.numbers.unite(numbers, torch.zeros_like(numbers))
+        for part in _flat(labels):
+            self.numbers.freeze(part, reason)
+
+    def _freeze_along(self, labels: Tensor, axis: int, reason: str) -> None:
+        if self._varies(labels, axis):
+            self._freeze(labels, reason)
+
+    def _fixed(self, like: Any, reason: str) -> Any:
+        """Numbers that must stay, of the shape of a value."""
+        if isinstance(like, tuple | list):
+            return tuple(self._fixed(part, reason) for part in like)
+        if not isinstance(like, Tensor):
+            return None
+        number = self.numbers.fresh(1)
+        self._freeze(number, reason)
+        return number.view([1] * like.ndim).expand(like.shape)
+
+    def _spread(self, numbers: Tensor, axis: int, node: Node) -> Tensor:
+        """Numbers along one axis of a node's value."""
+        real: Tensor = self.env[node]
+        shape = [1] * real.ndim
+        shape[axis] = -1
+        spread: Tensor = numbers.view(shape).expand(real.shape)
+        return spread
 
     def _varies(self, labels: Tensor, axis: int) -> bool:
-        """Whether the numbers, as united so far, differ along an axis."""
+        """Whether the numbers, as united so far, differ along an axis. Once they do not, they never will."""
         if labels.shape[axis] < 2 or labels.stride(axis) == 0:
             return False
-        (part,) = compact(labels)
-        found = self.numbers.find(part.numpy())
+        found = self.numbers.find(compact(labels)[0].numpy())
         return bool((found != found.take([0], axis)).any())
 
     def _varies_at_all(self, labels: Tensor) -> bool:
         return any(self._varies(labels, axis) for axis in range(labels.ndim))
 
-    def _spread(self, numbers: Tensor, axis: int, like: Any) -> Tensor:
-        shape = [1] * like.ndim
-        shape[axis] = -1
-        return numbers.view(shape).expand(like.shape)
-
-    def _all(self, number: int, like: Any) -> Any:
-        if isinstance(like, tuple | list):
-            return tuple(self._all(number, part) for part in like)
-        return self._all_of(number, like.shape) if isinstance(like, Tensor) else None
-
-    @staticmethod
-    def _all_of(number: int, shape: torch.Size) -> Tensor:
-        return torch.full((1,) * len(shape), number).expand(shape)
-
     # ---- the end -----------------------------------------------------------------------------
 
     def _settle(self) -> None:
         """Unite until the channels of every value lie along one axis, and freeze those that are alone."""
-        tensors: list[tuple[Any, Tensor]] = [
-            *((node, t) for node, labels in self.labels.items() for t in _flat(labels)),
-            *self.generic.items(),
-        ]
-        packed = [(key, compact(labels)[0]) for key, labels in tensors if labels.numel()]
-        changed = True
-        while changed:
-            changed = False
-            for _key, labels in packed:
-                axes = [axis for axis in range(labels.ndim) if self._varies(labels, axis)]
-                while len(axes) > 1:
-                    self._flatten(labels, axes)
-                    axes, changed = [axis for axis in range(labels.ndim) if self._varies(labels, axis)], True
+        tensors = [*(part for labels in self.labels.values() for part in _flat(labels)), *self.generic.values()]
+        packed = [compact(labels)[0] for labels in tensors if labels.numel()]
+        while any([self._flatten(labels) for labels in packed] + [self._meet(*pair) for pair in self.broadcasts]):
+            pass
         for labels, axis, name in self.picks:
-            if self._varies(labels, axis):
-                self._freeze(labels, f"{name} picks some of them by position")
-        for key, labels in packed:
-            # A parameter that is one number may be broadcast: it is never removed.
-            alone = not any(self._varies(labels, axis) for axis in range(labels.ndim))
-            if alone and self.numbers.find(labels.numpy()).any():
-                name = key if isinstance(key, str) else key.name
-                self._freeze(labels, f"{name} has no other")
+            self._freeze_along(labels, axis, f"{name} picks some of them by position")
+        for labels in packed:
+            if not self._varies_at_all(labels):
+                self._freeze(labels, _ALONE)
+        self._name_left_alone()
         for node, labels in self.labels.items():
-            self.found.values[node] = (
-                tuple(self._vector(t) for t in labels) if isinstance(labels, tuple | list) else self._vector(labels)
-            )
-        self.found.written = dict(self.found.slots)
+            each = [self._vector(part) for part in (labels if _several(labels) else (labels,))]
+            self.found.values[node] = each if _several(labels) else each[0]
         for slot, numbers in self.found.slots.items():
             self.found.slots[slot] = self.numbers.find(numbers)
         for name, labels in self.generic.items():
-            vector = self._vector(labels)
-            if vector is not None:
-                self.found.slots[Slot(name, vector[0])] = vector[1]
-                self.found.roles[Slot(name, vector[0])] = "through"
-                self.found.layers[Slot(name, vector[0])] = []
+            if (vector := self._vector(labels)) is not None:
+                slot = Slot(name, vector[0])
+                self.found.slots[slot] = vector[1]
+                self.found.roles[slot] = self.multiplied.get(name, "through")
+                self.found.layers[slot] = []
 
-    def _flatten(self, labels: Tensor, axes: Sequence[int]) -> None:
-        """Unite along the one of the axes that leaves the most channels apart."""
-
-        def left(axis: int) -> int:
-            found = self.numbers.find(labels.numpy())
-            return len(np.unique(found.min(axis=axis)))
-
-        axis = max(axes, key=left)
-        self.numbers.unite(labels, labels.narrow(axis, 0, 1))
-
-    def _vector(self, labels: Any) -> tuple[int, NDArray[np.int64]] | None:
-        if not isinstance(labels, Tensor):
-            return None
+    def _flatten(self, labels: Tensor) -> bool:
+        """Unite along all axes but the one that leaves the most channels of layers apart."""
         axes = [axis for axis in range(labels.ndim) if self._varies(labels, axis)]
-        if not axes:
+        if len(axes) < 2:
+            return False
+        found = self.numbers.find(labels.numpy())
+        slots = [self.numbers.find(numbers) for numbers in self.found.slots.values()]
+        of_layers = np.where(np.isin(found, np.concatenate(slots or [found[:0]])), found, np.iinfo(np.int64).max)
+
+        def left(axis: int) -> tuple[int, int]:
+            """How many channels would be left apart if all were united along an axis."""
+            return len(np.unique(of_layers.min(axis=axis))), len(np.unique(found.min(axis=axis)))
+
+        self._level(labels, max(axes, key=left))
+        self._flatten(labels)
+        return True
+
+    def _meet(self, wide: Tensor, narrow: Tensor) -> bool:
+        """Unite a value with what is broadcast to it where its channels lie along an axis that both have."""
+        shared = [axis for axis in range(wide.ndim) if narrow.shape[axis] > 1 and self._varies(wide, axis)]
+        if shared:
+            self.numbers.unite(wide, narrow)
+        return bool(shared)
+
+    def _name_left_alone(self) -> None:
+        """Say why layers keep their channels."""
+        frozen: dict[str, tuple[Array, int]] = {}
+        for slot, numbers in self.found.slots.items():
+            stays = self.numbers.find(numbers) == FROZEN
+            if self.found.roles[slot] == "out" and stays.any():
+                frozen[slot.parameter] = (numbers[stays], len(numbers))
+        for name, role in self.multiplied.items():
+            if role == "out" and name in self.generic and self._vector(self.generic[name]) is None:
+                frozen[name] = (self.generic[name].numpy().ravel(), 0)
+        reasons = self.numbers.reasons([numbers for numbers, _ in frozen.values()])
+        for (name, (numbers, total)), reason in zip(frozen.items(), reasons, strict=True):
+            part = f"{len(numbers)} of {total}: " if len(numbers) < total else ""
+            self.found.left_alone[name] = part + reason
+
+    def _vector(self, labels: Any) -> Vector | None:
+        axis = next((a for a in range(labels.ndim) if self._varies(labels, a)), None) if labels is not None else None
+        if axis is None:
             return None
-        part = labels
         for other in range(labels.ndim):
-            if other != axes[0]:
-                part = part.narrow(other, 0, 1)
-        return axes[0], self.numbers.find(part.reshape(-1).numpy())
+            if other != axis:
+                labels = labels.narrow(other, 0, 1)
+        return axis, self.numbers.find(labels.reshape(-1).numpy())
 
 
-_RULES: dict[str, Callable[[_Tracer, Node], Any]] = {
+_RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
     "embedding": _Tracer._embedding,
     "batch_norm": _Tracer._batch_norm,
     "instance_norm": _Tracer._batch_norm,
@@ -617,28 +680,40 @@ _RULES: dict[str, Callable[[_Tracer, Node], Any]] = {
     "prelu": _Tracer._prelu,
     "matmul": _Tracer._matmul,
     "bmm": _Tracer._matmul,
+    "mm": _Tracer._matmul,
+    "einsum": _Tracer._einsum,
     "scaled_dot_product_attention": _Tracer._scaled_dot_product_attention,
+    "expand": _Tracer._expand,
+    "index": _Tracer._index,
+    "pixel_shuffle": _Tracer._pixel_shuffle,
+    "channel_shuffle": _Tracer._channel_shuffle,
     "pad": _Tracer._pad,
     "constant_pad_nd": _Tracer._pad,
 }
 
 
-def base_name(node: Node) -> str:
-    """The operator's name without overload and without the mark of working in place."""
-    packet = getattr(node.target, "overloadpacket", None)
-    name = packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
-    return name.rstrip("_") if not name.startswith("_") else name
+def _arranged(labels: Tensor, letters: str, order: str) -> Tensor:
+    """The axes of some letters in another order, of size 1 where there are none; of other axes the first entry."""
+    for axis in reversed(range(len(letters))):
+        if letters[axis] not in order:
+            labels = labels.select(axis, 0)
+    kept = [letter for letter in letters if letter in order]
+    labels = labels.permute([kept.index(letter) for letter in order if letter in kept])
+    for axis, letter in enumerate(order):
+        if letter not in kept:
+            labels = labels.unsqueeze(axis)
+    return labels
 
 
-def _argument(node: Node, position: int, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else default
+def _several(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _holds_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value))
+    return isinstance(value, Tensor) or (_several(value) and any(isinstance(part, Tensor) for part in value))
 
 
 def _flat(labels: Any) -> list[Tensor]:
     if isinstance(labels, Tensor):
         return [labels]
-    return [t for part in labels or () for t in _flat(part)]
+    return [part for each in labels or () for part in _flat(each)]

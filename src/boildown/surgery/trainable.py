@@ -9,17 +9,20 @@ and dropout as modules, so that it trains as the model did.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx._pytree import tree_flatten_spec
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from boildown.domain.candidate import Edit
 from boildown.surgery.calls import example_call, written_call
 from boildown.surgery.edits import register
 from boildown.surgery.graph import attribute_of, exported
+from boildown.surgery.nodes import argument
 
 OP = "capture"
 CALL = "example call"
@@ -28,7 +31,15 @@ CALL = "example call"
 aten = torch.ops.aten
 
 _NORMS = {3: nn.BatchNorm1d, 2: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-_DROPOUTS = {aten.dropout.default: nn.Dropout, aten.feature_dropout.default: nn.Dropout2d}
+_DROPOUTS: Mapping[Any, Callable[[float, int], nn.Module]] = {
+    aten.dropout.default: lambda p, _: nn.Dropout(p),
+    aten.dropout_.default: lambda p, _: nn.Dropout(p, inplace=True),
+    aten.feature_dropout.default: lambda p, dimensions: _CHANNEL_DROPOUTS.get(dimensions, nn.Dropout2d)(p),
+    aten.feature_dropout_.default: lambda p, dimensions: _CHANNEL_DROPOUTS.get(dimensions, nn.Dropout2d)(p, True),
+    aten.alpha_dropout.default: lambda p, _: nn.AlphaDropout(p),
+    aten.feature_alpha_dropout.default: lambda p, _: nn.FeatureAlphaDropout(p),
+}
+_CHANNEL_DROPOUTS: Mapping[int, Any] = {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -50,6 +61,12 @@ def is_trainable(model: nn.Module) -> bool:
     return isinstance(model, GraphModule) and CALL in model.meta
 
 
+def example_inputs(module: GraphModule) -> list[Any]:
+    """The example call of a trainable graph as its placeholders take it, with zeros in the tensors."""
+    flat: list[Any] = tree_flatten_spec(example_call(module.meta[CALL]), module._in_spec)
+    return flat
+
+
 @register(OP, 1)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return _captured(model, *example_call(args))
@@ -57,14 +74,15 @@ def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
 
 def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphModule:
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modules = dict(model.named_modules(remove_duplicate=False))
     module = copy.deepcopy(exported(model, args, kwargs))
     module.graph.eliminate_dead_code()
     for node in list(module.graph.nodes):
         if node.target is aten.batch_norm.default:
-            _revive_norm(module, node)
-        elif node.target in _DROPOUTS:
+            _revive_norm(module, node, modules)
+        elif node.target in _DROPOUTS and not argument(node, "train"):
             name = f"{node.name}_module"
-            module.add_submodule(name, _DROPOUTS[node.target](node.args[1]))
+            module.add_submodule(name, _DROPOUTS[node.target](argument(node, "p"), node.meta["val"].ndim))
             _call_module(module, node, name)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -76,22 +94,28 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return module.eval()
 
 
-def _revive_norm(module: GraphModule, node: Node) -> None:
+def _revive_norm(module: GraphModule, node: Node, modules: Mapping[str, nn.Module]) -> None:
     """Call a batch norm module in place of the operator, if all its tensors are one module's and only its own."""
-    names = [str(arg.target) if attribute_of(arg, module) is not None else "" for arg in node.args[1:5]]  # type: ignore[union-attr]
-    paths = {name.rpartition(".")[0] for name in names}
-    value = node.meta["val"]
-    if "" in names or len(paths) != 1 or [n.rpartition(".")[2] for n in names] != list(_NORM_PARTS):
+    given = {part: argument(node, part) for part in _NORM_PARTS}
+    parts = {part: value for part, value in given.items() if value is not None}
+    names = {part: str(value.target).rpartition(".") for part, value in parts.items()}
+    paths = {path for path, _, _ in names.values()}
+    tensors = {part: attribute_of(value, module) for part, value in parts.items()}
+    own = all(leaf == part for part, (_, _, leaf) in names.items()) and len(paths) == 1
+    if not own or tensors.get("running_mean") is None or any(len(value.users) > 1 for value in parts.values()):
+        return  # called twice, the statistics of one module would be updated by both
+    if any(isinstance(tensors.get(part), nn.Parameter) != (part in parts) for part in ("weight", "bias")):
         return
-    if any(len(arg.users) > 1 for arg in node.args[1:5]):  # type: ignore[union-attr]
-        return  # called twice: the statistics of one module would be updated by both
     path = paths.pop()
-    old = module.get_submodule(path)
-    norm = _NORMS[value.ndim](old.weight.shape[0], eps=node.args[7], momentum=node.args[6])  # type: ignore[arg-type]
-    for part in _NORM_PARTS:
-        setattr(norm, part, getattr(old, part))
-    if isinstance(getattr(old, "num_batches_tracked", None), torch.Tensor):
-        norm.num_batches_tracked = old.num_batches_tracked
+    old, original = module.get_submodule(path), modules.get(path)
+    momentum = original.momentum if isinstance(original, _BatchNorm) else argument(node, "momentum")
+    norm = _NORMS[node.meta["val"].ndim](
+        len(old.get_buffer("running_mean")), argument(node, "eps"), momentum, affine="weight" in parts
+    )
+    for part, tensor in tensors.items():
+        setattr(norm, part, tensor)
+    if isinstance(getattr(old, "num_batches_tracked", None), Tensor):
+        norm.num_batches_tracked = old.get_buffer("num_batches_tracked")
     module.set_submodule(path, norm)
     _call_module(module, node, path)
 

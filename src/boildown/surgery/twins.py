@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.nn.modules.batchnorm import _NormBase
 
 from boildown.domain.candidate import Edit
-from boildown.surgery.channels import Channels, SurgeryError
+from boildown.surgery.channels import Call, SurgeryError, find_channels
 from boildown.surgery.depth import drop, find_blocks
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, TRANSPOSED, attribute_of
-from boildown.surgery.labels import base_name
+from boildown.surgery.nodes import argument, base_name
 from boildown.surgery.trainable import trainable
 
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+_NORMS = frozenset({"layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"})
 
 
 def narrower(model: nn.Module, example: Call, width: float, seed: int) -> tuple[nn.Module, tuple[Edit, ...]]:
@@ -25,17 +24,12 @@ def narrower(model: nn.Module, example: Call, width: float, seed: int) -> tuple[
 
     Raises SurgeryError where the model has no channels that could go.
     """
-    module, captured = trainable(model, *example)
-    channels = Channels(module)
-    gone = {
-        number for group in channels.groups for number in group.channels[max(1, round(width * group.width)) :]
-    }  # fmt: skip
+    channels, captured = find_channels(model, *example)
+    gone = {number for group in channels.groups for number in group.channels[max(1, round(width * group.width)) :]}
     if not gone:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(channels.left_alone.items())[:3])
         raise SurgeryError(f"No layer of the model can be made {width:g} as wide{f' ({why})' if why else ''}.")
-    twin = channels.without(gone)
-    edits = (captured,) if captured else ()
-    return initialised(twin, seed), (*edits, Edit("remove-channels", 1, {"channels": channels.written(gone)}))
+    return initialised(channels.without(gone), seed), (*captured, channels.edit(gone))
 
 
 def shallower(model: nn.Module, example: Call, depth: float, seed: int) -> tuple[nn.Module, tuple[Edit, ...]]:
@@ -66,39 +60,36 @@ def initialised(module: GraphModule, seed: int) -> GraphModule:
         torch.manual_seed(seed)
         done: set[int] = set()
         for node in module.graph.nodes:
-            if node.op == "call_module" and hasattr(
-                called := module.get_submodule(str(node.target)), "reset_parameters"
-            ):
-                called.reset_parameters()
-                done |= {id(parameter) for parameter in called.parameters()}
+            if node.op == "call_module":
+                called = module.get_submodule(str(node.target))
+                if isinstance(called, _NormBase):
+                    called.reset_parameters()
+                    done |= {id(parameter) for parameter in called.parameters()}
             elif node.op == "call_function":
-                tensors = [attribute_of(arg, module) for arg in node.args]
-                for tensor in _initialise(node, tensors):
-                    done.add(id(tensor))
+                done |= {id(tensor) for tensor in _initialise(node, module)}
         for parameter in module.parameters():
             if id(parameter) not in done and parameter.numel() > 1:
                 parameter.copy_(torch.randn_like(parameter) * parameter.std() + parameter.mean())
     return module
 
 
-def _initialise(node: torch.fx.Node, tensors: list[Tensor | None]) -> list[Tensor]:
+def _initialise(node: Node, module: GraphModule) -> list[Tensor]:
     """Draw the parameters of one layer; returns them."""
-    weight, bias = (tensors[k] if len(tensors) > k else None for k in (1, 2))
-    if node.target in CONVOLUTIONS or node.target in TRANSPOSED or node.target is LINEAR:
-        if weight is not None:
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-            if bias is not None:
-                bound = 1 / math.sqrt(weight[0].numel())
-                bias.uniform_(-bound, bound)
-    elif base_name(node) == "embedding":
-        weight, bias = tensors[0], None
-        if weight is not None:
-            weight.normal_(0, float(weight.std()))
-    elif base_name(node) in ("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"):
-        found = [tensor for tensor in tensors[1:] if tensor is not None and isinstance(tensor, nn.Parameter)]
-        for tensor, value in zip(found, (1.0, 0.0), strict=False):
-            tensor.fill_(value)
-        return found
+    given = {name: attribute_of(argument(node, name), module) for name in ("weight", "bias")}
+    weight, bias = given["weight"], given["bias"]
+    name = base_name(node)
+    if name in _NORMS:
+        statistics = {name: attribute_of(argument(node, name), module) for name in ("running_mean", "running_var")}
+        for tensor, value in zip((weight, bias, *statistics.values()), (1.0, 0.0, 0.0, 1.0), strict=True):
+            if tensor is not None:
+                tensor.fill_(value)
+    elif weight is not None and name == "embedding":
+        weight.normal_(0, float(weight.std()))
+    elif weight is not None and node.target in CONVOLUTIONS | TRANSPOSED | {LINEAR}:
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        if bias is not None:
+            bound = 1 / math.sqrt(weight[0].numel())
+            bias.uniform_(-bound, bound)
     else:
         return []
     return [tensor for tensor in (weight, bias) if tensor is not None]
