@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
-from boildown.engine.chain import Begun, apply_chain, context_of, first_key, kept, link_keys
+from boildown.engine.chain import STUDENTS, Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.rung import Rung
@@ -191,7 +191,16 @@ class Climber:
             candidate = self._made(rung, attempt.folder)
         attempt.notes += candidate.notes
         self._deploy(attempt, candidate)
+        for folder in sorted((attempt.folder / STUDENTS).glob("*")):
+            self._measure_student(attempt, folder)
         return candidate
+
+    def _measure_student(self, attempt: Attempt, folder: Path) -> None:
+        """Export and measure a candidate on the way to the attempt's own: a glance, no verdict samples."""
+        candidate = load_candidate(folder, self.first, self.job.students)
+        standing = measure_variant(candidate, folder, self.first, self.job, self.bench)
+        costs = {m.metric: m.ratio for m in self.bench.operations(candidate, self.first)}
+        self.journal.record(attempt.number, "student", {"name": folder.name, **costs, **asdict(standing)})
 
     def _made(self, rung: Rung, folder: Path) -> Candidate:
         """The candidate of a rung, saved in a folder: in a child where factories allow."""
@@ -208,7 +217,8 @@ class Climber:
             for kind, data in records:
                 self.journal.record(self._number, kind, data)
             return load_candidate(folder, self.first, self.job.students)
-        candidate = apply_chain(rung, self.first, self.first_key, self.job, self._context(), begun)
+        context = replace(self._context(), keep=keeper(folder, self.first, self.folder / FIRST))
+        candidate = apply_chain(rung, self.first, self.first_key, self.job, context, begun)
         save_candidate(candidate, folder, self.first, self.folder / FIRST)
         return candidate
 

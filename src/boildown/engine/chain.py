@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,6 +67,9 @@ def kept(folder: Path, key: str) -> Path:
     return folder / key[:16]
 
 
+STUDENTS = "students"
+"""The folder, in that of an attempt, of the candidates on the way to its own."""
+
 Begun = tuple[int, Path]
 """How many links of a chain an earlier attempt has made already, and the folder of its candidate."""
 
@@ -102,6 +106,11 @@ def context_of(job: Job, first: Candidate, folder: Path, **told: Any) -> Context
     )  # fmt: skip
 
 
+def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str, Candidate], None]:
+    """What saves the candidates on the way to the one of a folder; see `Context.keep`."""
+    return lambda name, candidate: save_candidate(candidate, folder / STUDENTS / name, first, first_folder)
+
+
 def apply_in_child(
     factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str,
     training: str, begun: Begun | None,
@@ -110,8 +119,9 @@ def apply_in_child(
     job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
     records: list[tuple[str, dict[str, Any]]] = []
     context = context_of(
-        job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data)))
-    )
+        job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
+        keep=keeper(Path(folder), first, Path(first_folder)),
+    )  # fmt: skip
     candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun)
     save_candidate(candidate, Path(folder), first, Path(first_folder))
     return records

@@ -92,6 +92,8 @@ class Context:
     It belongs to the candidate that is made: the same call finds what it left there."""
     first: Candidate | None = None
     """The first model, who is the teacher; None for the candidate that `apply` is given."""
+    keep: Callable[[str, Candidate], None] = lambda _name, _candidate: None
+    """Keep a candidate on the way to the last one: it is saved, exported and measured under this name."""
     students: Mapping[str, Any] = field(default_factory=dict)
     """The user's own networks, never to be changed: named `0`, `1`, ..., `initial`, or by their factories."""
 

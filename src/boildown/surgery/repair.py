@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, attribute_of
+from boildown.surgery.stepping import computed
 
 aten = torch.ops.aten
 
@@ -229,15 +230,12 @@ class Pair:
         if node.op == "placeholder":
             position = [n for n in module.graph.nodes if n.op == "placeholder"].index(node)
             env[node.name] = [torch.utils._pytree.tree_leaves((args, kwargs))[position] for args, kwargs in self.calls]
-        elif node.op == "get_attr":
-            env[node.name] = [operator.attrgetter(str(node.target))(module)] * len(self.calls)
         elif node.op != "output":
-            called = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-            env[node.name] = [called(*args, **kwargs) for args, kwargs in self._arguments(node, env)]  # type: ignore[operator]
+            env[node.name] = [computed(module, node, self._of(env, batch)) for batch in range(len(self.calls))]
 
-    def _arguments(self, node: Node, env: dict[str, list[Any]]) -> Iterator[tuple[Any, Any]]:
-        for batch in range(len(self.calls)):
-            yield torch.fx.map_arg((node.args, node.kwargs), lambda n, b=batch: env[n.name][b])
+    @staticmethod
+    def _of(env: Mapping[str, list[Any]], batch: int) -> Callable[[Node], Any]:
+        return lambda node: env[node.name][batch]
 
 
 def repair(
@@ -332,7 +330,7 @@ def _undone(norm: nn.Module, value: Tensor) -> Tensor:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator, union-attr]
     alive = scale.abs() > 1e-4 * scale.abs().max()
     inverse = torch.where(alive, 1 / torch.where(alive, scale, torch.ones_like(scale)), torch.zeros_like(scale))
-    return (value - norm.bias.view(shape)) * inverse.view(shape) + norm.running_mean.view(shape)  # type: ignore[union-attr, operator]
+    return (value - norm.bias.view(shape)) * inverse.view(shape) + norm.running_mean.view(shape)  # type: ignore[operator]
 
 
 def _norm_after(module: GraphModule, node: Node) -> nn.Module | None:

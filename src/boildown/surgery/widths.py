@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.surgery.channels import Channels, Costs, Group
-from boildown.surgery.repair import RIDGE, Call, Layer, Moments, Pair, wanted
+from boildown.surgery.repair import RIDGE, Call, Layer, Moments, Pair
+from boildown.surgery.stepping import computed
 
 Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm"]
 Allocation = Literal["measured", "global", "uniform"]
@@ -213,7 +214,7 @@ def _measure(
                 gone = set(curve.order[:count])
                 behind = [readers[name] for name in _behind(channels, curve.group) if name in readers]
                 with _refitted(module, behind, gone):
-                    outputs = _suffix(module, nodes[index:], pair.theirs, len(probes))
+                    outputs = [_suffix(module, nodes[index:], pair.theirs, b) for b in range(len(probes))]
                 error = sum(
                     float((leaf - ours).square().sum())
                     for leaves, given in zip(reference, outputs, strict=True)
@@ -238,7 +239,7 @@ def _through(local: NDArray[np.float64], points: Sequence[tuple[float, float]]) 
     return np.exp(np.interp(at, x, y) + np.where(at < x[0], at - x[0], 0) + np.where(at > x[-1], at - x[-1], 0))
 
 
-class _refitted:  # noqa: N801 - used as a context
+class _refitted:
     """Layers with the weights they get without some channels; put back at the end."""
 
     def __init__(self, module: GraphModule, readers: Sequence[_Reader], gone: Collection[int]) -> None:
@@ -270,22 +271,14 @@ class _refitted:  # noqa: N801 - used as a context
 
 
 @torch.no_grad()
-def _suffix(module: GraphModule, nodes: Sequence[Node], known: Mapping[str, list[Any]], batches: int) -> list[Any]:
-    """The outputs of the rest of a graph, per batch, from values known before it."""
-    env = {name: list(values) for name, values in known.items() if values}
+def _suffix(module: GraphModule, nodes: Sequence[Node], known: Mapping[str, list[Any]], batch: int) -> Any:
+    """The output of the rest of a graph for one batch, from values known before it."""
+    env = {name: values[batch] for name, values in known.items() if values}
     last = {value: node for node in nodes for value in node.all_input_nodes}
     for node in nodes:
         if node.op == "output":
-            return [torch.fx.map_arg(node.args[0], lambda n, b=b: env[n.name][b]) for b in range(batches)]
-        if node.op == "get_attr":
-            env[node.name] = [operator.attrgetter(str(node.target))(module)] * batches
-            continue
-        called: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-        results = []
-        for b in range(batches):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n, b=b: env[n.name][b])
-            results.append(called(*args, **kwargs))
-        env[node.name] = results
+            return torch.fx.map_arg(node.args[0], lambda n: env[n.name])
+        env[node.name] = computed(module, node, lambda n: env[n.name])
         for value in node.all_input_nodes:
             if last[value] is node:
                 env.pop(value.name, None)
@@ -323,12 +316,14 @@ def choose(
     """The channels to remove so that the costs fall to `ratio`, or as near as whole steps allow.
 
     measured: the group loses channels next whose error grows least for the cost it saves; global: the lowest
-    `scores` over all groups, each group's taken relative to their mean; uniform: the same share of every group.
+    `scores` over all groups, each group's taken relative to their mean (without any, the smallest error); uniform: the
+    same share of every group.
     multiple: widths are whole multiples, where a group is wider.
     """
     ladders = [_Descent(curve, multiple) for curve in found]
     gone: set[int] = set()
-    while costs.total > ratio * costs.full:
+    target = ratio * costs.full
+    while costs.total > target:
         open_ones = [each for each in ladders if each.next()]
         if not open_ones:
             break
@@ -337,16 +332,18 @@ def choose(
             if allocation == "uniform":
                 return each.after / each.curve.group.width
             if allocation == "global":
-                assert scores is not None
+                if scores is None:
+                    return each.grows
                 mean = float(np.mean([scores[n] for n in each.curve.group.channels])) or 1.0
                 return float(np.mean([scores[n] for n in each.next()])) / mean
             return each.grows / max(costs.saving(each.next()), 1e-9)
 
         best = min(open_ones, key=price)
-        before, step = costs.total, best.next()
-        after = before - costs.saving(step)
-        if after < ratio * costs.full and ratio * costs.full - after > before - ratio * costs.full:
-            break  # one step more would be further off than one less
+        step = best.next()
+        after = costs.total - costs.saving(step)
+        if target - after > costs.total - target:
+            best.closed = True  # further off than without it; a smaller step of another group may come nearer
+            continue
         costs.remove(step)
         gone.update(step)
         best.taken += 1
@@ -357,7 +354,7 @@ class _Descent:
     """The widths a group may take, one after the other."""
 
     def __init__(self, curve: Curve, multiple: int) -> None:
-        self.curve, self.taken = curve, 0
+        self.curve, self.taken, self.closed = curve, 0, False
         width = curve.group.width
         # A multiple that would leave a narrow group no choice is halved for it.
         while multiple > 1 and width * curve.group.each < 2 * multiple:
@@ -382,4 +379,6 @@ class _Descent:
 
     def next(self) -> tuple[int, ...]:
         """The channels that go in the next step; none at the end."""
-        return self.curve.order[self.before : self.after] if self.taken + 1 < len(self.counts) else ()
+        if self.closed or self.taken + 1 >= len(self.counts):
+            return ()
+        return self.curve.order[self.before : self.after]

@@ -1,0 +1,104 @@
+"""Whole repeated blocks out, and the layers behind them refitted; no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch.fx import GraphModule
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.task import Task
+from boildown.errors import AttemptError
+from boildown.methods.base import Card, Context
+from boildown.methods.smaller import Smaller, quantized
+from boildown.surgery.channels import Channels
+from boildown.surgery.depth import Block, drop, errors_without, find_blocks
+from boildown.surgery.repair import Call, Layer, repair
+from boildown.surgery.trainable import trainable
+
+_PROBES = 2
+
+
+@dataclass(frozen=True)
+class Depth(Smaller):
+    """Blocks out, one after the other, each time the one that is missed least at the outputs."""
+
+    card: ClassVar[Card] = Card(
+        name="depth",
+        version=1,
+        family="pruning",
+        summary="repeated blocks out whole, those missed least first, and the layers behind refitted in closed form",
+        when=(
+            "Latency has to fall on a narrow network that repeats its blocks: fewer layers always run faster, where "
+            "fewer channels may not. A good start for `distill`."
+        ),
+        when_not="The network repeats no block, or quality must hold without training after.",
+        source=(
+            "Blocks by measured output error, as Veit et al., Residual networks behave like ensembles "
+            "(arXiv 1605.06431) take them out; repair as in He et al., Channel pruning (arXiv 1707.06168)"
+        ),
+        lowers=("size", "latency", "memory", "params", "macs"),
+        needs=("calibration",),
+        minutes=1.0,
+        order=70,
+    )
+
+    def applies_to(self, candidate: Candidate, task: Task) -> str | None:
+        """Whether the model repeats blocks."""
+        if (reason := quantized(candidate)) is not None:
+            return reason
+        if not find_blocks(trainable(candidate.model, *task.example())[0]):
+            return "the model repeats no block whose output has the shape of its input"
+        return None
+
+    def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """The model without some blocks, as a graph that trains and exports.
+
+        Raises AttemptError without samples, and where even one block is more than may go.
+        """
+        module, captured = trainable(candidate.model, *task.example())
+        calls = self.calls(task, context)
+        dropped, ratio = self._dropped(module, calls, context)
+        pruned, edit = drop(module, dropped)
+        if self.repair:
+            behind = _behind(module, pruned)
+            pruned = repair(
+                module, pruned, dict.fromkeys(behind), calls, seed=context.seed, check=context.check,
+                progress=context.progress,
+            )  # fmt: skip
+        context.record("pruned", {"ratio": ratio, "of": self.counted, "asked": self.share, "blocks": dropped})
+        note = f"{ratio:.3f}x the {self.counted} of its parent, without {', '.join(dropped)}"
+        return candidate.derive(model=pruned, edits=(*((captured,) if captured else ()), edit), notes=(note,))
+
+    def _dropped(self, module: GraphModule, calls: Sequence[Call], context: Context) -> tuple[list[str], float]:
+        """(the blocks to leave out, what is then left of the cost): to the ratio, or as near as whole blocks allow."""
+        full = Channels(module).costs(self.counted).full
+        dropped: list[str] = []
+        left, now = full, module
+        while left > self.share * full:
+            blocks: tuple[Block, ...] = find_blocks(now)
+            if not blocks:
+                break
+            errors = errors_without(now, blocks, calls[:_PROBES], context.check)
+            best = min(blocks, key=lambda block: errors[block.name])
+            smaller, _ = drop(now, [best.name])
+            after = Channels(smaller).costs(self.counted).full
+            if abs(after - self.share * full) > abs(left - self.share * full):
+                break
+            context.record("block", {"block": best.name, "error": errors[best.name], "left": after / full})
+            context.progress("leave blocks out", len(dropped), None)
+            dropped.append(best.name)
+            left, now = after, smaller
+        if not dropped:
+            raise AttemptError(f"No block can go at {self.counted} {self.share:g}x. Ask for a smaller ratio.")
+        return dropped, left / full
+
+
+def _behind(dense: GraphModule, pruned: GraphModule) -> list[str]:
+    """The layers to refit: all that come after the first block that is gone."""
+    left = {node.name for node in pruned.graph.nodes}
+    names = [node.name for node in dense.graph.nodes if node.op == "call_function"]
+    first = next(i for i, name in enumerate(names) if name not in left)
+    return [n.name for n in pruned.graph.nodes if n.name in names[first:] and Layer.fits(pruned, n)]

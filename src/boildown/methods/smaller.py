@@ -1,0 +1,89 @@
+"""What the methods that take parts out of a model share: how much has to go, of what, and how the rest is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.task import Task
+from boildown.errors import AttemptError
+from boildown.methods.base import Context, Method, Search, Standing, setting
+from boildown.surgery.calibrate import Call
+from boildown.surgery.quantize import calibration_calls
+
+SEARCHED = 0.0
+_LEAST, _CLOSE, _MOST_VARIANTS = 0.1, 0.03, 6
+
+Of = Literal["macs", "params", "latency"]
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """How much of a cost should be left."""
+
+    ratio: float = setting(
+        SEARCHED,
+        "what is left of the cost, such as 0.5; 0 searches the largest ratio that meets the target's costs",
+        least=0.0,
+        most=0.99,
+    )
+    of: Of = setting(
+        "macs",
+        "the cost: macs or params, which are counted, or latency, which is measured on the exported file",
+        choices=("macs", "params", "latency"),
+    )
+    repair: bool = setting(True, "refit the layers behind what went, in closed form, on calibration samples")
+    samples: int = setting(1024, "how many calibration samples to use at most", least=1)
+
+    def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
+        """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
+
+        Against the target where no ratio was asked for, against latency where that was. Of what was made, the
+        largest that is enough is returned, else the smallest.
+        """
+        if self.ratio != SEARCHED and self.of != "latency":
+            return cast(Method, self)
+        counted = "macs" if self.of == "latency" else self.of
+        low, high = _LEAST, 1.0
+        kept = replace(self, of=counted, ratio=low)
+        for turn in range(_MOST_VARIANTS):
+            middle = round((low + high) / 2 if turn else self.ratio or 0.5, 3)
+            tried = replace(self, of=counted, ratio=middle)
+            standing = yield cast(Method, tried)
+            if self._enough(standing):
+                low, kept = middle, tried
+            else:
+                high = middle
+            if high - low < _CLOSE:
+                break
+        return cast(Method, kept)
+
+    def _enough(self, standing: Standing) -> bool:
+        if self.ratio != SEARCHED:
+            return standing.latency <= self.ratio
+        return standing.excess <= 0
+
+    @property
+    def share(self) -> float:
+        """The ratio to work toward where nothing has searched it."""
+        return self.ratio or 0.5
+
+    @property
+    def counted(self) -> Literal["macs", "params"]:
+        """The cost that can be counted without the exported file."""
+        return "params" if self.of == "params" else "macs"
+
+    def calls(self, task: Task, context: Context) -> Sequence[Call]:
+        """The model's calls for the calibration samples. Raises AttemptError where there are none."""
+        if context.data.calibration is None:
+            raise AttemptError("What goes is chosen and repaired on calibration samples, and there are none.")
+        return calibration_calls(task, context.data.calibration, self.samples)
+
+
+def quantized(candidate: Candidate) -> str | None:
+    """Why nothing can be taken out of a quantized candidate; None for a float one."""
+    if candidate.plan is not None or candidate.rewrite is not None:
+        return "the model is quantized already; take parts out first, then quantize"
+    return None
