@@ -75,7 +75,8 @@ def test_the_first_model_teaches_whatever_the_chain_has_made(digits_model, calle
     assert made.notes[0] == "what prune made, taught with kd, for 1 steps"
 
 
-def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path):
+def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "LEAST", 2)
     told = []
     context = given(few(), folder=tmp_path, record=lambda kind, data: told.append((kind, data)))
     made = Distill(steps=18, batch=32).apply(Candidate(digits_model), few(), context)
@@ -113,7 +114,13 @@ def test_cycle_takes_the_next_loss_in_every_round(digits_model):
     assert [(data["round"], data["loss"]) for kind, data in found if kind == "loss"] == [(0, names[0]), (2, names[2])]
 
 
-def test_numbers_are_compared_as_numbers():
+@pytest.mark.parametrize(("steps", "most"), [(1, 1), (149, 1), (150, 3), (449, 3), (450, 9), (10_000, 9)])
+def test_few_steps_rank_few_losses(steps, most):
+    assert distill._rankable(list("abcdefgh"), steps) == list("abcdefgh"[:most])
+
+
+def test_numbers_are_compared_as_numbers(monkeypatch):
+    monkeypatch.setattr(distill, "LEAST", 3)
     x = torch.randn(80, 5, generator=torch.Generator().manual_seed(0))
     task, told = Regression(train=(x, x @ torch.ones(5, 2)), validation=(x, x @ torch.ones(5, 2))), []
     students = {"0": nn.Sequential(nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 2))}
@@ -131,7 +138,8 @@ def test_a_student_whose_outputs_do_not_match_is_named(digits_model):
 
 
 @pytest.mark.parametrize("stop", [3, 25])
-def test_a_tournament_that_was_stopped_goes_on_to_the_same_weights(digits_model, tmp_path, stop):
+def test_a_tournament_that_was_stopped_goes_on_to_the_same_weights(digits_model, tmp_path, stop, monkeypatch):
+    monkeypatch.setattr(distill, "LEAST", 1)
     method, first, task = Distill(steps=9, batch=32), Candidate(digits_model), few()
     whole = method.apply(first, task, given(task))
     with pytest.raises(KeyboardInterrupt):

@@ -11,8 +11,12 @@ from boildown.domain.task import Task
 from boildown.methods.base import Card, Context, setting
 from boildown.methods.taught import Taught, held_out, training_samples
 from boildown.training import LOSSES, Choice, cycle, distil, fixed, make_loss, refusals, steps_for, tournament
+from boildown.training.choose import ETA
 from boildown.training.scoring import metric_score
 from boildown.training.views import Views
+
+LEAST = 50
+"""Steps of the first trial in a tournament: with fewer, batch norm and the rising learning rate hide who is best."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,34 @@ class Distill(Taught):
                 seed=context.seed, device=context.device, check=context.check,
             )  # fmt: skip
 
+        few: tuple[str, ...] = ()
+        steps = self.step_count(samples, context, timed, choice.effort(len(names)))
+        if self.loss == "tournament" and len(rankable := _rankable(names, steps)) < len(names):
+            few = (f"{steps:,} steps can rank {len(rankable)} of {len(names)} losses",)
+            names = rankable
+            choice = tournament([name for name in choice.names if name in left_out or name in names])
         found = distil(
-            student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device),
-            steps=self.step_count(samples, context, timed, choice.effort(len(names))), number=self.round,
-            coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment, seed=context.seed,
-            device=context.device, folder=context.folder, check=context.check, progress=context.progress,
-            record=context.record,
+            student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device), steps=steps,
+            number=self.round, coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment,
+            seed=context.seed, device=context.device, folder=context.folder, check=context.check,
+            progress=context.progress, record=context.record,
         )  # fmt: skip
         chosen = f", the best of {len(names)} losses" if self.loss == "tournament" and len(names) > 1 else ""
-        notes = (f"{told}, taught with {found.loss}{chosen}, for {found.trained.step:,} steps", *found.trained.notes)
-        return candidate.derive(model=found.trained.model, edits=edits, notes=notes)
+        how = f"{told}, taught with {found.loss}{chosen}, for {found.trained.step:,} steps"
+        return candidate.derive(model=found.trained.model, edits=edits, notes=(how, *few, *found.trained.notes))
 
     def _choice(self, names: Sequence[str]) -> Choice:
         if self.loss == "tournament":
             return tournament(names)
         return cycle(names) if self.loss == "cycle" else fixed(self.loss)
+
+
+def _rankable(names: Sequence[str], steps: int) -> list[str]:
+    """The first of the losses, as many as these steps can tell apart: too short a trial ranks by luck."""
+    most = 1
+    while most < len(names) and steps >= LEAST * ETA * most:
+        most *= ETA
+    return list(names[:most])
 
 
 def _suited(left_out: Mapping[str, str]) -> list[str]:
