@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from boildown.surgery.channels import find_channels
-from boildown.surgery.repair import POSITIONS, Layer, Moments, repair
+from boildown.surgery.repair import POSITIONS, RIDGES, Fit, Layer, Moments, repair
 from boildown.surgery.trainable import trainable
 
 
@@ -104,6 +104,24 @@ def test_inputs_times_weights_are_outputs_where_they_are_read(layer):
         part = slice(group * rows, (group + 1) * rows)
         assert torch.allclose(x @ layer.weight[part].flatten(1).T + layer.bias[part], t, atol=1e-5)
         assert 0 < len(x) <= POSITIONS * len(example)
+
+
+def test_few_samples_pull_harder_toward_the_old_weights():
+    """With fewer samples than columns a fit to them means nothing; those kept aside tell."""
+    torch.manual_seed(0)
+    old = torch.randn(3, 40)
+    few, many = Fit.empty(40, 3), Fit.empty(40, 3)
+    for fit, count in ((few, 15), (many, 2000)):
+        for call in range(2):
+            x = torch.randn(count, 40)
+            fit.add(call, x, x @ old.T + 3 * torch.randn(count, 3))
+    columns = torch.arange(40)
+    assert few.ridge(old, columns) == max(RIDGES)
+    assert torch.dist(few.solve(old, columns)[0], old.double()) < torch.dist(
+        few.all.solve(old, columns, RIDGES[0])[0], old.double()
+    )
+    weight, offset = many.solve(old, columns)
+    assert many.all.error(weight, offset) == pytest.approx(27, rel=0.1)
 
 
 def test_repair_brings_outputs_back_and_keeps_the_batch_norm(network, images):

@@ -22,6 +22,7 @@ _FLAGS = {
     "avx_vnni": "avx_vnni",
     "avxvnni": "avx_vnni",
     "amx_int8": "amx_int8",
+    "avx512_bf16": "avx512_bf16",
     "amx_bf16": "amx_bf16",
     "asimd": "neon",
     "neon": "neon",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from boildown.methods.base import Card, Context, setting
 from boildown.methods.smaller import Smaller, quantized
 from boildown.surgery import importance as importances
 from boildown.surgery.channels import Channels, find_channels, remove
-from boildown.surgery.repair import repair
+from boildown.surgery.repair import ASIDE, Call, repair
 from boildown.surgery.widths import Curve, choose, curves
 
 _PROBES = 128
@@ -124,7 +124,7 @@ class Prune(Smaller):
             calls = self.calls(task, context)
             found = curves(
                 channels, calls, importance=self._scores(channels, task, context),
-                measured=self.widths == "measured", probes=_first(calls, _PROBES), seed=context.seed,
+                measured=self.widths == "measured", probes=_some(calls[1::ASIDE] or calls), seed=context.seed,
                 check=context.check, progress=context.progress,
             )  # fmt: skip
             known = _curves[channels.module] = (key, found)
@@ -151,10 +151,10 @@ def no_channels(candidate: Candidate, task: Task) -> str | None:
     return f"no layer of the model has channels that could go ({told or 'it has no layer with weights'})"
 
 
-def _first(calls: Any, count: int) -> Any:
-    """The calls of the first samples, about `count` of them."""
+def _some(calls: Sequence[Call]) -> Sequence[Call]:
+    """So many of the calls that their samples make about `_PROBES`."""
     size = max(1, len(next(iter([*calls[0][0], *calls[0][1].values()]))))
-    return calls[: max(1, count // size)]
+    return calls[: max(1, _PROBES // size)]
 
 
 def _batches(context: Context) -> list[tuple[Any, Any]]:

@@ -14,6 +14,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,8 +29,11 @@ aten = torch.ops.aten
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 
-RIDGE = 1e-3
-"""Pull toward the old weights, relative to the mean square of the inputs."""
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Pulls toward the old weights, relative to the mean square of the inputs; calls kept aside choose one."""
+
+ASIDE = 4
+"""Every so many calls one is kept aside."""
 
 POSITIONS = 48
 """How many positions of each sample's output a convolution is fitted on."""
@@ -76,7 +80,7 @@ class Moments:
             self.tt / n - mt.square(),
         )
 
-    def solve(self, weight: Tensor, columns: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    def solve(self, weight: Tensor, columns: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         """(weights (rows, all columns) that use some columns only, offset per row), nearest to the targets.
 
         weight: the old ones, which the fit is pulled toward.
@@ -91,6 +95,59 @@ class Moments:
         fitted[:, columns] = new.T
         n = max(self.count, 1)
         return fitted, self.t / n - fitted @ (self.x / n)
+
+    def error(self, weight: Tensor, offset: Tensor) -> float:
+        """Mean squared error of the targets, summed over rows."""
+        n = max(self.count, 1)
+        squares = self.tt - 2 * (weight * self.xt.T).sum(1) + ((weight @ self.xx) * weight).sum(1)
+        shifts = 2 * offset * (weight @ self.x - self.t) + n * offset.square()
+        return float((squares + shifts).sum()) / n
+
+    def through_zero(self) -> Moments:
+        """The same for a layer that cannot store an offset."""
+        return Moments(self.count, self.x * 0, self.t * 0, self.xx, self.xt, self.tt)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count, self.x + other.x, self.t + other.t, self.xx + other.xx, self.xt + other.xt,
+            self.tt + other.tt,
+        )  # fmt: skip
+
+
+@dataclass
+class Fit:
+    """What a layer is refitted on: moments to fit to, and others, kept aside, to choose the pull by."""
+
+    fitted: Moments
+    aside: Moments
+
+    @classmethod
+    def empty(cls, columns: int, rows: int) -> Fit:
+        """Of nothing yet."""
+        return cls(Moments.empty(columns, rows), Moments.empty(columns, rows))
+
+    def add(self, call: int, x: Tensor, t: Tensor) -> None:
+        """Count samples of the call of this number in."""
+        (self.aside if call % ASIDE == 1 else self.fitted).add(x, t)
+
+    @property
+    def all(self) -> Moments:
+        """Of all calls."""
+        return self.fitted + self.aside
+
+    def ridge(self, weight: Tensor, columns: Tensor) -> float:
+        """The pull with which a fit to the ones errs least on the others."""
+        if not self.aside.count:
+            return RIDGES[0]
+        return min(RIDGES, key=lambda ridge: self.aside.error(*self.fitted.solve(weight, columns, ridge)))
+
+    def solve(self, weight: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Moments.solve`."""
+        return self.all.solve(weight, columns, self.ridge(weight, columns))
+
+    def through_zero(self) -> Fit:
+        """The same for a layer that cannot store an offset."""
+        return Fit(self.fitted.through_zero(), self.aside.through_zero())
 
 
 class Layer:
@@ -137,11 +194,19 @@ class Layer:
         mask = torch.ones(inputs, dtype=torch.bool) if kept is None else kept
         return torch.arange(inputs * area).view(inputs, area)[mask].flatten()
 
-    def read(self, value: Tensor, outputs: Tensor, generator: torch.Generator, group: int) -> tuple[Tensor, Tensor]:
-        """(x, t): inputs (n, columns) of some positions, and what should come out there (n, rows), of a group."""
+    def read(
+        self, value: Tensor, outputs: Tensor, generator: torch.Generator, group: int, likely: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(x, t): inputs (n, columns) of some positions, and what should come out there (n, rows), of a group.
+
+        likely: how likely each position of a linear layer is drawn; all alike without it.
+        """
         if self.linear:
             x, t = value.reshape(-1, value.shape[-1]), outputs.reshape(-1, outputs.shape[-1])
             most = POSITIONS * len(value)
+            if likely is not None and likely.sum() > 0:
+                chosen = torch.multinomial(likely.flatten(), min(most, len(x)), replacement=True, generator=generator)
+                return x[chosen], t[chosen]
             if len(x) > most:
                 chosen = torch.randint(len(x), (most,), generator=generator)
                 x, t = x[chosen], t[chosen]
@@ -154,7 +219,11 @@ class Layer:
             kernel, stride, padding, dilation = (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
         height, width = outputs.shape[2:]
         count = min(POSITIONS, height * width)
-        places = torch.randint(height * width, (len(value), count), generator=generator)
+        if likely is None:
+            places = torch.randint(height * width, (len(value), count), generator=generator)
+        else:
+            odds = likely.flatten(1) + 1e-6 * likely.mean() + 1e-30
+            places = torch.multinomial(odds, count, replacement=True, generator=generator)
         padded = F.pad(value, (padding[1], padding[1], padding[0], padding[0]))
         top, left = (places // width) * stride[0], (places % width) * stride[1]
         rows = top[..., None] + torch.arange(kernel[0]) * dilation[0]
@@ -245,7 +314,7 @@ def repair(
     calls: Sequence[Call],
     *,
     seed: int = 0,
-    ridge: float = RIDGE,
+    likely: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
     check: Callable[[], None] = lambda: None,
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
 ) -> GraphModule:
@@ -254,6 +323,7 @@ def repair(
     readers: the layers to refit, by node name, with which of their input channels they may use (bool per channel
         of a group; None for all). Depthwise convolutions get a scale and an offset per channel only.
     calls: calibration calls.
+    likely: how much each position of a linear layer counts, by node name, a tensor for each call; all alike without.
     """
     changed = copy.deepcopy(changed)
     pair, generator = Pair(dense, changed, calls, check), torch.Generator().manual_seed(seed)
@@ -264,13 +334,20 @@ def repair(
         if node.name in left:
             left.discard(node.name)
             if Layer.fits(changed, node):
-                _refit(pair, node, readers[node.name], generator, ridge)
+                _refit(pair, node, readers[node.name], generator, likely.get(node.name))
                 progress("repair", len(readers) - len(left), len(readers))
         pair.advance(node)
     return changed
 
 
-def _refit(pair: Pair, node: Node, kept: Tensor | None, generator: torch.Generator, ridge: float) -> None:
+@torch.no_grad()
+def _refit(
+    pair: Pair,
+    node: Node,
+    kept: Tensor | None,
+    generator: torch.Generator,
+    likely: Sequence[Tensor] | None,
+) -> None:
     layer = Layer(pair.changed, node)
     source = node.args[0]
     assert isinstance(source, Node)
@@ -282,13 +359,13 @@ def _refit(pair: Pair, node: Node, kept: Tensor | None, generator: torch.Generat
     columns = layer.columns(kept)
     for group in range(layer.groups):
         part = slice(group * rows, (group + 1) * rows)
-        moments = Moments.empty(layer.weight[0].numel(), rows)
-        for value, target in zip(inputs, targets, strict=True):
-            moments.add(*layer.read(value, target, generator, group))
+        fit = Fit.empty(layer.weight[0].numel(), rows)
+        for call, (value, target) in enumerate(zip(inputs, targets, strict=True)):
+            odds = None if likely is None else likely[call]
+            fit.add(call, *layer.read(value, target, generator, group, odds))
         if not layer.shifts:
-            moments.x.zero_()
-            moments.t.zero_()
-        layer.write(*moments.solve(layer.weight[part].detach().flatten(1), columns, ridge), part)
+            fit = fit.through_zero()
+        layer.write(*fit.solve(layer.weight[part].detach().flatten(1), columns), part)
 
 
 @torch.no_grad()
@@ -300,7 +377,7 @@ def _rescale(pair: Pair, layer: Layer, targets: list[Tensor]) -> None:
     a, b = ours.mean(1), theirs.mean(1)
     spread = ((ours - a[:, None]) ** 2).mean(1)
     together = ((ours - a[:, None]) * (theirs - b[:, None])).mean(1)
-    pull = RIDGE * spread.mean().clamp_min(1e-12)
+    pull = RIDGES[0] * spread.mean().clamp_min(1e-12)
     scale = (together + pull) / (spread + pull)
     old = layer.weight.detach().flatten(1).double()
     bias = torch.zeros_like(a)

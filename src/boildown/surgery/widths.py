@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.surgery.channels import Channels, Costs, Group
-from boildown.surgery.repair import RIDGE, Call, Layer, Moments, Pair
+from boildown.surgery.repair import ASIDE, Call, Fit, Layer, Pair
 from boildown.surgery.stepping import computed
 
 Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm"]
@@ -42,11 +42,11 @@ class Curve:
 
 @dataclass
 class _Reader:
-    """A layer behind a group: its moments on dense activations, and the number of each column."""
+    """A layer behind a group: what it is fitted to on dense activations, and the number of each column."""
 
     layer: Layer
     numbers: NDArray[np.int64]
-    moments: list[Moments]
+    fits: list[Fit]
 
 
 def curves(
@@ -65,7 +65,7 @@ def curves(
     importance: score per channel, the lowest goes first. Without it, the channel goes that is missed least once the
         others have been refitted (optimal brain surgeon for whole channels: Hassibi & Stork 1993; ZipLM, arXiv
         2302.04089, section 3.1), which needs the layers behind only.
-    measured: whether `error` is measured at the outputs, on `probes`.
+    measured: whether `error` is measured at the outputs, on `probes`; by default on the calls kept aside.
     """
     readers = _moments(channels, calls, seed, check, progress)
     found = []
@@ -77,7 +77,7 @@ def curves(
         order, local = _eliminated(group, behind, importance)
         found.append(Curve(group, order, local, local.copy()))
     if measured:
-        _measure(channels, found, readers, probes or calls, check, progress)
+        _measure(channels, found, readers, probes or calls[1::ASIDE] or calls, check, progress)
     return found
 
 
@@ -104,13 +104,15 @@ def _moments(
         if node.name in wanted_by and Layer.fits(module, node):
             layer = Layer(module, node)
             rows, columns = layer.weight.shape[0] // layer.groups, layer.weight[0].numel()
-            moments = [Moments.empty(columns, rows) for _ in range(layer.groups)]
+            fits = [Fit.empty(columns, rows) for _ in range(layer.groups)]
             inputs = pair.target(node.args[0])
             outputs = pair.target(node)
-            for value, output in zip(inputs, outputs, strict=True):
-                for group, sums in enumerate(moments):
-                    sums.add(*layer.read(value, output, generator, group))
-            found[node.name] = _Reader(layer, numbers[node.name], moments)
+            for call, (value, output) in enumerate(zip(inputs, outputs, strict=True)):
+                for group, fit in enumerate(fits):
+                    fit.add(call, *layer.read(value, output, generator, group))
+            found[node.name] = _Reader(
+                layer, numbers[node.name], fits if layer.shifts else [f.through_zero() for f in fits]
+            )
             progress("look at the layers", len(found), len(wanted_by))
         pair.forget(node)
     return found
@@ -137,11 +139,10 @@ def _eliminated(
 class _State:
     """The inverse Hessian of one layer's fit, and its weights, while channels go."""
 
-    def __init__(self, moments: Moments, weight: Tensor, columns: Mapping[int, Tensor], *, shifts: bool) -> None:
-        if not shifts:
-            moments = Moments(moments.count, moments.x * 0, moments.t * 0, moments.xx, moments.xt, moments.tt)
-        xx, _, tt = moments.centred()
-        pull = RIDGE * xx.diagonal().mean().clamp_min(1e-12)
+    def __init__(self, fit: Fit, weight: Tensor, columns: Mapping[int, Tensor]) -> None:
+        xx, _, tt = fit.all.centred()
+        half = torch.cat(list(columns.values())[::2])
+        pull = fit.ridge(weight, half) * xx.diagonal().mean().clamp_min(1e-12)
         self.inverse = torch.linalg.inv(xx + pull * torch.eye(len(xx), dtype=torch.float64))
         self.weight = weight.double().clone()
         self.columns = columns
@@ -171,16 +172,14 @@ class _State:
         self.weight[:, at] = 0.0
 
 
+@torch.no_grad()
 def _states(reader: _Reader) -> list[_State]:
     layer, numbers = reader.layer, reader.numbers
     area = layer.weight[0, 0].numel() if not layer.linear else 1
     columns = {int(n): torch.from_numpy(np.flatnonzero(np.repeat(numbers == n, area))) for n in np.unique(numbers)}
     rows = layer.weight.shape[0] // layer.groups
     weight = layer.weight.detach().flatten(1)
-    return [
-        _State(moments, weight[g * rows : (g + 1) * rows], columns, shifts=layer.shifts)
-        for g, moments in enumerate(reader.moments)
-    ]
+    return [_State(fit, weight[g * rows : (g + 1) * rows], columns) for g, fit in enumerate(reader.fits)]
 
 
 # ---- at the outputs --------------------------------------------------------------------------
@@ -258,11 +257,9 @@ class _refitted:
                 tensors.append(layer.norm.running_mean)  # type: ignore[arg-type]
             self.saved += [(t, t.detach().clone()) for t in tensors]
             rows = layer.weight.shape[0] // layer.groups
-            for group, moments in enumerate(reader.moments):
+            for group, fit in enumerate(reader.fits):
                 part = slice(group * rows, (group + 1) * rows)
-                if not layer.shifts:
-                    moments = Moments(moments.count, moments.x * 0, moments.t * 0, moments.xx, moments.xt, moments.tt)
-                layer.write(*moments.solve(layer.weight[part].detach().flatten(1), layer.columns(kept)), part)
+                layer.write(*fit.solve(layer.weight[part].detach().flatten(1), layer.columns(kept)), part)
 
     @torch.no_grad()
     def __exit__(self, *_error: object) -> None:

@@ -30,7 +30,8 @@ class Training:
     batch: samples per step, fewer where there are fewer. clip: the largest norm of the gradient, None for any.
     ema: decay of the moving average of the weights that is returned in place of the last ones (0.999).
     patience: stop after so many evaluations without a lower held-out loss; one is made about every epoch.
-    precision: 'auto' is bfloat16 (float16 where that is missing) on CUDA and float32 elsewhere.
+    precision: 'auto' is bfloat16 (float16 where that is missing) on CUDA, bfloat16 on processors that compute in it
+        for networks of 200,000 weights and more (1.5 times as fast; the weights stay float32), and float32 elsewhere.
     every: steps after which the state is judged, kept for a rollback, and may be written.
     seconds: the shortest time between two checkpoints on disk.
     """
