@@ -25,6 +25,7 @@ from boildown.errors import AttemptError, Mistake, ModelError
 from boildown.surgery.edits import register
 from boildown.surgery.graph import macs_of
 from boildown.surgery.labels import Role, Slot, Trace, trace
+from boildown.surgery.nodes import base_name
 from boildown.surgery.numbers import FROZEN
 from boildown.surgery.rewrite import rewrite
 from boildown.surgery.trainable import trainable
@@ -77,16 +78,22 @@ class Channels:
         for slot, numbers in self.trace.slots.items():
             for number in np.unique(numbers[numbers != FROZEN]):
                 touched.setdefault(int(number), []).append(slot)
-        members: dict[tuple[Slot, ...], list[int]] = {}
+        # Of a part that is split off something is left too.
+        parts: dict[int, list[Node]] = {}
+        for node, vector in self.trace.values.items():
+            if isinstance(vector, tuple) and base_name(node) in ("getitem", "slice", "narrow"):
+                for number in np.unique(vector[1]):
+                    parts.setdefault(int(number), []).append(node)
+        members: dict[Any, list[int]] = {}
         for number, slots in touched.items():
-            members.setdefault(tuple(slots), []).append(number)
+            members.setdefault((tuple(slots), tuple(parts.get(number, ()))), []).append(number)
         return tuple(
-            self._group(slots, members[slots])
-            for slots in members
+            self._group(slots, numbers)
+            for (slots, _), numbers in members.items()
             if any(self.trace.roles[slot] == "out" for slot in slots)
         )
 
-    def _group(self, slots: tuple[Slot, ...], numbers: Collection[int]) -> Group:
+    def _group(self, slots: Sequence[Slot], numbers: Collection[int]) -> Group:
         def of(role: Role) -> tuple[Slot, ...]:
             return tuple(slot for slot in slots if self.trace.roles[slot] == role)
 
@@ -156,12 +163,13 @@ class Channels:
             raise SurgeryError("Channels that other layers need cannot be removed.")
         numbers = np.fromiter(gone, np.int64)
         masks = {slot: ~np.isin(of_slot, numbers) for slot, of_slot in self.trace.slots.items()}
-        empty = {slot.parameter for slot, kept in masks.items() if not kept.any()}
+        empty = {slot.parameter: None for slot, kept in masks.items() if not kept.any()}
         for node, vectors in self.trace.values.items():
             each = vectors if isinstance(vectors, list) else [vectors]
-            empty |= {node.name for vector in each if vector is not None and np.isin(vector[1], numbers).all()}
+            if any(vector is not None and np.isin(vector[1], numbers).all() for vector in each):
+                empty[node.name] = None
         if empty:
-            raise SurgeryError(f"Nothing would be left of {', '.join(sorted(empty)[:5])}.")
+            raise SurgeryError(f"Nothing would be left of {', '.join(list(empty)[:3])}.")
         module = copy.deepcopy(weights or self.module)
         _cut_tensors(module, masks)
         rewrite(module.graph, self.module.graph, self.trace, gone)

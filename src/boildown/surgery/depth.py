@@ -37,8 +37,8 @@ class Block:
 def find_blocks(module: GraphModule) -> tuple[Block, ...]:
     """The blocks of a trainable graph that can be left out, in the order of the graph.
 
-    A block is an item of a Sequential or ModuleList that holds others of its class; all that comes out of it is
-    one value, of the shape of one value that goes in.
+    A block is an item of a Sequential or ModuleList that holds others of its class, and is made of modules itself;
+    all that comes out of it is one value, of the shape of one value that goes in.
     """
     inside: dict[str, set[Node]] = {}
     kinds: dict[str, str] = {}
@@ -46,10 +46,11 @@ def find_blocks(module: GraphModule) -> tuple[Block, ...]:
         for path, kind in _modules(node):
             inside.setdefault(path, set()).add(node)
             kinds[path] = kind
+    made_of_modules = {path.rpartition(".")[0] for path in inside}
     siblings: dict[tuple[str, str], list[str]] = {}
     for path, kind in kinds.items():
         stage, _, index = path.rpartition(".")
-        if index.isdigit():
+        if index.isdigit() and path in made_of_modules:
             siblings.setdefault((stage, kind), []).append(path)
     shapes = _shapes(module)
     found = []
@@ -123,8 +124,9 @@ def _modules(node: Node) -> list[tuple[str, str]]:
 
 def _ends(nodes: set[Node], shapes: Mapping[Node, torch.Size]) -> tuple[Node, Node] | None:
     """(what goes in, what comes out) of a block that can be left out."""
-    outputs = [node for node in nodes if any(user not in nodes for user in node.users)]
-    if len(outputs) != 1 or outputs[0] not in shapes:
+    # Sizes, which are no tensors, may be read by other blocks too.
+    outputs = [node for node in nodes if node in shapes and any(user not in nodes for user in node.users)]
+    if len(outputs) != 1:
         return None
     entries = {arg for node in nodes for arg in node.all_input_nodes if arg not in nodes and arg.op != "get_attr"}
     alike = [node for node in entries if shapes.get(node) == shapes[outputs[0]]]

@@ -40,7 +40,7 @@ _MOVES = frozenset(
     """
     view reshape _unsafe_view view_as reshape_as flatten unflatten squeeze unsqueeze permute transpose t numpy_T mT
     adjoint movedim swapaxes swapdims expand_as slice select narrow split split_with_sizes chunk unbind cat concat
-    concatenate stack repeat tile repeat_interleave flip roll index_select pixel_unshuffle
+    concatenate repeat tile repeat_interleave flip roll index_select pixel_unshuffle
     """.split()  # noqa: SIM905 - a list of strings would be one line each
 )
 """Operators that only move data: run on numbers as on values."""
@@ -92,7 +92,7 @@ class Trace:
     slots: the number per index of a parameter's axis. roles: what its first layer does with it: writes ("out"),
         reads ("in") or lets through. layers: the nodes that use it.
     weights: the parameter that is a layer's weight.
-    left_alone: parameters whose channels must stay, or layers by node where they are computed, and why.
+    left_alone: parameters whose channels must stay, or layers where their weights are computed, and why.
     """
 
     values: dict[Node, Vector | list[Vector | None] | None] = field(default_factory=dict)
@@ -228,6 +228,7 @@ class _Tracer(Interpreter):
         self._freeze(numbers, "it mixes along another axis than the layers before it")
         for axis, role in enumerate(_WRITES_READS):
             self._slot(node, weight, axis, numbers.repeat(self.found.sizes[weight][axis]), role)
+        del self.found.weights[node]  # it costs less with fewer channels, but its weight is no smaller
         return labels.narrow(-1, 0, 1).expand(self.env[node].shape)
 
     def _mixing(self, node: Node, weight: Node, inputs: Tensor, axis: int, of_weight: tuple[int, int]) -> Any:
@@ -393,6 +394,11 @@ class _Tracer(Interpreter):
         self._pick(value, (axis for axis, index in enumerate(indices) if index is not None), "index")
         return node.target(self._of(value), [None if i is None else self.env[i] for i in indices])  # type: ignore[operator]
 
+    def _stack(self, node: Node) -> Any:
+        numbers = self._moved(node, "stack")
+        self._level(numbers, argument(node, "dim"))  # whatever is stacked is of one size
+        return numbers
+
     def _pixel_shuffle(self, node: Node) -> Any:
         numbers = torch.pixel_shuffle(
             self._of(argument(node, "self")).double(), argument(node, "upscale_factor")
@@ -475,9 +481,9 @@ class _Tracer(Interpreter):
         for arg in node.all_input_nodes:
             if _holds_tensor(self.env[arg]):
                 self._freeze(self._of(arg), reason)
-        own = next((name for arg in node.all_input_nodes if (name := self._parameter(arg)) is not None), None)
-        if named and own is not None:
-            self.found.left_alone.setdefault(own, reason)
+        own = [name for arg in node.all_input_nodes if (name := self._parameter(arg)) is not None]
+        if named and 0 < len(own) < len(node.all_input_nodes):
+            self.found.left_alone.setdefault(own[0], reason)
         return self._fixed(self.env[node], reason)
 
     # ---- parameters --------------------------------------------------------------------------
@@ -525,9 +531,10 @@ class _Tracer(Interpreter):
             return
         name = self._parameter(value)
         if name is None:
-            self._freeze(numbers, "the layer's weights are computed")
+            self._freeze(numbers, "a layer's weights are computed")
             if role == "out":
-                self.found.left_alone[node.name] = "its weights are computed"
+                stack = list((node.meta.get("nn_module_stack") or {}).values())
+                self.found.left_alone[stack[-1][0] if stack else node.name] = "its weights are computed"
             return
         if name in self.generic:
             self._freeze((self.generic[name], numbers), f"{name} is used in more than one way")
@@ -685,6 +692,7 @@ _RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
     "scaled_dot_product_attention": _Tracer._scaled_dot_product_attention,
     "expand": _Tracer._expand,
     "index": _Tracer._index,
+    "stack": _Tracer._stack,
     "pixel_shuffle": _Tracer._pixel_shuffle,
     "channel_shuffle": _Tracer._channel_shuffle,
     "pad": _Tracer._pad,
