@@ -248,24 +248,28 @@ class Climber:
                     begun = self._begun(Rung((*methods, method)))
                     parent = apply_chain(before, self.first, self.first_key, self.job, self._context(), begun)
                 folder = attempt.folder / f"variants-{position}"
-                method = self._best_variant(method, parent, methods, folder)
+                method = self._best_variant(method, parent, methods, rung.methods[position + 1 :], folder)
             methods += (method,)
         settled = Rung(methods)
         if str(settled) != str(rung):
             attempt.notes.append(f"settings found by measurement: {settled}")
         return settled
 
-    def _best_variant(self, method: Searching, parent: Candidate, before: tuple[Method, ...], folder: Path) -> Method:
+    def _best_variant(
+        self, method: Searching, parent: Candidate, before: tuple[Method, ...], after: tuple[Method, ...], folder: Path
+    ) -> Method:
+        """The settings to keep of a link, found with the rest of the chain behind every variant of it."""
+
         def make(variant: Method) -> Variant:
             self.check()
-            rung, own = Rung((*before, variant)), folder / f"{len(list(folder.glob('*'))):02d}"
+            rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
             candidate = self._made(rung, own)
             return Variant(rung, own, measure_variant(candidate, own, self.first, self.job, self.bench))
 
         def record(variant: Variant) -> None:
             self.journal.record(self._number, "variant", {"rung": str(variant.rung), **asdict(variant.standing)})
 
-        return search(method.search(parent, self.job.task, self._context()), make, record).rung.methods[-1]
+        return search(method.search(parent, self.job.task, self._context()), make, record)
 
     def _context(self) -> Context:
         """What a method gets in this process."""

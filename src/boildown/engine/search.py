@@ -28,14 +28,10 @@ class Variant:
     standing: Standing
 
 
-def search(
-    searching: Search,
-    make: Callable[[Method], Variant],
-    record: Callable[[Variant], None],
-) -> Variant:
+def search(searching: Search, make: Callable[[Method], Variant], record: Callable[[Variant], None]) -> Method:
     """Make and measure what the method yields until it says which variant to keep.
 
-    A variant yielded twice is made once. Raises ValueError for a method that keeps one it never yielded.
+    A variant yielded twice is made once.
     """
     made: dict[Method, Variant] = {}
     try:
@@ -46,11 +42,8 @@ def search(
                 record(made[method])
             method = searching.send(made[method].standing)
     except StopIteration as end:
-        chosen: Method = end.value
-    if chosen not in made:
-        made[chosen] = make(chosen)
-        record(made[chosen])
-    return made[chosen]
+        kept: Method = end.value
+    return kept
 
 
 def measure_variant(candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench) -> Standing:

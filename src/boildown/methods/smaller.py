@@ -16,7 +16,7 @@ from boildown.surgery.quantize import calibration_calls
 SEARCHED = 0.0
 _LEAST, _CLOSE, _MOST_VARIANTS = 0.1, 0.03, 6
 
-Of = Literal["macs", "params", "latency"]
+Of = Literal["macs", "params", "size", "latency"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Smaller:
     )
     of: Of = setting(
         "macs",
-        "the cost: macs or params, which are counted, or latency, which is measured on the exported file",
-        choices=("macs", "params", "latency"),
+        "the cost: macs or params, which are counted, or size or latency, which are measured on the exported file",
+        choices=("macs", "params", "size", "latency"),
     )
     repair: bool = setting(True, "refit the layers behind what went, in closed form, on calibration samples")
     samples: int = setting(1024, "how many calibration samples to use at most", least=1)
@@ -40,12 +40,12 @@ class Smaller:
     def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
         """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
 
-        Against the target where no ratio was asked for, against latency where that was. Of what was made, the
-        largest that is enough is returned, else the smallest.
+        Against the target where no ratio was asked for, against size or latency where those were. Of what was
+        made, the largest ratio that is enough is returned, else the smallest.
         """
-        if self.ratio != SEARCHED and self.of != "latency":
+        if self.ratio != SEARCHED and self.of == self.counted:
             return cast(Method, self)
-        counted = "macs" if self.of == "latency" else self.of
+        counted = self.counted
         low, high = _LEAST, 1.0
         kept = replace(self, of=counted, ratio=low)
         for turn in range(_MOST_VARIANTS):
@@ -62,7 +62,7 @@ class Smaller:
 
     def _enough(self, standing: Standing) -> bool:
         if self.ratio != SEARCHED:
-            return standing.latency <= self.ratio
+            return (standing.size if self.of == "size" else standing.latency) <= self.ratio
         return standing.excess <= 0
 
     @property
@@ -73,7 +73,7 @@ class Smaller:
     @property
     def counted(self) -> Literal["macs", "params"]:
         """The cost that can be counted without the exported file."""
-        return "params" if self.of == "params" else "macs"
+        return "params" if self.of in ("params", "size") else "macs"
 
     def calls(self, task: Task, context: Context) -> Sequence[Call]:
         """The model's calls for the calibration samples. Raises AttemptError where there are none."""
