@@ -60,7 +60,7 @@ def table(path: Path, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
                     student, teacher, task, task.train, choice, score=lambda model: accuracy(model, judges),
                     steps=steps, settings=settings, seed=seed,
                 )  # fmt: skip
-                trained, loss = done.trained, done.loss
+                trained, loss = done.trained, " + ".join(done.losses)
             seconds = time.perf_counter() - start
             known[f"{row}/{seed}"] = {
                 "accuracy": accuracy(trained.model, test), "loss": loss, "seconds": seconds, "notes": trained.notes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,104 +26,86 @@ from boildown.training import (
     tournament,
     train,
 )
-from boildown.training.choose import Round, rungs
+from boildown.training.choose import Round
 
 ALL = tuple("abcdefgh")
 
 
 class Trainer:
-    """Pretends to train: remembers who was trained up to where, and scores by a table."""
+    """Pretends to train: remembers who taught for how long, and scores by a table."""
 
     def __init__(self, scores: dict[str, float], failing: tuple[str, ...] = ()) -> None:
         self.scores, self.failing = scores, failing
-        self.reached: dict[str, int] = {}
-        self.trained: list[tuple[str, int]] = []
-        self.steps = 0
+        self.taught: list[tuple[str, int]] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
 
-    def advance(self, name: str, until: int) -> Trained:
-        if name in self.failing:
+    def teach(self, names: Sequence[str], steps: int) -> Trained:
+        if set(names) & set(self.failing):
             raise DivergenceError("too wild")
-        self.steps += max(0, until - self.reached.get(name, 0))
-        self.reached[name] = max(until, self.reached.get(name, 0))
-        self.trained.append((name, until))
+        self.taught.append(("+".join(names), steps))
         model = nn.Linear(1, 1)
-        model.who = name  # type: ignore[assignment]
-        return Trained(model, until, 900)
+        model.who = names[0]  # type: ignore[assignment]
+        return Trained(model, steps, steps)
 
     def score(self, model: Any) -> float:
         return self.scores[model.who]
 
-    def hold(self, folder: Path, names: tuple[str, ...] = ALL, eta: int = 3) -> str:
+    def hold(self, folder: Path, names: tuple[str, ...] = ALL, eta: int = 2) -> Sequence[str]:
         choice = tournament(("kd",), eta)
-        name, trained = choice.choose(
-            Round(0, names, 900, self.advance, self.score, folder, lambda k, d: self.told.append((k, d)))
+        found, trained = choice.choose(
+            Round(0, names, 900, self.teach, self.score, folder, lambda k, d: self.told.append((k, d)))
         )
         assert trained.step == 900
-        return name
+        return found
 
 
-def test_a_tournament_halves_its_field_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
+def test_all_have_a_trial_and_the_better_half_teaches_together(tmp_path: Path) -> None:
     trainer = Trainer({name: -abs(ord(name) - ord("f")) for name in ALL})
-    assert trainer.hold(tmp_path) == "f"
-    survivors = [data for kind, data in trainer.told if kind == "survivors"]
-    assert [data.pop("scores") for data in survivors] == [trainer.scores, {"f": 0, "e": -1, "g": -1}]
-    assert survivors == [
-        {"rung": 0, "step": 100, "losses": ["f", "e", "g"]},
-        {"rung": 1, "step": 300, "losses": ["f"]},
-    ]
-    assert trainer.trained[:8] == [(name, 100) for name in ALL]
-    assert trainer.trained[8:] == [("f", 300), ("e", 300), ("g", 300), ("f", 900)]
+    assert trainer.hold(tmp_path) == ["f", "e", "g", "d"]
+    assert trainer.taught == [*((name, 100) for name in ALL), ("f+e+g+d", 900)]
     standings = [data for kind, data in trainer.told if kind == "standing"]
-    assert len(standings) == 11
-    assert standings[0] == {"rung": 0, "loss": "a", "step": 100, "score": -5}
-    # 8 x 100 + 3 x 200 + 1 x 600 of 8 x 900 steps.
-    assert trainer.steps == 2000
-    assert trainer.steps / 900 == pytest.approx(tournament(["kd"]).effort(8), abs=1e-5)
-    assert trainer.steps / (8 * 900) < 1 / 3
+    assert standings[0] == {"loss": "a", "step": 100, "score": -5}
+    assert len(standings) == 8
+    assert trainer.told[-1] == ("survivors", {"step": 100, "losses": ["f", "e", "g", "d"], "scores": trainer.scores})
+    spent = sum(steps for _, steps in trainer.taught)
+    assert spent / 900 == pytest.approx(tournament(["kd"]).effort(8), abs=1e-5)
+    assert spent < 8 * 900 / 3
 
 
-@pytest.mark.parametrize(("count", "eta"), [(8, 2), (8, 3), (9, 3), (11, 3), (16, 4), (6, 2)])
-def test_a_tournament_costs_about_a_third(count: int, eta: int) -> None:
-    assert rungs(count, 3600, eta)[-1][1] == 1
-    assert tournament(["kd"], eta).effort(count) / count <= 0.42
-
-
-def test_a_tournament_of_one_or_two() -> None:
-    assert rungs(1, 100, 3) == []
-    assert rungs(2, 90, 3) == [(30, 1)]
+def test_a_tournament_of_one_has_no_trial(tmp_path: Path) -> None:
+    trainer = Trainer({"a": 1.0})
+    assert trainer.hold(tmp_path, ("a",)) == ["a"]
+    assert trainer.taught == [("a", 900)]
+    assert tournament(["kd"]).effort(1) == 1
     with pytest.raises(ValueError, match="eta"):
         tournament(["kd"], eta=1)
 
 
 def test_the_first_named_wins_a_tie_and_who_diverges_falls_out(tmp_path: Path) -> None:
     trainer = Trainer(dict.fromkeys("abcd", 1.0), failing=("a",))
-    assert trainer.hold(tmp_path, tuple("abcd")) == "b"
-    assert trainer.told[0][1] == {"rung": 0, "loss": "a", "step": 100, "score": None, "failed": "too wild"}
+    assert trainer.hold(tmp_path, tuple("abcd")) == ["b", "c"]
+    assert trainer.told[0][1] == {"loss": "a", "step": 100, "score": None, "failed": "too wild"}
     with pytest.raises(DivergenceError):
         Trainer({}, failing=("a", "b")).hold(tmp_path / "other", ("a", "b"))
 
 
-def test_a_tournament_goes_on_and_fights_nothing_twice(tmp_path: Path) -> None:
+def test_a_tournament_goes_on_and_holds_no_trial_twice(tmp_path: Path) -> None:
     scores = {name: float(ord(name)) for name in ALL}
     first = Trainer(scores)
-    left = [10]
+    left = [5]
 
-    def stop(name: str, until: int) -> Trained:
+    def stop(names: Sequence[str], steps: int) -> Trained:
         left[0] -= 1
         if left[0] < 0:
             raise Cancelled
-        return Trainer.advance(first, name, until)
+        return Trainer.teach(first, names, steps)
 
-    first.advance = stop  # type: ignore[method-assign]
+    first.teach = stop  # type: ignore[method-assign]
     with pytest.raises(Cancelled):
         first.hold(tmp_path)
     second = Trainer(scores)
-    second.reached = dict(first.reached)
-    assert second.hold(tmp_path) == "h"
-    assert first.trained + second.trained == [(name, 100) for name in ALL] + [
-        ("h", 300), ("g", 300), ("f", 300), ("h", 900),
-    ]  # fmt: skip
+    assert second.hold(tmp_path) == ["h", "g", "f", "e"]
+    assert first.taught + second.taught == [*((name, 100) for name in ALL), ("h+g+f+e", 900)]
 
 
 def test_cycle_takes_the_next_in_every_round_and_fixed_the_same(tmp_path: Path) -> None:
@@ -134,10 +117,10 @@ def test_cycle_takes_the_next_in_every_round_and_fixed_the_same(tmp_path: Path) 
     ):
         offered = choice.names
         found = [
-            choice.choose(Round(n, offered, 900, trainer.advance, trainer.score, tmp_path, lambda *_: None))[0]
+            choice.choose(Round(n, offered, 900, trainer.teach, trainer.score, tmp_path, lambda *_: None))[0]
             for n in range(4)
         ]
-        assert found == expected
+        assert [list(names) for names in found] == [[name] for name in expected]
     with pytest.raises(InputError, match="kd"):
         cycle(["kdd"])
 
@@ -176,12 +159,13 @@ def test_a_round_with_a_tournament(tmp_path: Path) -> None:
         record=lambda kind, data: told.append((kind, data)),
     )  # fmt: skip
     kinds = [kind for kind, _data in told]
-    assert kinds == ["standing"] * 4 + ["survivors"] + ["standing"] * 2 + ["survivors", "loss"]
-    assert told[-1][1] == {"round": 1, "loss": found.loss}
+    assert kinds == ["standing"] * 4 + ["survivors", "loss"]
+    assert told[-1][1] == {"round": 1, "loss": " + ".join(found.losses)}
+    assert len(found.losses) == 2
     assert found.trained.step == 18
-    # The winner ends where it would have ended alone.
+    # The survivors end where they would have ended without a tournament.
     alone = train(student, task, train_samples(task), steps=18, settings=options, seed=2, teacher=teacher,
-                  losses=[make_loss(found.loss)])  # fmt: skip
+                  losses=[make_loss(name) for name in found.losses])  # fmt: skip
     assert same(found.trained.model, alone.model)
     again = distil(student, teacher, task, train_samples(task), tournament(names), **arguments, folder=tmp_path)
     assert same(again.trained.model, found.trained.model)

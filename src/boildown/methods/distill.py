@@ -11,11 +11,11 @@ from boildown.domain.task import Task
 from boildown.methods.base import Card, Context, setting
 from boildown.methods.taught import Taught, held_out, training_samples
 from boildown.training import LOSSES, Choice, cycle, distil, fixed, make_loss, refusals, steps_for, tournament
-from boildown.training.choose import ETA
+from boildown.training.choose import TRIAL
 from boildown.training.scoring import metric_score
 from boildown.training.views import Views
 
-LEAST = 50
+LEAST = 30
 """Steps of the first trial in a tournament: with fewer, batch norm and the rising learning rate hide who is best."""
 
 
@@ -27,11 +27,11 @@ class Distill(Taught):
         name="distill",
         version=1,
         family="distillation",
-        summary="the first model teaches a smaller student, by the distillation loss that does best in a tournament",
+        summary="the first model teaches a smaller student, by the distillation losses that do best in a tournament",
         when="MACs, parameters or time must fall further than quantization gets them, and there is training data.",
         when_not=(
             "There is no training data, or quantization alone is enough: it takes seconds. The tournament among eight "
-            "losses trains 2.2 times the steps of its winner; a loss of your choice trains them once."
+            "losses trains twice the steps, by four losses at the end; a loss of your choice trains them once."
         ),
         source=(
             "Hinton et al., Distilling the knowledge in a neural network (arXiv 1503.02531); each loss's own paper; "
@@ -48,8 +48,8 @@ class Distill(Taught):
 
     loss: str = setting(
         "tournament",
-        "how the student is compared with the teacher: a tournament among all losses, the next of them in every round "
-        "(cycle), or one of them",
+        "how the student is compared with the teacher: a tournament among all losses, whose better half teaches "
+        "together; the next of them in every round (cycle); or one of them",
         choices=("tournament", "cycle", *LOSSES),
     )
     round: int = setting(0, "the number of the round, for loss = cycle", least=0)
@@ -84,34 +84,26 @@ class Distill(Taught):
                 seed=context.seed, device=context.device, check=context.check,
             )  # fmt: skip
 
-        few: tuple[str, ...] = ()
         steps = self.step_count(samples, context, timed, choice.effort(len(names)))
-        if self.loss == "tournament" and len(rankable := _rankable(names, steps)) < len(names):
-            few = (f"{steps:,} steps can rank {len(rankable)} of {len(names)} losses",)
-            names = rankable
-            choice = tournament([name for name in choice.names if name in left_out or name in names])
+        few: tuple[str, ...] = ()
+        if self.loss == "tournament" and len(names) > 1 and steps < LEAST * TRIAL:
+            few = (f"{steps:,} steps are too few to rank {len(names)} losses",)
+            names = names[:1]
+            choice = fixed(names[0])
         found = distil(
             student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device), steps=steps,
             number=self.round, coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment,
             seed=context.seed, device=context.device, folder=context.folder, check=context.check,
             progress=context.progress, record=context.record,
         )  # fmt: skip
-        chosen = f", the best of {len(names)} losses" if self.loss == "tournament" and len(names) > 1 else ""
-        how = f"{told}, taught with {found.loss}{chosen}, for {found.trained.step:,} steps"
+        of = f", the best of {len(names)} losses" if self.loss == "tournament" and len(names) > 1 else ""
+        how = f"{told}, taught with {' + '.join(found.losses)}{of}, for {found.trained.step:,} steps"
         return candidate.derive(model=found.trained.model, edits=edits, notes=(how, *few, *found.trained.notes))
 
     def _choice(self, names: Sequence[str]) -> Choice:
         if self.loss == "tournament":
             return tournament(names)
         return cycle(names) if self.loss == "cycle" else fixed(self.loss)
-
-
-def _rankable(names: Sequence[str], steps: int) -> list[str]:
-    """The first of the losses, as many as these steps can tell apart: too short a trial ranks by luck."""
-    most = 1
-    while most < len(names) and steps >= LEAST * ETA * most:
-        most *= ETA
-    return list(names[:most])
 
 
 def _suited(left_out: Mapping[str, str]) -> list[str]:

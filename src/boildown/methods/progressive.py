@@ -52,8 +52,8 @@ class Progressive:
     steps: int = setting(0, "how many steps in each round, in place of minutes and epochs; 0 for those", least=0)
     loss: str = setting(
         "tournament",
-        "how each round's student is compared with the teacher: a tournament among all losses, the next of them in "
-        "every round (cycle), or one of them",
+        "how each round's student is compared with the teacher: a tournament among all losses, whose better half "
+        "teaches together; the next of them in every round (cycle); or one of them",
         choices=("tournament", "cycle", *LOSSES),
     )
     coefficient: float = setting(1.0, "how much the distillation loss counts beside the task loss", least=0)

@@ -24,11 +24,13 @@ from boildown.training.settings import Augment, Check, Progress, Record, Trained
 Score = Callable[[nn.Module], float]
 """How good a trained student is on held-out samples; higher is better."""
 
-Advance = Callable[[str, int], Trained]
-"""`advance(name, step)` trains with a loss up to a step of the full schedule, going on from where it was."""
+Teach = Callable[[Sequence[str], int], Trained]
+"""`teach(names, steps)` trains a student with these losses together, for a schedule of so many steps."""
 
 STANDINGS = "standings.json"
-ETA = 3
+ETA = 2
+TRIAL = 9
+"""A trial is this part of the round's steps, on a schedule of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Round:
     number: int
     names: Sequence[str]
     steps: int
-    advance: Advance
+    teach: Teach
     score: Score
     folder: Path
     record: Record
@@ -56,8 +58,8 @@ class Choice(Protocol):
         """The losses to choose from."""
         ...
 
-    def choose(self, round: Round) -> tuple[str, Trained]:
-        """The name of the loss and the student trained with it for all of the round's steps."""
+    def choose(self, round: Round) -> tuple[Sequence[str], Trained]:
+        """The names of the losses, and the student trained with them for all of the round's steps."""
         ...
 
     def effort(self, count: int) -> float:
@@ -76,9 +78,9 @@ class Fixed:
         """The one name."""
         return (self.name,)
 
-    def choose(self, round: Round) -> tuple[str, Trained]:
+    def choose(self, round: Round) -> tuple[Sequence[str], Trained]:
         """Train with it."""
-        return round.names[0], round.advance(round.names[0], round.steps)
+        return round.names[:1], round.teach(round.names[:1], round.steps)
 
     def effort(self, count: int) -> float:
         """One loss is trained."""
@@ -91,10 +93,10 @@ class Cycle:
 
     names: tuple[str, ...]
 
-    def choose(self, round: Round) -> tuple[str, Trained]:
+    def choose(self, round: Round) -> tuple[Sequence[str], Trained]:
         """Train with the one whose turn it is."""
-        name = round.names[round.number % len(round.names)]
-        return name, round.advance(name, round.steps)
+        names = [round.names[round.number % len(round.names)]]
+        return names, round.teach(names, round.steps)
 
     def effort(self, count: int) -> float:
         """One loss is trained."""
@@ -103,51 +105,52 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Tournament:
-    """Successive halving (Jamieson & Talwalkar 2016): all losses train a little, the best part goes on.
+    """A trial for every loss, and the best of them teach together.
 
-    Of n losses, all train for steps / eta^k with k = ceil(log_eta n); after each rung the best 1 / eta of
-    them go on, from their own state, for eta times as long; one trains to the end. With eight losses
-    and eta = 3 that costs 28 % of training all of them. Ties go to the loss named first.
+    Each trains a student for a ninth of the steps, on a schedule of its own; the better half of them (1 / eta) is
+    kept, as in successive halving (Jamieson & Talwalkar 2016), and teaches the student to the end, each loss scaled
+    to the task's.
+    That more than one is kept makes up for what short trials cannot tell: a loss on inner layers may start last
+    and end far ahead. With eight losses it takes 24 % of the steps of training with all. Ties go to the loss named
+    first.
     """
 
     names: tuple[str, ...]
     eta: int = ETA
 
-    def choose(self, round: Round) -> tuple[str, Trained]:
-        """Hold the tournament; standings are kept in `folder`, and none is fought twice."""
+    def choose(self, round: Round) -> tuple[Sequence[str], Trained]:
+        """Hold the trials; standings are kept in `folder`, and no trial is held twice."""
         path = round.folder / STANDINGS
         known: dict[str, float | None] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        left = list(round.names)
         failures: dict[str, AttemptError] = {}
-        for rung, (until, room) in enumerate(rungs(len(left), round.steps, self.eta)):
-            results: dict[str, float] = {}
-            for name in left:
-                key = f"{rung}/{name}"
-                if key not in known:
-                    value, failure = _tried(name, until, round.advance, round.score)
-                    known[key] = value if math.isfinite(value) else None
-                    if failure is not None:
-                        failures[name] = failure
-                    _write(path, known)
-                    note = {} if failure is None else {"failed": str(failure)}
-                    round.record("standing", {"rung": rung, "loss": name, "step": until, "score": known[key], **note})
-                kept = known[key]
-                results[name] = -math.inf if kept is None else kept
-            alive = [name for name in left if results[name] > -math.inf]
-            if not alive:
+        names, steps = list(round.names), max(1, math.floor(round.steps / TRIAL))
+        for name in names if len(names) > 1 else ():
+            if name in known:
+                continue
+            value, failure = _tried(name, steps, round.teach, round.score)
+            known[name] = value if math.isfinite(value) else None
+            if failure is not None:
+                failures[name] = failure
+            _write(path, known)
+            note = {} if failure is None else {"failed": str(failure)}
+            round.record("standing", {"loss": name, "step": steps, "score": known[name], **note})
+        if len(names) > 1:
+            scores = {name: known[name] for name in names}
+            names = _best(scores, math.ceil(len(names) / self.eta))
+            if not names:
                 raise next(iter(failures.values()), AttemptError("No distillation loss trained without diverging."))
-            left = sorted(alive, key=lambda name: -results[name])[:room]
-            scores = {name: known[f"{rung}/{name}"] for name in results}
-            round.record("survivors", {"rung": rung, "step": until, "losses": left, "scores": scores})
-        return left[0], round.advance(left[0], round.steps)
+            round.record("survivors", {"step": steps, "losses": names, "scores": scores})
+        return names, round.teach(names, round.steps)
 
     def effort(self, count: int) -> float:
-        """What all contestants are trained for, and the winner to the end."""
-        fine = 10**6
-        left, reached, spent = count, 0, 0
-        for until, room in rungs(count, fine, self.eta):
-            spent, reached, left = spent + left * (until - reached), until, room
-        return (spent + fine - reached) / fine
+        """All contestants' trials, and the student's own training."""
+        return 1 + (count / TRIAL if count > 1 else 0)
+
+
+def _best(scores: Mapping[str, float | None], room: int) -> list[str]:
+    """The names with the highest scores, best first."""
+    known = {name: score for name, score in scores.items() if score is not None}
+    return sorted(known, key=lambda name: -known[name])[:room]
 
 
 def fixed(name: str) -> Fixed:
@@ -161,21 +164,10 @@ def cycle(names: Sequence[str] = tuple(LOSSES)) -> Cycle:
 
 
 def tournament(names: Sequence[str] = tuple(LOSSES), eta: int = ETA) -> Tournament:
-    """The winner of a tournament among `names` in every round."""
+    """The best of a tournament among `names` in every round, together."""
     if eta < 2:
         raise ValueError(f"eta is {eta}: of each rung at least half must fall out, so 2 or more.")
     return Tournament(tuple(make_loss(name).name for name in names), eta)
-
-
-def rungs(count: int, steps: int, eta: int) -> list[tuple[int, int]]:
-    """(step to train up to, how many go on) for each rung of a tournament before its final; none for one loss."""
-    high = 0
-    while eta**high < count:
-        high += 1
-    return [
-        (max(1, round(steps / eta ** (high - rung))), 1 if rung == high - 1 else math.ceil(count / eta ** (rung + 1)))
-        for rung in range(high)
-    ]
 
 
 def refusals(
@@ -196,9 +188,9 @@ def refusals(
 
 @dataclass(frozen=True)
 class Distilled:
-    """The student of one round, and the loss it was taught with."""
+    """The student of one round, and the losses it was taught with."""
 
-    loss: str
+    losses: tuple[str, ...]
     trained: Trained
 
 
@@ -224,10 +216,10 @@ def distil(
     progress: Progress = lambda _what, _done, _total: None,
     record: Record = lambda _kind, _data: None,
 ) -> Distilled:
-    """One round: choose the loss, and train a copy of the student with it beside the task loss.
+    """One round: choose the loss or losses, and train a copy of the student with them beside the task loss.
 
     student, teacher: on the CPU. score: ranks the contestants of a tournament, never the verdict's
-        samples. number: of the round, from 0. coefficient: of the distillation loss. folder: where the
+        samples. number: of the round, from 0. coefficient: of each distillation loss. folder: where the
         round keeps its checkpoints; the same call goes on from there. shared: where the teacher's outputs
         are kept for other rounds; default: `folder`. The rest is as in `train`.
 
@@ -244,36 +236,35 @@ def distil(
     place = nullcontext(str(folder)) if folder is not None else tempfile.TemporaryDirectory()
     with place as root:
 
-        def advance(name: str, until: int) -> Trained:
+        def teach(names: Sequence[str], until: int) -> Trained:
             return train(
                 student,
                 task,
                 samples,
-                steps=steps,
+                steps=until,
                 settings=settings,
                 teacher=teacher,
-                losses=[make_loss(name, coefficient)],
+                losses=[make_loss(name, coefficient) for name in names],
                 holdout=holdout,
                 augment=augment,
                 seed=seed,
                 device=device,
-                folder=Path(root) / name,
+                folder=Path(root) / f"{'+'.join(names)}-{until}",
                 shared=Path(root) if shared is None else shared,
-                until=until,
                 check=check,
                 progress=progress,
                 record=record,
             )
 
-        name, trained = choice.choose(Round(number, names, steps, advance, score, Path(root), record))
-    record("loss", {"round": number, "loss": name})
-    return Distilled(name, trained)
+        chosen, trained = choice.choose(Round(number, names, steps, teach, score, Path(root), record))
+    record("loss", {"round": number, "loss": " + ".join(chosen)})
+    return Distilled(tuple(chosen), trained)
 
 
-def _tried(name: str, until: int, advance: Advance, score: Score) -> tuple[float, AttemptError | None]:
+def _tried(name: str, steps: int, teach: Teach, score: Score) -> tuple[float, AttemptError | None]:
     """The score of a contestant; minus infinity for one that fails by its own fault."""
     try:
-        value = score(advance(name, until).model)
+        value = score(teach([name], steps).model)
     except (DivergenceError, OutOfMemoryError, MismatchError) as error:
         return -math.inf, error
     return (value if math.isfinite(value) else -math.inf), None
