@@ -3,16 +3,18 @@
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.progressive [progressive|one-shot|repair-only] [--epochs 1.5]
         [--rounds 3] [--loss kd] [--ratio 0.5] [--threads 1] [--folder FOLDER]
 
+    python -m benchmarks.real.progressive --ratio 0.474 --epochs 60 --device cuda --seeds 0 1 2   # 2.11x fewer MACs
+    python -m benchmarks.real.progressive --ratio 0.392 --epochs 60 --device cuda --seeds 0 1 2   # 2.55x fewer
+
 All 50,000 training images of CIFAR-10, shifted by up to 4 pixels and mirrored; scored on the 5,000 test images.
-`one-shot` prunes and repairs once and trains the result on the labels alone, for the processor time that
-`--seconds` gives it: that of the progressive run. FOLDER keeps checkpoints: the same command goes on from there.
+`one-shot` prunes and repairs once and trains the result on the labels alone; give it the epochs that take as much
+processor time as the rounds. FOLDER keeps checkpoints: the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--loss", default="kd")
     parser.add_argument("--ratio", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--folder", type=Path, default=None)
@@ -62,9 +65,16 @@ def main() -> None:
     x, y = x[: given.images], y[: given.images]
     test = data.cifar10_test()
     task = bd.Classification(train=(x, y), validation=(test[0][:500], test[1][:500]), augment=shifted)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(given.seed))[:1024].tolist()
+    for seed in given.seeds:
+        run(given, seed, task, test)
+
+
+def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples) -> None:
+    """One seed of one way."""
     assert task.train is not None
+    order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:1024].tolist()
     first = Candidate(resnet56())
+    start, clock = time.process_time(), time.perf_counter()
 
     def show(kind: str, facts: Any) -> None:
         if kind in ("round", "loss", "steps", "survivors"):
@@ -74,10 +84,9 @@ def main() -> None:
         print(f"{name}: {accuracy(candidate.model, test):.2f} %", flush=True)
 
     context = Context(
-        Data(task.train, task.train.subset(order)), seed=given.seed, first=first, record=show, keep=keep,
-        folder=given.folder,
+        Data(task.train, task.train.subset(order)), seed=seed, first=first, record=show, keep=keep,
+        device=given.device, folder=None if given.folder is None else given.folder / str(seed),
     )  # fmt: skip
-    start, clock = time.process_time(), time.perf_counter()
     if given.way == "progressive":
         method: Any = Progressive(
             ratio=given.ratio, rounds=given.rounds, epochs=given.epochs, minutes=0, loss=given.loss
@@ -88,11 +97,12 @@ def main() -> None:
         print(f"repaired: {accuracy(made.model, test):.2f} %", flush=True)
         if given.way == "one-shot":
             trainer = Retrain(epochs=given.epochs, minutes=0, lr=0.01, batch=128, optimizer="sgd")
-            made = trainer.apply(made, task, replace(context, first=first))
+            made = trainer.apply(made, task, context)
     print("; ".join(made.notes))
     print(
-        f"{given.way}: {accuracy(made.model, test):.2f} % of {accuracy(first.model, test):.2f} %, "
-        f"{time.process_time() - start:.0f} s of processor, {time.perf_counter() - clock:.0f} s by the clock"
+        f"{given.way}, seed {seed}: {accuracy(made.model, test):.2f} % of {accuracy(first.model, test):.2f} %, "
+        f"{time.process_time() - start:.0f} s of processor, {time.perf_counter() - clock:.0f} s by the clock",
+        flush=True,
     )
 
 
