@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Task
 from boildown.methods.base import Card, Context, setting
+from boildown.surgery.graph import attribute_of
+from boildown.surgery.nodes import base_name
 
 _LAYERS = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.Embedding, nn.MultiheadAttention)
+_OPERATORS = frozenset({"linear", "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu"})
 _LEAST_SHARE = 0.2
 
 
@@ -40,13 +45,7 @@ class QuantizeDynamic:
         if candidate.plan is not None or candidate.rewrite is not None:
             return "the model is quantized already"
         total = sum(p.numel() for p in candidate.model.parameters())
-        reached = {
-            id(p): p.numel()
-            for module in candidate.model.modules()
-            if isinstance(module, _LAYERS)
-            for p in module.parameters()
-        }
-        share = sum(reached.values()) / max(total, 1)
+        share = sum({id(p): p.numel() for p in _reached(candidate.model)}.values()) / max(total, 1)
         if share < _LEAST_SHARE:
             return (
                 f"only {share:.0%} of the parameters lie in linear, recurrent or embedding layers; "
@@ -57,3 +56,15 @@ class QuantizeDynamic:
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same model with a rewrite of its exported file."""
         return candidate.derive(rewrite=Edit("quantize-dynamic", 1, {"per_channel": self.per_channel}))
+
+
+def _reached(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters of the layers that become integer; in a graph, which surgery returns, layers are operators."""
+    if isinstance(model, GraphModule):
+        for node in model.graph.nodes:
+            if node.op == "call_function" and base_name(node) in _OPERATORS:
+                tensors = (attribute_of(value, model) for value in node.all_input_nodes)
+                yield from (tensor for tensor in tensors if tensor is not None)
+    for module in model.modules():
+        if isinstance(module, _LAYERS):
+            yield from module.parameters()
