@@ -292,6 +292,11 @@ def grouped_query(self, x):
     return self.head(self.down(F.silu(self.gate(x)) * self.up(x)).mean(1))
 
 
+def shared_keys(self, x):
+    q, k, v = heads(self.q(x), 4), heads(self.k(x), 2), heads(self.v(x), 2)
+    return self.o(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
 def einsum_attention(self, x):
     q, k, v = (layer(x).view(x.shape[0], -1, 2, 4) for layer in (self.q, self.k, self.v))
     weights = torch.einsum("bqhd,bkhd->bhqk", q, k).softmax(-1)
@@ -507,6 +512,13 @@ CASES: dict[str, Case] = {
         (_TEXT,),
         [("q.weight", 2, 8), ("gate.weight", 12, 1), ("down.weight", 8, 1)],
         {"words.weight": NORMALISED, "o.weight": NORMALISED, "head.weight": OUTPUT},
+    ),
+    "shared-keys": Case(
+        _net(shared_keys, q=lambda: nn.Linear(6, 12), k=lambda: nn.Linear(6, 6), v=lambda: nn.Linear(6, 6),
+             o=lambda: nn.Linear(12, 3)),
+        (image(2, 4, 6),),
+        [("q.weight", 2, 6)],
+        {"o.weight": OUTPUT},
     ),
     "einsum": Case(
         _net(einsum_attention, q=lambda: nn.Linear(6, 8), k=lambda: nn.Linear(6, 8), v=lambda: nn.Linear(6, 8),

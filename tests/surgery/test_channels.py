@@ -268,31 +268,38 @@ OPERATORS = [
     (lambda x: torch.cat(x.split([2, 4], 1)[::-1], 1), [2, 4]),
     (lambda x: torch.stack(x.chunk(3, 1), 2).flatten(1, 2), [2]),
     (lambda x: x.flip(1), [6]),
-    (lambda x: x[:, ::2], []),
-    (lambda x: x[:, [0, 2, 4]], []),
-    (lambda x: x.index_select(1, torch.tensor([1, 2])), []),
+    (lambda x: x[:, ::2], "slice picks some of them by position"),
+    (lambda x: x[:, [0, 2, 4]], "index picks some of them by position"),
+    (lambda x: x.index_select(1, torch.tensor([1, 2])), "index_select picks some of them by position"),
     (lambda x: torch.where(x > 0, x, x.square()), [6]),
     (lambda x: torch.maximum(x, -x).clamp(max=1.0).pow(2) / 3, [6]),
-    (lambda x: x.softmax(1), []),
+    (lambda x: x.softmax(1), "softmax is taken over them"),
     (lambda x: x.softmax(-1) + x.std((2, 3), keepdim=True), [6]),
-    (lambda x: x.unflatten(1, (2, 3)).amax(2).repeat(1, 2, 1, 1), []),
+    (lambda x: x.unflatten(1, (2, 3)).amax(2).repeat(1, 2, 1, 1), "amax is taken over them"),
     (lambda x: x.unflatten(1, (2, 3)).permute(0, 2, 1, 3, 4).flatten(1, 2), [3]),
     (lambda x: F.pad(x, (1, 1, 0, 0), mode="reflect"), [6]),
     (lambda x: F.pad(x, (0, 0, 0, 0, 2, 0)), [6]),
     (lambda x: F.pixel_unshuffle(x, 2), [6]),
     (lambda x: F.interpolate(x, scale_factor=2), [6]),
-    (lambda x: F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3), []),
+    (lambda x: F.avg_pool2d(x.transpose(1, 3), 1).transpose(1, 3), "they can only go all together"),
     (lambda x: x + torch.full((1, 6, 1, 1), 2.0), [6]),
-    (lambda x: x * torch.arange(6.0).view(1, 6, 1, 1), []),
+    (lambda x: x * torch.arange(6.0).view(1, 6, 1, 1), "the operator arange is not followed"),
     (lambda x: x.reshape(2, 3, 2, 36).transpose(2, 3).reshape(2, 3, 72).flatten(1)[:, :, None, None], [3]),
     (lambda x: torch.zeros(2, 6, 6, 6).add_(x).relu_(), [6]),
     (lambda x: x.cumsum(3) - x.logsumexp((2, 3), keepdim=True), [6]),
-    (lambda x: F.normalize(x, dim=1), []),
+    (lambda x: F.normalize(x, dim=1), "linalg_vector_norm is taken over them"),
     (lambda x: F.instance_norm(x), [6]),
     (lambda x: F.group_norm(x, 3), [3]),
-    (lambda x: F.group_norm(x, 1), []),
+    (lambda x: F.group_norm(x, 1), "they are normalised together"),
+    (
+        lambda x: (x.unflatten(1, (2, 3)) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)).flatten(1, 2),
+        "they meet all channels of another layer",
+    ),
+    (lambda x: F.pixel_shuffle(x.repeat_interleave(2, 1), 2).mean((2, 3), keepdim=True), [3]),
+    (lambda x: F.pad(x, (0, 0, 0, 0, -1, 0)), "a pad copies or cuts some of them"),
+    (lambda x: x + torch.ones(1).expand(1, 6, 1, 1), [6]),
 ]
-"""(what is between two layers, the widths of the first one's groups)."""
+"""(what is between two layers, the widths of the first one's groups or why there are none)."""
 
 
 @cache
@@ -316,8 +323,8 @@ def between_layers():
 def test_operators_between_two_layers(place):
     numbered, args = between_layers()
     groups = [group for group in numbered.groups if group.name == f"before.{place}.weight"]
-    assert [group.width for group in groups] == OPERATORS[place][1]
-    assert (f"before.{place}.weight" in numbered.left_alone) == (not groups)
+    reason = numbered.left_alone.get(f"before.{place}.weight")
+    assert ([group.width for group in groups] or reason) == OPERATORS[place][1]
     if groups:
         remove(numbered, [number for group in groups for number in group.channels[1::2]], (args, {}))
 
@@ -334,11 +341,31 @@ def test_transposed_weights_are_weights():
     assert pruned.other.shape == (3, 4)
 
 
-def test_a_parameter_used_in_two_ways_stays():
-    def forward(m, x):
-        return m.last(torch.relu(m.first(x) + m.first.weight.sum(1)))
+def as_layer_first(net, x):
+    return net.last(torch.relu(net.first(x) + net.first.weight.sum(1)))
 
+
+def as_value_first(net, x):
+    offset = net.first.weight.sum(1)
+    return net.last(torch.relu(net.first(x) + offset))
+
+
+@pytest.mark.parametrize("forward", [as_layer_first, as_value_first])
+def test_a_parameter_used_in_two_ways_stays(forward):
     torch.manual_seed(0)
     numbered, _ = find_channels(Net(forward, first=nn.Linear(5, 7), last=nn.Linear(7, 2)), (image(2, 5),), {})
     assert numbered.groups == ()
-    assert numbered.left_alone["first.weight"] == "first.weight is used in more than one way"
+    assert numbered.left_alone.keys() == {"first.weight", "last.weight"}
+
+
+def test_positions_that_are_not_read_do_not_count():
+    """There are more positions than channels, and most of them are cut off before the channels meet them."""
+
+    def forward(net, ids):
+        return net.head(torch.relu(net.words(ids) + net.places[:, : ids.shape[1]]))
+
+    parts = {"words": nn.Embedding(20, 6), "places": nn.Parameter(image(1, 30, 6)), "head": nn.Linear(6, 2)}
+    numbered, _ = find_channels(Net(forward, **parts), (CASES["tied"].args[0],), {})
+    assert [(group.name, group.width) for group in numbered.groups] == [("words.weight", 6)]
+    pruned, _ = remove(numbered, numbered.groups[0].channels[::2], ((CASES["tied"].args[0],), {}))
+    assert pruned.places.shape == (1, 30, 3)

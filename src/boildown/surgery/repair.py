@@ -404,7 +404,7 @@ def wanted(pair: Pair, layer: Layer) -> list[Tensor]:
 def _undone(norm: nn.Module, value: Tensor) -> Tensor:
     """What goes into a batch norm for this to come out; channels it has switched off ask for their mean."""
     shape = [1, -1] + [1] * (value.ndim - 2)
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator, union-attr]
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
     alive = scale.abs() > 1e-4 * scale.abs().max()
     inverse = torch.where(alive, 1 / torch.where(alive, scale, torch.ones_like(scale)), torch.zeros_like(scale))
     return (value - norm.bias.view(shape)) * inverse.view(shape) + norm.running_mean.view(shape)  # type: ignore[operator]
