@@ -21,8 +21,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/boildown demo
 
+# One thread for each of the workers: more of them than cores only wait for one another.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 real: $(VENV)/.ready
 	$(BIN)/python -m pytest -m real
