@@ -1,7 +1,7 @@
 """ResNet-56 to half its MACs: rounds of pruning and distillation beside one-shot pruning and plain fine-tuning.
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.progressive [progressive|one-shot|repair-only] [--epochs 1.5]
-        [--rounds 3] [--loss kd] [--ratio 0.5] [--threads 1] [--folder FOLDER]
+        [--finish 2] [--rounds 3] [--loss kd] [--ratio 0.5] [--threads 1] [--folder FOLDER]
 
     python -m benchmarks.real.progressive --ratio 0.474 --epochs 60 --device cuda --seeds 0 1 2   # 2.11x fewer MACs
     python -m benchmarks.real.progressive --ratio 0.392 --epochs 60 --device cuda --seeds 0 1 2   # 2.55x fewer
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("way", nargs="?", default="progressive", choices=("progressive", "one-shot", "repair-only"))
     parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--finish", type=float, default=Progressive.finish)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--loss", default="kd")
     parser.add_argument("--ratio", type=float, default=0.5)
@@ -89,7 +90,12 @@ def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples)
     )  # fmt: skip
     if given.way == "progressive":
         method: Any = Progressive(
-            ratio=given.ratio, rounds=given.rounds, epochs=given.epochs, minutes=0, loss=given.loss
+            ratio=given.ratio,
+            rounds=given.rounds,
+            epochs=given.epochs,
+            finish=given.finish,
+            minutes=0,
+            loss=given.loss,
         )
         made = method.apply(first, task, context)
     else:

@@ -16,7 +16,7 @@ from boildown.testing import digits
 from boildown.testing.method import MethodSuite
 from boildown.training import MismatchError
 
-QUICK = {"steps": 3, "samples": 64, "batch": 32, "loss": "kd", "multiple": 1}
+QUICK = {"steps": 3, "samples": 64, "batch": 32, "loss": "kd", "multiple": 1, "finish": 1.0}
 
 
 @pytest.fixture(autouse=True)

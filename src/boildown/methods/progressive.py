@@ -50,6 +50,7 @@ class Progressive:
         4.0, "the most times to go through the training data in each round; 0 for no limit", least=0
     )
     steps: int = setting(0, "how many steps in each round, in place of minutes and epochs; 0 for those", least=0)
+    finish: float = setting(2.0, "how many times as long as the others the last round trains", least=1)
     loss: str = setting(
         "tournament",
         "how each round's student is compared with the teacher: a tournament among all losses, whose better half "
@@ -61,7 +62,7 @@ class Progressive:
     batch: int = setting(128, "samples per step", least=1)
     optimizer: Literal["adamw", "sgd"] = setting("sgd", "adamw, or sgd with momentum", choices=("adamw", "sgd"))
     multiple: int = setting(
-        8, "widths after the last round are whole multiples of this; those before are free", least=1
+        4, "widths after the last round are whole multiples of this; those before are free", least=1
     )
     samples: int = setting(1024, "how many calibration samples to use at most", least=1)
 
@@ -99,7 +100,9 @@ class Progressive:
         return student.derive(notes=tuple(notes))
 
     def _distill(self, number: int, rounds: int) -> Distill:
+        longer = self.finish if number == rounds - 1 else 1.0
         return Distill(
-            minutes=self.minutes / rounds, epochs=self.epochs, steps=self.steps, loss=self.loss, round=number,
-            coefficient=self.coefficient, lr=self.lr, batch=self.batch, optimizer=self.optimizer,
+            minutes=self.minutes * longer / (rounds - 1 + self.finish), epochs=self.epochs * longer,
+            steps=round(self.steps * longer), loss=self.loss, round=number, coefficient=self.coefficient, lr=self.lr,
+            batch=self.batch, optimizer=self.optimizer,
         )  # fmt: skip
