@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -61,6 +61,8 @@ def test_losses_on_logits(formula: Any, seed: int, count: int, classes: int, sca
     random = np.random.default_rng(seed)
     s, t = (scale * random.standard_normal((count, classes)) for _ in range(2))
     y = random.integers(0, classes, count)
+    # A class that is as good as constant correlates with nothing.
+    assume(min(softmax(z).std(0).min() for z in (s, t)) > 1e-3)
     found = make_loss(formula.__name__)(torch.tensor(s), torch.tensor(t), torch.tensor(y))
     assert found.shape == ()
     assert float(found) == pytest.approx(formula(s, t, y), rel=2e-3, abs=1e-4)

@@ -30,7 +30,8 @@ def fold(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     model is not touched. Raises ExportError where it cannot be captured, TypeError where an argument
     that is no tensor is not plain data.
     """
-    return module_of(capture(model, args, kwargs)), Edit(OP, 1, written_call(args, kwargs))
+    edit = Edit(OP, 1, written_call(args, kwargs))
+    return module_of(capture(model, args, kwargs)), edit
 
 
 def module_of(graph: Graph) -> GraphModule:

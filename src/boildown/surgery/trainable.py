@@ -53,7 +53,8 @@ def trainable(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     if is_trainable(model):
         assert isinstance(model, GraphModule)
         return copy.deepcopy(model), None
-    return _captured(model, args, kwargs), Edit(OP, 1, written_call(args, kwargs))
+    edit = Edit(OP, 1, written_call(args, kwargs))
+    return _captured(model, args, kwargs), edit
 
 
 def is_trainable(model: nn.Module) -> bool:
