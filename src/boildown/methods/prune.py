@@ -95,10 +95,10 @@ class Prune(Smaller):
                 check=context.check, progress=context.progress,
             )  # fmt: skip
         pruned, edit = remove(channels, gone, task.example(), module)
-        widths = {
-            curve.group.name: [curve.group.width, curve.group.width - sum(n in gone for n in curve.group.channels)]
+        widths = [
+            [curve.group.name, curve.group.width, curve.group.width - sum(n in gone for n in curve.group.channels)]
             for curve in ranked
-        }
+        ]
         facts = {"ratio": costs.total / costs.full, "of": self.counted, "asked": self.share, "widths": widths}
         context.record("pruned", {**facts, "left alone": channels.left_alone})
         note = f"{costs.total / costs.full:.3f}x the {self.counted} of its parent, {len(gone)} channels out"
