@@ -118,7 +118,8 @@ class Prune(Smaller):
 
     def _curves(self, candidate: Candidate, channels: Channels, task: Task, context: Context) -> list[Curve]:
         """Found once for all ratios that are tried."""
-        key = (replace(self, ratio=0.5, of="macs", multiple=1, keep=None, repair=True), context.seed)
+        same = replace(self, ratio=0.5, of="macs", multiple=1, keep=None, repair=True)
+        key = (same, context.seed, context.data.calibration)
         known = _curves.get(channels.module)
         if known is None or known[0] != key:
             calls = self.calls(task, context)
