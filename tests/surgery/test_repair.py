@@ -157,6 +157,40 @@ def test_the_shortcut_counts(network, images):
     assert errors[1] < 0.5 * errors[0]
 
 
+class Added(nn.Module):
+    """What a layer gives is added to a shortcut: a multiple of it, or at every position."""
+
+    def __init__(self, *, everywhere: bool) -> None:
+        super().__init__()
+        self.everywhere = everywhere
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.one, self.two = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        if self.everywhere:
+            x = F.relu(x + self.two(F.relu(self.one(x.mean((2, 3), keepdim=True)))))
+        else:
+            x = F.relu(torch.add(x, self.two(F.relu(self.one(x))), alpha=0.1))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_layer_that_is_not_simply_added_is_fitted_to_its_own_output(images, everywhere):
+    torch.manual_seed(0)
+    model = Added(everywhere=everywhere).eval()
+    module, _ = trainable(model, (images[:2],), {})
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        changed.one.weight[:4] = 0
+        changed.one.bias[:4] = 0
+    two = [n.name for n in module.graph.nodes if n.op == "call_function" and "conv" in n.name][2]
+    calls = [((part,), {}) for part in images.split(16)]
+    fixed = repair(module, changed, {two: None}, calls)
+    errors = [(outputs(m, images) - outputs(model, images)).square().sum() for m in (changed, fixed)]
+    assert errors[1] < errors[0]
+
+
 def test_nothing_removed_is_nothing_changed(network, images):
     module, _ = trainable(network, (images[:2],), {})
     names = [n.name for n in module.graph.nodes if Layer.fits(module, n)]

@@ -392,9 +392,11 @@ def wanted(pair: Pair, layer: Layer) -> list[Tensor]:
     node, norm = layer.node, layer.norm
     result = next(iter(node.users)) if norm is not None else node
     total = next(iter(result.users)) if len(result.users) == 1 else None
-    if total is not None and total.target in (aten.add.Tensor, aten.add_.Tensor) and len(total.args) == 2:
+    plain = total is not None and len(total.args) == 2 and not total.kwargs  # with alpha, it adds a multiple
+    if total is not None and plain and total.target in (aten.add.Tensor, aten.add_.Tensor):
         other = next((arg for arg in total.args if arg is not result), None)
-        if isinstance(other, Node) and pair.ours.get(other.name):
+        alike = pair.target(node)[0].shape == pair.target(total)[0].shape  # not where it is added to all positions
+        if isinstance(other, Node) and pair.ours.get(other.name) and alike:
             sums = pair.target(total)
             found = [s - o for s, o in zip(sums, pair.ours[other.name], strict=True)]
             return found if norm is None else [_undone(norm, value) for value in found]
