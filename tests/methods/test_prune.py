@@ -100,6 +100,23 @@ def test_layers_that_are_to_stay(digits_model, task):
     assert len(made.model.get_parameter(names[2])) < len(digits_model.get_parameter(names[2]))
 
 
+def test_any_writer_of_a_group_can_be_named_to_stay(task):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(64, 16), nn.Linear(16, 16)
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, x):
+            x = self.one(x.flatten(1)).relu()
+            return self.head((x + self.two(x)).relu())
+
+    torch.manual_seed(0)
+    method = Prune(ratio=0.5, samples=64, multiple=1, keep=("two.weight",))
+    with pytest.raises(AttemptError, match="No channel can go"):
+        method.apply(Candidate(Block().eval()), task, context(task))
+
+
 @pytest.mark.parametrize("ratio", [-0.5, 1.0, 1.5, float("nan")])
 def test_ratios_outside_0_and_1_are_refused(ratio):
     with pytest.raises(InputError, match="ratio"):

@@ -77,7 +77,8 @@ class Prune(Smaller):
         channels, edits = look(candidate, task)
         calls = self.calls(task, context)
         ranked = self._curves(candidate, channels, task, context)
-        pool = [curve for curve in ranked if curve.group.name not in (self.keep or ())]
+        keep = set(self.keep or ())
+        pool = [curve for curve in ranked if keep.isdisjoint(slot.parameter for slot in curve.group.writers)]
         costs = channels.costs(self.counted)
         gone = choose(
             pool, costs, self.share, allocation=self.widths, scores=self._scores(channels, task, context),
