@@ -147,6 +147,26 @@ def answer(search, excess):
             return end.value, tried
 
 
+def test_weights_that_have_changed_since_are_looked_at_anew(task):
+    torch.manual_seed(0)
+    model = digits.network(8).eval()
+    method = Prune(ratio=0.6, samples=64, widths="uniform", importance="magnitude", repair=False, multiple=1)
+    method.apply(Candidate(model), task, context(task))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    made = method.apply(Candidate(model), task, context(task)).model
+    kept = made.state_dict()["15.weight"]
+    assert set(kept.flatten().tolist()) <= set(model[15].weight.detach().flatten().tolist())
+
+
+def test_a_ratio_that_nothing_can_meet_is_no_end_of_the_search(digits_model, task):
+    """Where so little cannot go, the search goes on below."""
+    search = Prune().search(Candidate(digits_model), task, context(task))
+    kept, _ = answer(search, lambda r: Standing(r, r, 0.0, excess=float("inf") if r > 0.9 else 0.0))
+    assert 0.85 < kept.ratio <= 0.9
+
+
 def test_without_a_ratio_the_largest_that_meets_the_costs_is_searched(digits_model, task):
     search = Prune().search(Candidate(digits_model), task, context(task))
     kept, tried = answer(search, lambda ratio: Standing(ratio, ratio, 0.0, excess=ratio - 0.37))

@@ -53,6 +53,24 @@ def test_brain_surgery_is_refitting_without_a_channel():
     assert (np.diff(curve.local) >= -1e-9).all()
 
 
+def test_after_the_first_the_others_are_refitted():
+    """Two equal channels: one of them is missed little, both together much."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = model[0].weight[0], model[0].bias[0]
+        model[2].weight[:, :2] *= 5
+    x = torch.randn(400, 4)
+    channels, _ = find_channels(model, (x[:2],), {})
+    curve = curves(channels, [((x,), {})], measured=False)[0]
+    twins = set(curve.group.channels[:2])
+    first, last = sorted(curve.order.index(number) for number in twins)
+    grown = np.diff(curve.local, prepend=0)
+    assert last == 2
+    assert grown[first] < 0.02
+    assert grown[last] > 0.3
+
+
 def test_every_group_has_a_curve_that_rises(looked):
     channels, found = looked
     assert [curve.group for curve in found] == [g for g in channels.groups if g.width > 1]

@@ -30,7 +30,7 @@ from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash, hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Method, Searching
+from boildown.methods.base import Context, Method, Searching, searches
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 
@@ -97,6 +97,7 @@ class Climber:
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
         self._number: int | None = None
         self._end = float("inf")
+        self._climbed: list[Rung] = []
 
     @property
     def quality(self) -> str:
@@ -142,11 +143,12 @@ class Climber:
             candidate = self._reused(attempt) or self._applied(attempt, rung)
             self._measure(attempt, candidate)
 
-        self._end = time.monotonic() + self.budget.limit(rung.minutes)
+        self._end, self._climbed = time.monotonic() + self.budget.limit(rung.minutes), []
         self._journalled(attempt, climb)
         if not attempt.cut:  # one that was goes on from there, given more time
-            for key in link_keys(rung, self.first_key, self.job):
-                shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
+            for made in (rung, *self._climbed):
+                for key in link_keys(made, self.first_key, self.job):
+                    shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
             with contextlib.suppress(OSError):
                 (self.folder / TRAINING).rmdir()
         return attempt
@@ -205,6 +207,7 @@ class Climber:
     def _made(self, rung: Rung, folder: Path) -> Candidate:
         """The candidate of a rung, saved in a folder: in a child where factories allow."""
         self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
+        self._climbed.append(rung)
         begun = self._begun(rung)
         if self.job.factories.complete:
             records = self._child.call(
@@ -241,7 +244,7 @@ class Climber:
         """The rung with every setting fixed: a link that searches is driven by measurements of its variants."""
         methods: tuple[Method, ...] = ()
         for position, method in enumerate(rung.methods):
-            if isinstance(method, Searching):
+            if searches(method):
                 before = Rung(methods)
                 parent = self.first
                 if methods:
@@ -269,7 +272,9 @@ class Climber:
         def record(variant: Variant) -> None:
             self.journal.record(self._number, "variant", {"rung": str(variant.rung), **asdict(variant.standing)})
 
-        return search(method.search(parent, self.job.task, self._context()), make, record)
+        found = search(method.search(parent, self.job.task, self._context()), make, record)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
 
     def _context(self) -> Context:
         """What a method gets in this process."""
@@ -414,9 +419,10 @@ class Climber:
     def _keys(self, rung: Rung) -> tuple[str, str]:
         """The key of the rung's candidate, and its parent's."""
         *_, parent, key = link_keys(rung, self.first_key, self.job)
-        if any(isinstance(method, Searching) for method in rung.methods):
-            # What a search finds depends on the target: only the same question has the same answer.
-            key = hash_of([key, [condition.text for condition in self.job.target.conditions]])
+        if any(searches(method) for method in rung.methods):
+            # What a search finds depends on what is asked and where: only the same question has the same answer.
+            asked = [condition.text for condition in self.job.target.conditions]
+            key = hash_of([key, asked, asdict(self.job.latency), self.job.runtime, self.bench.machine])
         return key, parent
 
     def _folder(self, number: int, rung: str) -> Path:

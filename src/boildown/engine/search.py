@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 from boildown.domain.candidate import Candidate
@@ -14,9 +14,13 @@ from boildown.domain.verdict import Status, judge
 from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
+from boildown.errors import AttemptError, DeadlineError
 from boildown.journal.keys import file_hash
 from boildown.methods.base import Method, Search, Standing
 from boildown.surgery.weights import weights_hash
+
+IMPOSSIBLE = Standing(size=inf, latency=inf, divergence=inf, excess=inf, accepted=False)
+"""How a variant stands that a method cannot make: nothing to take out so gently, for one."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,23 @@ class Variant:
 def search(searching: Search, make: Callable[[Method], Variant], record: Callable[[Variant], None]) -> Method:
     """Make and measure what the method yields until it says which variant to keep.
 
-    A variant yielded twice is made once.
+    A variant yielded twice is made once; one that cannot be made stands last.
     """
-    made: dict[Method, Variant] = {}
+    made: dict[Method, Standing] = {}
     try:
         method = next(searching)
         while True:
             if method not in made:
-                made[method] = make(method)
-                record(made[method])
-            method = searching.send(made[method].standing)
+                try:
+                    variant = make(method)
+                except DeadlineError:
+                    raise
+                except AttemptError:
+                    made[method] = IMPOSSIBLE
+                else:
+                    record(variant)
+                    made[method] = variant.standing
+            method = searching.send(made[method])
     except StopIteration as end:
         kept: Method = end.value
     return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Samples, Task
@@ -148,6 +148,11 @@ class Searching(Method, Protocol):
         A variant whose settings are fixed searches no more: `search` returns it at once.
         """
         ...
+
+
+def searches(method: Method) -> TypeGuard[Searching]:
+    """Whether a method has settings to find by measurement: not where its `fixed` says that all are given."""
+    return isinstance(method, Searching) and not getattr(method, "fixed", False)
 
 
 def settings_of(method: Method) -> dict[str, Any]:

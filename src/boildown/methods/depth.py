@@ -59,7 +59,7 @@ class Depth(Smaller):
         Raises AttemptError without samples, and where even one block is more than may go.
         """
         module, captured = trainable(candidate.model, *task.example())
-        calls = self.calls(task, context)
+        calls = self.calls(task, context, Channels(module).largest)
         dropped, ratio = self._dropped(module, calls, context)
         pruned, edit = drop(module, dropped)
         if self.repair:

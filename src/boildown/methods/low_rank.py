@@ -18,6 +18,7 @@ from boildown.methods.smaller import Smaller, quantized
 from boildown.surgery.rank import Factorable, Spectrum, choose, cost, factorize, fill, find_layers, spectra
 from boildown.surgery.repair import Layer, repair
 from boildown.surgery.trainable import trainable
+from boildown.surgery.weights import weights_hash
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class LowRank(Smaller):
 
     def _look(self, candidate: Candidate, task: Task, context: Context) -> _Look:
         """Found once for all ratios that are tried."""
-        key = (self.counted, self.samples, self.multiple, self.embeddings, context.seed)
+        key = (weights_hash(candidate.model), self.counted, self.samples, self.multiple, self.embeddings, context.seed)
         known = _looks.get(candidate.model)
         if known is None or known.key != key or known.samples is not context.data.calibration:
             module, captured = trainable(candidate.model, *task.example())

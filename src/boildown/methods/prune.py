@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
+import torch
+
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
 from boildown.errors import AttemptError
@@ -15,6 +17,7 @@ from boildown.methods.smaller import Smaller, quantized
 from boildown.surgery import importance as importances
 from boildown.surgery.channels import Channels, find_channels, remove
 from boildown.surgery.repair import ASIDE, Call, repair
+from boildown.surgery.weights import weights_hash
 from boildown.surgery.widths import Curve, choose, curves
 
 _PROBES = 128
@@ -75,7 +78,7 @@ class Prune(Smaller):
         Raises SurgeryError where removing would change what it computes, AttemptError without samples.
         """
         channels, edits = look(candidate, task)
-        calls = self.calls(task, context)
+        calls = self.calls(task, context, channels.largest)
         ranked = self._curves(candidate, channels, task, context)
         keep = set(self.keep or ())
         pool = [curve for curve in ranked if keep.isdisjoint(slot.parameter for slot in curve.group.writers)]
@@ -112,7 +115,7 @@ class Prune(Smaller):
         if self.importance == "norm-scale":
             return importances.norm_scale(channels)
         if self.importance == "activation":
-            return importances.activation(channels, self.calls(task, context), context.check)
+            return importances.activation(channels, self.calls(task, context, channels.largest), context.check)
         if self.importance == "taylor":
             return importances.taylor(channels, _batches(context), _loss(task), context.check)
         return None
@@ -123,7 +126,7 @@ class Prune(Smaller):
         key = (same, context.seed, context.data.calibration)
         known = _curves.get(channels.module)
         if known is None or known[0] != key:
-            calls = self.calls(task, context)
+            calls = self.calls(task, context, channels.largest)
             found = curves(
                 channels, calls, importance=self._scores(channels, task, context),
                 measured=self.widths == "measured", probes=_some(calls[1::ASIDE] or calls), seed=context.seed,
@@ -133,15 +136,17 @@ class Prune(Smaller):
         return known[1]
 
 
-_looks: WeakKeyDictionary[Any, tuple[Channels, tuple[Any, ...]]] = WeakKeyDictionary()
+_looks: WeakKeyDictionary[Any, tuple[str, tuple[Channels, tuple[Any, ...]]]] = WeakKeyDictionary()
 _curves: WeakKeyDictionary[Any, tuple[Any, list[Curve]]] = WeakKeyDictionary()
 
 
 def look(candidate: Candidate, task: Task) -> tuple[Channels, tuple[Any, ...]]:
-    """The channels of a candidate's model, and the edits before them; looked for once."""
-    if candidate.model not in _looks:
-        _looks[candidate.model] = find_channels(candidate.model, *task.example())
-    return _looks[candidate.model]
+    """The channels of a candidate's model, and the edits before them; looked for once while its weights stay."""
+    weights = weights_hash(candidate.model)
+    known = _looks.get(candidate.model)
+    if known is None or known[0] != weights:
+        known = _looks[candidate.model] = (weights, find_channels(candidate.model, *task.example()))
+    return known[1]
 
 
 def no_channels(candidate: Candidate, task: Task) -> str | None:
@@ -155,7 +160,8 @@ def no_channels(candidate: Candidate, task: Task) -> str | None:
 
 def _some(calls: Sequence[Call]) -> Sequence[Call]:
     """So many of the calls that their samples make about `_PROBES`."""
-    size = max(1, len(next(iter([*calls[0][0], *calls[0][1].values()]))))
+    leaves = torch.utils._pytree.tree_leaves(calls[0])
+    size = next((len(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)
     return calls[: max(1, _PROBES // size)]
 
 

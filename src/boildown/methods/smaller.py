@@ -16,6 +16,9 @@ from boildown.surgery.quantize import calibration_calls
 SEARCHED = 0.0
 _LEAST, _CLOSE, _MOST_VARIANTS = 0.1, 0.03, 6
 
+_MEMORY, _HELD, _FEWEST = 2e9, 8, 8
+"""Bytes that two networks' values may take, how many of the largest they hold at once, and the fewest samples."""
+
 Of = Literal["macs", "params", "size", "latency"]
 
 
@@ -40,10 +43,10 @@ class Smaller:
     def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
         """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
 
-        Against the target where no ratio was asked for, against size or latency where those were. Of what was
-        made, the largest ratio that is enough is returned, else the smallest.
+        Against the target where no ratio was asked for, against size or latency where those were. Returns
+        the largest ratio found to be enough, else the smallest there is.
         """
-        if self.ratio != SEARCHED and self.of == self.counted:
+        if self.fixed:
             return cast(Method, self)
         counted = self.counted
         low, high = _LEAST, 1.0
@@ -60,6 +63,11 @@ class Smaller:
                 break
         return cast(Method, kept)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing is left to search."""
+        return self.ratio != SEARCHED and self.of == self.counted
+
     def _enough(self, standing: Standing) -> bool:
         if self.ratio != SEARCHED:
             return (standing.size if self.of == "size" else standing.latency) <= self.ratio
@@ -75,11 +83,15 @@ class Smaller:
         """The cost that can be counted without the exported file."""
         return "params" if self.of in ("params", "size") else "macs"
 
-    def calls(self, task: Task, context: Context) -> Sequence[Call]:
-        """The model's calls for the calibration samples. Raises AttemptError where there are none."""
+    def calls(self, task: Task, context: Context, largest: float = 0.0) -> Sequence[Call]:
+        """The model's calls for the calibration samples. Raises AttemptError where there are none.
+
+        largest: bytes of the model's largest value for one sample: of large ones fewer samples are taken.
+        """
         if context.data.calibration is None:
             raise AttemptError("What goes is chosen and repaired on calibration samples, and there are none.")
-        return calibration_calls(task, context.data.calibration, self.samples)
+        fit = int(_MEMORY / (_HELD * largest)) if largest else self.samples
+        return calibration_calls(task, context.data.calibration, min(self.samples, max(_FEWEST, fit)))
 
 
 def quantized(candidate: Candidate) -> str | None:

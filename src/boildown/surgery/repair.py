@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx._pytree import tree_flatten_spec
 from torch.nn import functional as F
 
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, attribute_of
@@ -298,7 +299,8 @@ class Pair:
         self.check()
         if node.op == "placeholder":
             position = [n for n in module.graph.nodes if n.op == "placeholder"].index(node)
-            env[node.name] = [torch.utils._pytree.tree_leaves((args, kwargs))[position] for args, kwargs in self.calls]
+            flat = [tree_flatten_spec((args, dict(kwargs)), module._in_spec) for args, kwargs in self.calls]
+            env[node.name] = [leaves[position] for leaves in flat]
         elif node.op != "output":
             env[node.name] = [computed(module, node, self._of(env, batch)) for batch in range(len(self.calls))]
 
@@ -372,11 +374,14 @@ def _refit(
 def _rescale(pair: Pair, layer: Layer, targets: list[Tensor]) -> None:
     """Scale and offset per channel of a depthwise convolution, by least squares."""
     pair._step(pair.changed, layer.node, pair.ours)
-    ours = torch.cat([t.transpose(0, 1).flatten(1) for t in pair.ours.pop(layer.node.name)], 1).double()
-    theirs = torch.cat([t.transpose(0, 1).flatten(1) for t in targets], 1).double()
-    a, b = ours.mean(1), theirs.mean(1)
-    spread = ((ours - a[:, None]) ** 2).mean(1)
-    together = ((ours - a[:, None]) * (theirs - b[:, None])).mean(1)
+    sums = torch.zeros(4, len(layer.weight), dtype=torch.float64)
+    count = 0
+    for ours, theirs in zip(pair.ours.pop(layer.node.name), targets, strict=True):
+        x, y = (t.transpose(0, 1).flatten(1).double() for t in (ours, theirs))
+        sums += torch.stack([x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
+        count += x.shape[1]
+    a, b, xx, xy = sums / max(count, 1)
+    spread, together = (xx - a * a).clamp_min(0), xy - a * b
     pull = RIDGES[0] * spread.mean().clamp_min(1e-12)
     scale = (together + pull) / (spread + pull)
     old = layer.weight.detach().flatten(1).double()
@@ -413,7 +418,9 @@ def _undone(norm: nn.Module, value: Tensor) -> Tensor:
 
 
 def _norm_after(module: GraphModule, node: Node) -> nn.Module | None:
-    """The batch norm module that alone reads a layer's output."""
+    """The batch norm module that alone reads a layer's output, and whose channels are the layer's."""
+    if node.target is LINEAR and node.meta.get("axes") != 2:
+        return None
     user = next(iter(node.users)) if len(node.users) == 1 else None
     if user is None or user.op != "call_module":
         return None

@@ -90,7 +90,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trains.get(name, parameter.is_floating_point()))
     for node in module.graph.nodes:
-        node.meta.pop("val", None)  # surgery makes it untrue
+        value = node.meta.pop("val", None)  # surgery makes it untrue
+        node.meta["axes"] = getattr(value, "ndim", None)
     module.meta[CALL] = written_call(args, kwargs)
     return module.eval()
 

@@ -17,13 +17,16 @@ from boildown.surgery.channels import Channels, Costs, Group
 from boildown.surgery.repair import ASIDE, Call, Fit, Layer, Pair
 from boildown.surgery.stepping import computed
 
-Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm"]
 Allocation = Literal["measured", "global", "uniform"]
 Check = Callable[[], None]
 Progress = Callable[[str, int, int | None], None]
 
 FRACTIONS = (0.25, 0.5)
 """Shares of a group whose removal is measured at the network's outputs."""
+
+
+_REFITS = 256
+"""How often at most a group's layers are refitted while its channels go."""
 
 
 @dataclass
@@ -74,7 +77,7 @@ def curves(
         if not behind or group.width < 2:
             continue
         check()
-        order, local = _eliminated(group, behind, importance)
+        order, local = _eliminated(group, behind, importance, check)
         found.append(Curve(group, order, local, local.copy()))
     if measured:
         _measure(channels, found, readers, probes or calls[1::ASIDE] or calls, check, progress)
@@ -119,20 +122,26 @@ def _moments(
 
 
 def _eliminated(
-    group: Group, readers: Sequence[_Reader], importance: Mapping[int, float] | None
+    group: Group, readers: Sequence[_Reader], importance: Mapping[int, float] | None, check: Check
 ) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Remove one channel after the other, refitting in between: (order, relative error after each)."""
     states = [state for reader in readers for state in _states(reader)]
     left, order, errors, total = list(group.channels), [], [], 0.0
+    # In wide groups several go between two refits: a step takes the square of the width.
+    several = max(1, group.width // _REFITS)
     while left:
-        scores = np.array([sum(state.score(number) for state in states) for number in left])
-        best = int(np.argmin([importance[n] for n in left])) if importance is not None else int(np.argmin(scores))
-        number = left.pop(best)
-        total += max(float(scores[best]), 0.0)
-        for state in states:
-            state.remove(number)
-        order.append(number)
-        errors.append(total)
+        check()
+        asked = left if importance is None else sorted(left, key=lambda number: importance[number])[:several]
+        scores = sum((state.scores(asked) for state in states), np.zeros(len(asked)))
+        for place in np.argsort(scores, kind="stable")[:several] if importance is None else range(len(asked)):
+            number = asked[place]
+            total += max(float(scores[place]), 0.0)
+            for state in states:
+                state.remove(number)
+            order.append(number)
+            errors.append(total)
+        gone = set(order)
+        left = [number for number in left if number not in gone]
     return tuple(order), np.array(errors)
 
 
@@ -148,13 +157,19 @@ class _State:
         self.columns = columns
         self.scale = 1.0 / max(float(tt.sum()), 1e-12)
 
-    def score(self, number: int) -> float:
-        """How much the relative squared error grows without a channel, the others refitted."""
-        at = self.columns.get(number)
-        if at is None:
-            return 0.0
-        part = self.weight[:, at]
-        return float((part @ torch.linalg.solve(self.inverse[at][:, at], part.T)).diagonal().sum()) * self.scale
+    def scores(self, numbers: Sequence[int]) -> NDArray[np.float64]:
+        """How much the relative squared error grows without each channel alone, the others refitted."""
+        found = np.zeros(len(numbers))
+        by_size: dict[int, list[int]] = {}
+        for place, number in enumerate(numbers):
+            if number in self.columns:
+                by_size.setdefault(len(self.columns[number]), []).append(place)
+        for places in by_size.values():
+            at = torch.stack([self.columns[numbers[place]] for place in places])
+            parts = self.weight[:, at].permute(1, 2, 0)
+            solved = torch.linalg.solve(self.inverse[at[:, :, None], at[:, None, :]], parts)
+            found[places] = (solved * parts).sum((1, 2)).numpy() * self.scale
+        return found
 
     def remove(self, number: int) -> None:
         """Take a channel out and refit the others."""
