@@ -32,7 +32,9 @@ RUNGS = (
     "quantize-dynamic",
     "low-rank(ratio=0.85, of=params, samples=128) + quantize-dynamic",
     "low-rank(ratio=0.7, of=params, samples=128) + quantize-dynamic",
+    "low-rank(ratio=0.55, of=params, samples=128) + quantize-dynamic",
     "low-rank(ratio=0.8, samples=128) + quantize-dynamic",
+    "low-rank(ratio=0.7, samples=128)",
 )
 Pairs = list[tuple[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], float]]
 
@@ -85,6 +87,7 @@ def measure(rungs: list[str], samples: int, runs: Path) -> None:
     task = bd.Embedding(calibration=training[SEARCHED:], validation=training[:SEARCHED], test=pairs("dev"))
     target = ["spearman drop <= 0.2", "size <= 0.99x"]  # what misses would not be scored on all pairs
     run = bd.compress(minilm(), task, target, ladder=rungs, goal="fastest", runs=runs, budget="3 h")
+    print(run.outcome.name)
     print(_ROW.format("rung", "spearman", "drop [interval]", "size MB", "size", "latency", "divergence"))
     for attempt in run.candidates:
         found = attempt.measurements

@@ -31,12 +31,13 @@ class LowRank(Smaller):
         family="factorization",
         summary="linear and convolution layers as two thinner ones each, by what outputs depend on, then refitted",
         when=(
-            "Size or parameters have to fall further than quantization takes them, and many lie in an embedding table "
-            "or in wide linear layers: in a chain, before `quantize-dynamic` or `quantize-static`."
+            "Size or parameters have to fall further than integers take them, and many lie in an embedding table or in "
+            "wide linear layers: before `quantize-dynamic`, 0.55x of the params take MiniLM from 0.25x to 0.14x in size "
+            "for half a point of Spearman's correlation, without training."
         ),
         when_not=(
-            "Lean networks, whose layers have no rank to spare. Latency seldom follows: two thin products run slower "
-            "than their MACs say, the more so on integers."
+            "Latency is what counts: a float encoder at 0.7x the MACs runs at 0.83x of the time, and behind int8 "
+            "little or nothing is left of that. Lean networks, whose layers have no rank to spare."
         ),
         source=(
             "Output components: Zhang et al. (arXiv 1505.06798), SVD-LLM (arXiv 2403.07378); weighted by what outputs "
