@@ -32,7 +32,7 @@ class LowRank(Smaller):
         summary="linear and convolution layers as two thinner ones each, by what outputs depend on, then refitted",
         when=(
             "Size or parameters have to fall further than integers take them, and many lie in an embedding table or in "
-            "wide linear layers: before `quantize-dynamic`, 0.55x of the params take MiniLM from 0.25x to 0.14x in size "
+            "wide linear layers: before `quantize-dynamic`, 0.55x of the params take MiniLM from 0.25x to 0.14x size "
             "for half a point of Spearman's correlation, without training."
         ),
         when_not=(
