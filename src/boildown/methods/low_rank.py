@@ -15,6 +15,7 @@ from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context, setting
 from boildown.methods.smaller import Smaller, quantized
+from boildown.surgery.channels import Channels
 from boildown.surgery.rank import Factorable, Spectrum, choose, cost, factorize, fill, find_layers, spectra
 from boildown.surgery.repair import Layer, repair
 from boildown.surgery.trainable import trainable
@@ -67,8 +68,8 @@ class LowRank(Smaller):
 
         Raises AttemptError without samples, and where even the first layer is more than may go.
         """
-        calls = self.calls(task, context)
         look = self._look(candidate, task, context)
+        calls = self.calls(task, context, Channels(look.module).largest)
         full = cost(look.module, self.counted)
         ranks = choose(look.found, self.counted, full, self.share, multiple=self.multiple)
         if not ranks:
@@ -107,8 +108,8 @@ class LowRank(Smaller):
             module, captured = trainable(candidate.model, *task.example())
             layers, left_alone = self._layers(module)
             found, likely = spectra(
-                module, layers, self.calls(task, context), seed=context.seed, check=context.check,
-                progress=context.progress,
+                module, layers, self.calls(task, context, Channels(module).largest), seed=context.seed,
+                check=context.check, progress=context.progress,
             )  # fmt: skip
             left_alone |= {layer.weight: "no output depends on it" for layer in layers if layer.weight not in found}
             edits = () if captured is None else (captured,)
