@@ -15,7 +15,8 @@ from boildown.domain.candidate import Edit
 from boildown.errors import ModelError
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.graph import capture
-from boildown.surgery.rank import Factorable, Spectrum, choose, components, cost, factorize, fill, find_layers, spectra
+from boildown.surgery.rank import Factorable, Spectrum, choose, components, factorize, fill, find_layers, spectra
+from boildown.surgery.stepping import cost
 from boildown.surgery.trainable import trainable
 
 

@@ -13,9 +13,9 @@ from boildown.domain.task import Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context
 from boildown.methods.smaller import Smaller, quantized
-from boildown.surgery.channels import Channels
 from boildown.surgery.depth import Block, drop, errors_without, find_blocks
-from boildown.surgery.repair import Call, Layer, repair
+from boildown.surgery.repair import Layer, repair
+from boildown.surgery.stepping import Call, cost, largest
 from boildown.surgery.trainable import trainable
 
 _PROBES = 2
@@ -59,7 +59,7 @@ class Depth(Smaller):
         Raises AttemptError without samples, and where even one block is more than may go.
         """
         module, captured = trainable(candidate.model, *task.example())
-        calls = self.calls(task, context, Channels(module).largest)
+        calls = self.calls(task, context, largest(module))
         dropped, ratio = self._dropped(module, calls, context)
         pruned, edit = drop(module, dropped)
         if self.repair:
@@ -74,7 +74,7 @@ class Depth(Smaller):
 
     def _dropped(self, module: GraphModule, calls: Sequence[Call], context: Context) -> tuple[list[str], float]:
         """(the blocks to leave out, what is then left of the cost): to the ratio, or as near as whole blocks allow."""
-        full = Channels(module).costs(self.counted).full
+        full = cost(module, self.counted)
         dropped: list[str] = []
         left, now = full, module
         while left > self.share * full:
@@ -84,7 +84,7 @@ class Depth(Smaller):
             errors = errors_without(now, blocks, calls[:_PROBES], context.check)
             best = min(blocks, key=lambda block: errors[block.name])
             smaller, _ = drop(now, [best.name])
-            after = Channels(smaller).costs(self.counted).full
+            after = cost(smaller, self.counted)
             if abs(after - self.share * full) > abs(left - self.share * full):
                 break
             context.record("block", {"block": best.name, "error": errors[best.name], "left": after / full})

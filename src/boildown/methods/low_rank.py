@@ -15,9 +15,9 @@ from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context, setting
 from boildown.methods.smaller import Smaller, quantized
-from boildown.surgery.channels import Channels
-from boildown.surgery.rank import Factorable, Spectrum, choose, cost, factorize, fill, find_layers, spectra
+from boildown.surgery.rank import Factorable, Spectrum, choose, factorize, fill, find_layers, spectra
 from boildown.surgery.repair import Layer, repair
+from boildown.surgery.stepping import cost, largest
 from boildown.surgery.trainable import trainable
 from boildown.surgery.weights import weights_hash
 
@@ -69,7 +69,7 @@ class LowRank(Smaller):
         Raises AttemptError without samples, and where even the first layer is more than may go.
         """
         look = self._look(candidate, task, context)
-        calls = self.calls(task, context, Channels(look.module).largest)
+        calls = self.calls(task, context, largest(look.module))
         full = cost(look.module, self.counted)
         ranks = choose(look.found, self.counted, full, self.share, multiple=self.multiple)
         if not ranks:
@@ -108,7 +108,7 @@ class LowRank(Smaller):
             module, captured = trainable(candidate.model, *task.example())
             layers, left_alone = self._layers(module)
             found, likely = spectra(
-                module, layers, self.calls(task, context, Channels(module).largest), seed=context.seed,
+                module, layers, self.calls(task, context, largest(module)), seed=context.seed,
                 check=context.check, progress=context.progress,
             )  # fmt: skip
             left_alone |= {layer.weight: "no output depends on it" for layer in layers if layer.weight not in found}

@@ -16,9 +16,12 @@ from boildown.methods.base import Card, Context, setting
 from boildown.methods.smaller import Smaller, quantized
 from boildown.surgery import importance as importances
 from boildown.surgery.channels import Channels, find_channels, remove
-from boildown.surgery.repair import ASIDE, Call, repair
+from boildown.surgery.repair import ASIDE, repair
+from boildown.surgery.stepping import Call, largest
 from boildown.surgery.weights import weights_hash
 from boildown.surgery.widths import Curve, choose, curves
+
+Scores = Mapping[int, float] | None
 
 _PROBES = 128
 _BATCHES = 8
@@ -78,14 +81,13 @@ class Prune(Smaller):
         Raises SurgeryError where removing would change what it computes, AttemptError without samples.
         """
         channels, edits = look(candidate, task)
-        calls = self.calls(task, context, channels.largest)
-        ranked = self._curves(candidate, channels, task, context)
+        calls = self.calls(task, context, largest(channels.module))
+        ranked, scores = self._ranked(channels, calls, task, context)
         keep = set(self.keep or ())
         pool = [curve for curve in ranked if keep.isdisjoint(slot.parameter for slot in curve.group.writers)]
         costs = channels.costs(self.counted)
         gone = choose(
-            pool, costs, self.share, allocation=self.widths, scores=self._scores(channels, task, context),
-            multiple=self.multiple,
+            pool, costs, self.share, allocation=self.widths, scores=scores, multiple=self.multiple,
         )  # fmt: skip
         if not gone:
             raise AttemptError(
@@ -108,36 +110,38 @@ class Prune(Smaller):
         note = f"{costs.total / costs.full:.3f}x the {self.counted} of its parent, {len(gone)} channels out"
         return candidate.derive(model=pruned, edits=(*edits, edit), notes=(note,))
 
-    def _scores(self, channels: Channels, task: Task, context: Context) -> Mapping[int, float] | None:
+    def _scores(self, channels: Channels, calls: Sequence[Call], task: Task, context: Context) -> Scores:
         """Importance per channel; None for the hessian's, which changes with every channel that goes."""
         if self.importance == "magnitude":
             return importances.magnitude(channels)
         if self.importance == "norm-scale":
             return importances.norm_scale(channels)
         if self.importance == "activation":
-            return importances.activation(channels, self.calls(task, context, channels.largest), context.check)
+            return importances.activation(channels, calls, context.check)
         if self.importance == "taylor":
             return importances.taylor(channels, _batches(context), _loss(task), context.check)
         return None
 
-    def _curves(self, candidate: Candidate, channels: Channels, task: Task, context: Context) -> list[Curve]:
-        """Found once for all ratios that are tried."""
+    def _ranked(
+        self, channels: Channels, calls: Sequence[Call], task: Task, context: Context
+    ) -> tuple[list[Curve], Scores]:
+        """The curves and importances, found once for all ratios that are tried."""
         same = replace(self, ratio=0.5, of="macs", multiple=1, keep=None, repair=True)
         key = (same, context.seed, context.data.calibration)
-        known = _curves.get(channels.module)
+        known = _rankings.get(channels.module)
         if known is None or known[0] != key:
-            calls = self.calls(task, context, channels.largest)
+            scores = self._scores(channels, calls, task, context)
             found = curves(
-                channels, calls, importance=self._scores(channels, task, context),
-                measured=self.widths == "measured", probes=_some(calls[1::ASIDE] or calls), seed=context.seed,
+                channels, calls, importance=scores, measured=self.widths == "measured",
+                probes=_some(calls[1::ASIDE] or calls), seed=context.seed,
                 check=context.check, progress=context.progress,
             )  # fmt: skip
-            known = _curves[channels.module] = (key, found)
+            known = _rankings[channels.module] = (key, (found, scores))
         return known[1]
 
 
 _looks: WeakKeyDictionary[Any, tuple[str, tuple[Channels, tuple[Any, ...]]]] = WeakKeyDictionary()
-_curves: WeakKeyDictionary[Any, tuple[Any, list[Curve]]] = WeakKeyDictionary()
+_rankings: WeakKeyDictionary[Any, tuple[Any, tuple[list[Curve], Scores]]] = WeakKeyDictionary()
 
 
 def look(candidate: Candidate, task: Task) -> tuple[Channels, tuple[Any, ...]]:

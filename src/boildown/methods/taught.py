@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from boildown.surgery import twins
 from boildown.surgery.edits import take_student
 from boildown.tasks.splits import unaugmented
 from boildown.training import Training
+from boildown.training.checkpoint import write_text
 
 STEPS = "steps.json"
 _MOST_HELD_OUT = 2000
@@ -59,7 +59,7 @@ class Lasting:
         steps = min(by_time, by_epochs) if by_epochs else by_time
         context.record("steps", {"steps": steps, "minutes": self.minutes, "fit": by_time, "epochs": by_epochs})
         if path is not None:
-            _write(path, json.dumps({"steps": steps}))
+            write_text(path, json.dumps({"steps": steps}))
         return steps
 
 
@@ -133,10 +133,3 @@ def training_samples(context: Context) -> Samples:
     if context.data.train is None:
         raise AttemptError("Training needs training data, and the task has none. Give the task train=.")
     return context.data.train
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"new-{path.name}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)

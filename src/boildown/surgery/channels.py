@@ -115,13 +115,6 @@ class Channels:
         """What is there, to take channels off one by one."""
         return Costs(self, of)
 
-    @property
-    def largest(self) -> float:
-        """Bytes of the largest value for one sample."""
-        values = {node: shape for node, shape in self.trace.sizes.items() if node.op != "get_attr" and shape}
-        batch = next((shape[0] for node, shape in values.items() if node.op == "placeholder"), 1)
-        return 4 * max((prod(shape) for shape in values.values()), default=0) / max(batch, 1)
-
     def macs(self, gone: Iterable[int] = ()) -> float:
         """Multiply-accumulates of one sample without some channels."""
         return self.costs("macs").without(gone)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch import nn
+from torch.fx import GraphModule, Node
 
 from boildown.domain.candidate import Edit
 from boildown.errors import Mistake, ModelError
 from boildown.surgery.edits import register
-from boildown.surgery.trainable import example_inputs
+from boildown.surgery.stepping import Call, Reference, sizes_of
 
 OP = "drop-blocks"
 
@@ -52,7 +52,7 @@ def find_blocks(module: GraphModule) -> tuple[Block, ...]:
         stage, _, index = path.rpartition(".")
         if index.isdigit() and path in made_of_modules:
             siblings.setdefault((stage, kind), []).append(path)
-    shapes = _shapes(module)
+    shapes, _ = sizes_of(module)
     found = []
     for (stage, _kind), paths in siblings.items():
         for path in paths if len(paths) > 1 else ():
@@ -70,27 +70,32 @@ def drop(module: GraphModule, names: Sequence[str]) -> tuple[GraphModule, Edit]:
 
     Raises ModelError for blocks that it does not have.
     """
-    module = copy.deepcopy(module)
     known = {block.name: block for block in find_blocks(module)}
     if missing := [name for name in names if name not in known]:
         raise ModelError(
             Mistake(f"The model has no block {', '.join(missing)} to leave out.", "Use the model it was made from.")
         )
-    for name in names:
+    return _without(module, [known[name] for name in names]), Edit(OP, 1, {"blocks": list(names)})
+
+
+def _without(module: GraphModule, blocks: Sequence[Block]) -> GraphModule:
+    """A copy of the graph without some of its blocks."""
+    module = copy.deepcopy(module)
+    replaced: dict[str, str] = {}
+    for block in blocks:
         nodes = {node.name: node for node in module.graph.nodes}
-        block = known[name]
-        source, result = nodes[block.input], nodes[block.output]
-        result.replace_all_uses_with(source)
+        start = block.input
+        while start in replaced:  # it began where a block that is gone ended
+            start = replaced[start]
+        replaced[block.output] = start
+        nodes[block.output].replace_all_uses_with(nodes[start])
         for node in reversed(list(module.graph.nodes)):
-            if not node.users and name in (path for path, _ in _modules(node)):
+            if not node.users and block.name in (path for path, _ in _modules(node)):
                 module.graph.erase_node(node)
-        # A block behind may have begun where this one ended.
-        for key, other in known.items():
-            known[key] = replace(other, input=block.input) if other.input == block.output else other
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
-    return module, Edit(OP, 1, {"blocks": list(names)})
+    return module
 
 
 @register(OP, 1)
@@ -100,20 +105,14 @@ def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
 
 
 def errors_without(
-    module: GraphModule, blocks: Sequence[Block], calls: Sequence[Any], check: Callable[[], None] = lambda: None
+    module: GraphModule, blocks: Sequence[Block], calls: Sequence[Call], check: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """Relative squared error of the outputs, on some calls, without each of the blocks alone."""
-    reference = [_leaves(_run(module, call)) for call in calls]
-    spread = sum(float((leaf - leaf.mean(0)).square().sum()) for leaves in reference for leaf in leaves)
+    reference = Reference(module, calls)
     found = {}
     for block in blocks:
         check()
-        without, _ = drop(module, [block.name])
-        error = 0.0
-        for call, leaves in zip(calls, reference, strict=True):
-            pairs = zip(_leaves(_run(without, call)), leaves, strict=True)
-            error += sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
-        found[block.name] = error / max(spread, 1e-12)
+        found[block.name] = reference.error(reference.outputs(_without(module, [block])))
     return found
 
 
@@ -135,30 +134,3 @@ def _ends(nodes: set[Node], shapes: Mapping[Node, torch.Size]) -> tuple[Node, No
 
 def _holds_layers(nodes: set[Node]) -> bool:
     return any(arg.op == "get_attr" for node in nodes for arg in node.all_input_nodes)
-
-
-@torch.no_grad()
-def _shapes(module: GraphModule) -> dict[Node, torch.Size]:
-    """The shape of every value that is a tensor."""
-    shapes: dict[Node, torch.Size] = {}
-
-    class Shapes(Interpreter):
-        def run_node(self, n: Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                shapes[n] = value.shape
-            return value
-
-    Shapes(module).run(*example_inputs(module), enable_io_processing=False)
-    return shapes
-
-
-@torch.no_grad()
-def _run(module: nn.Module, call: Any) -> Any:
-    return module(*call[0], **call[1])
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    return [
-        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]

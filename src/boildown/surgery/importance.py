@@ -11,7 +11,8 @@ from torch import Tensor
 
 from boildown.surgery.channels import Channels
 from boildown.surgery.labels import Slot
-from boildown.surgery.repair import Call, Pair
+from boildown.surgery.repair import Pair
+from boildown.surgery.stepping import Call
 
 Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm-scale"]
 

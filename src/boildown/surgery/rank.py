@@ -25,10 +25,10 @@ from torch.fx._pytree import tree_flatten_spec
 from boildown.domain.candidate import Edit
 from boildown.errors import Mistake, ModelError
 from boildown.surgery.edits import register
-from boildown.surgery.graph import CONVOLUTIONS, LINEAR, attribute_of, macs_of
+from boildown.surgery.graph import CONVOLUTIONS, LINEAR, attribute_of
 from boildown.surgery.nodes import argument
-from boildown.surgery.repair import Call, Layer
-from boildown.surgery.trainable import example_inputs
+from boildown.surgery.repair import Layer
+from boildown.surgery.stepping import Call, sizes_of
 
 OP = "factorize"
 
@@ -108,7 +108,7 @@ class Spectrum:
 
 def find_layers(module: GraphModule, *, embeddings: bool = True) -> tuple[tuple[Factorable, ...], dict[str, str]]:
     """(the layers of a trainable graph that can be factorized, those that cannot with the reason), in its order."""
-    sizes, batch = _sizes(module)
+    sizes, batch = sizes_of(module)
     uses: dict[int, int] = {}
     for node in module.graph.nodes:
         if (tensor := attribute_of(node, module)) is not None:
@@ -135,30 +135,6 @@ def find_layers(module: GraphModule, *, embeddings: bool = True) -> tuple[tuple[
             positions = sizes[node].numel() // (rows * batch)
             found.append(Factorable(node.name, name, rows, columns, positions, table))
     return tuple(found), left_alone
-
-
-def cost(module: GraphModule, of: Literal["macs", "params"]) -> float:
-    """Multiply-accumulates of one sample, or parameters, of a trainable graph."""
-    if of == "params":
-        return float(sum(parameter.numel() for parameter in module.parameters()))
-    sizes, batch = _sizes(module)
-    return sum(macs_of(node, sizes.__getitem__) for node in module.graph.nodes if node.op == "call_function") / batch
-
-
-@torch.no_grad()
-def _sizes(module: GraphModule) -> tuple[dict[Node, torch.Size], int]:
-    """The shape of every value that is a tensor, on the example call, and the size of its batch."""
-    sizes: dict[Node, torch.Size] = {}
-
-    class Sizes(Interpreter):
-        def run_node(self, n: Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                sizes[n] = value.shape
-            return value
-
-    Sizes(module).run(*example_inputs(module), enable_io_processing=False)
-    return sizes, next((shape[0] for node, shape in sizes.items() if node.op == "placeholder" and shape), 1)
 
 
 # ---- what each rank costs in error -------------------------------------------------------------

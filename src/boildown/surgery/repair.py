@@ -24,11 +24,9 @@ from torch.fx._pytree import tree_flatten_spec
 from torch.nn import functional as F
 
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, attribute_of
-from boildown.surgery.stepping import computed
+from boildown.surgery.stepping import Call, computed
 
 aten = torch.ops.aten
-
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Pulls toward the old weights, relative to the mean square of the inputs; calls kept aside choose one."""
@@ -249,6 +247,13 @@ class Layer:
         elif self.norm is not None:
             self.norm.running_mean[rows] -= offset  # type: ignore[index, operator]
 
+    def refit(self, fits: Sequence[Fit], kept: Tensor | None) -> None:
+        """Write what is nearest to the targets of every group's fit with some input channels (see `columns`)."""
+        rows, columns = self.weight.shape[0] // self.groups, self.columns(kept)
+        for group, fit in enumerate(fits):
+            part = slice(group * rows, (group + 1) * rows)
+            self.write(*fit.solve(self.weight[part].detach().flatten(1), columns), part)
+
     @property
     def shifts(self) -> bool:
         """Whether an offset can be stored."""
@@ -357,17 +362,14 @@ def _refit(
     if layer.depthwise:
         _rescale(pair, layer, targets)
         return
-    rows = layer.weight.shape[0] // layer.groups
-    columns = layer.columns(kept)
+    rows, fits = layer.weight.shape[0] // layer.groups, []
     for group in range(layer.groups):
-        part = slice(group * rows, (group + 1) * rows)
         fit = Fit.empty(layer.weight[0].numel(), rows)
         for call, (value, target) in enumerate(zip(inputs, targets, strict=True)):
             odds = None if likely is None else likely[call]
             fit.add(call, *layer.read(value, target, generator, group, odds))
-        if not layer.shifts:
-            fit = fit.through_zero()
-        layer.write(*fit.solve(layer.weight[part].detach().flatten(1), columns), part)
+        fits.append(fit if layer.shifts else fit.through_zero())
+    layer.refit(fits, kept)
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from boildown.surgery.channels import Channels, Costs, Group
-from boildown.surgery.repair import ASIDE, Call, Fit, Layer, Pair
-from boildown.surgery.stepping import computed
+from boildown.surgery.repair import ASIDE, Fit, Layer, Pair
+from boildown.surgery.stepping import Call, Reference, computed
 
 Allocation = Literal["measured", "global", "uniform"]
 Check = Callable[[], None]
@@ -211,8 +211,7 @@ def _measure(
     """Scale each curve by what some of its points do to the network's outputs."""
     module = channels.module
     nodes = list(module.graph.nodes)
-    reference = [_leaves(_outputs(module, call)) for call in probes]
-    spread = sum(float((leaf - leaf.mean(0)).square().sum()) for leaves in reference for leaf in leaves)
+    reference = Reference(module, probes)
     first: dict[str, list[Curve]] = {}
     for curve in found:
         name = next(name for name in _order(nodes, _behind(channels, curve.group)) if name in readers)
@@ -229,12 +228,7 @@ def _measure(
                 behind = [readers[name] for name in _behind(channels, curve.group) if name in readers]
                 with _refitted(module, behind, gone):
                     outputs = [_suffix(module, nodes[index:], pair.theirs, b) for b in range(len(probes))]
-                error = sum(
-                    float((leaf - ours).square().sum())
-                    for leaves, given in zip(reference, outputs, strict=True)
-                    for leaf, ours in zip(leaves, _leaves(given), strict=True)
-                )
-                points.append((curve.local[count - 1], error / max(spread, 1e-12)))
+                points.append((curve.local[count - 1], reference.error(outputs)))
             curve.error = _through(curve.local, points)
             done += 1
             progress("measure what each layer's channels do", done, len(found))
@@ -271,10 +265,7 @@ class _refitted:
             elif layer.norm is not None:
                 tensors.append(layer.norm.running_mean)  # type: ignore[arg-type]
             self.saved += [(t, t.detach().clone()) for t in tensors]
-            rows = layer.weight.shape[0] // layer.groups
-            for group, fit in enumerate(reader.fits):
-                part = slice(group * rows, (group + 1) * rows)
-                layer.write(*fit.solve(layer.weight[part].detach().flatten(1), layer.columns(kept)), part)
+            layer.refit(reader.fits, kept)
 
     @torch.no_grad()
     def __exit__(self, *_error: object) -> None:
@@ -295,17 +286,6 @@ def _suffix(module: GraphModule, nodes: Sequence[Node], known: Mapping[str, list
             if last[value] is node:
                 env.pop(value.name, None)
     raise AssertionError("a graph without an output")
-
-
-@torch.no_grad()
-def _outputs(module: nn.Module, call: Call) -> Any:
-    return module(*call[0], **call[1])
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    return [
-        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
 
 
 def _order(nodes: Sequence[Node], names: Sequence[str]) -> list[str]:

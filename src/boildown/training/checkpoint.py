@@ -54,6 +54,14 @@ class Checkpoint:
             ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"new-{path.name}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, non-persistent ones too; tied ones once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

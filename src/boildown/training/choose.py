@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
+from boildown.training.checkpoint import write_text
 from boildown.training.distillation import probe
 from boildown.training.failures import DivergenceError, MismatchError, OutOfMemoryError
 from boildown.training.loop import train
@@ -131,7 +132,7 @@ class Tournament:
             known[name] = value if math.isfinite(value) else None
             if failure is not None:
                 failures[name] = failure
-            _write(path, known)
+            write_text(path, json.dumps(known))
             note = {} if failure is None else {"failed": str(failure)}
             round.record("standing", {"loss": name, "step": steps, "score": known[name], **note})
         if len(names) > 1:
@@ -268,10 +269,3 @@ def _tried(name: str, steps: int, teach: Teach, score: Score) -> tuple[float, At
     except (DivergenceError, OutOfMemoryError, MismatchError) as error:
         return -math.inf, error
     return (value if math.isfinite(value) else -math.inf), None
-
-
-def _write(path: Path, standings: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"new-{path.name}")
-    fresh.write_text(json.dumps(standings), encoding="utf-8")
-    fresh.replace(path)
