@@ -1,6 +1,7 @@
 """ResNet-56 taught to a network with ResNet-20's architecture: every distillation loss, retrain and the tournament.
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.distillation --json FILE [--seeds 3] [--epochs 4] [--lr 0.002]
+        [--rows tournament retrain kd ...]
 
 10,000 training images of CIFAR-10, plain (not augmented), the same steps for every row; a seed sets the student's
 first weights and the order of the images. The tournament ranks on 1,000 further training images, and every row is
@@ -14,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from benchmarks.real.models import CifarResNet, resnet56
 from boildown.training import LOSSES, Training, distil, fixed, tournament, train
 
 IMAGES, JUDGES = 10_000, 1_000
+NAMES = tuple(name for name, loss in LOSSES.items() if loss.kind != "output")
 
 
 def accuracy(model: nn.Module, samples: data.Samples) -> float:
@@ -36,7 +39,7 @@ def accuracy(model: nn.Module, samples: data.Samples) -> float:
     return 100 * float((found == y).double().mean())
 
 
-def table(path: Path, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
+def table(path: Path, rows: Sequence[str], seeds: int, epochs: int, lr: float) -> dict[str, Any]:
     """The accuracies by row and seed, written to `path` as they come."""
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     x, y = data.cifar10_train(1)
@@ -45,9 +48,8 @@ def table(path: Path, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
     assert task.train is not None
     teacher, settings = resnet56(), Training(lr=lr)
     steps = epochs * (IMAGES // settings.batch)
-    names = [name for name, loss in LOSSES.items() if loss.kind != "output"]
     for seed in range(seeds):
-        for row in ("tournament", "retrain", *names):
+        for row in rows:
             if f"{row}/{seed}" in known:
                 continue
             torch.manual_seed(seed)
@@ -55,7 +57,7 @@ def table(path: Path, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
             if row == "retrain":
                 trained = train(student, task, task.train, steps=steps, settings=settings, seed=seed)
             else:
-                choice = tournament(names) if row == "tournament" else fixed(row)
+                choice = tournament(NAMES) if row == "tournament" else fixed(row)
                 done = distil(
                     student, teacher, task, task.train, choice, score=lambda model: accuracy(model, judges),
                     steps=steps, settings=settings, seed=seed,
@@ -72,7 +74,11 @@ def table(path: Path, seeds: int, epochs: int, lr: float) -> dict[str, Any]:
 
 def show(known: dict[str, Any], seeds: int) -> None:
     """Means, and what the tournament missed."""
-    rows = list(dict.fromkeys(key.partition("/")[0] for key in known))
+    rows = [
+        row
+        for row in dict.fromkeys(key.partition("/")[0] for key in known)
+        if all(f"{row}/{seed}" in known for seed in range(seeds))
+    ]
     for row in rows:
         found = [known[f"{row}/{seed}"] for seed in range(seeds)]
         scores = [cell["accuracy"] for cell in found]
@@ -81,6 +87,8 @@ def show(known: dict[str, Any], seeds: int) -> None:
         seconds = statistics.fmean(cell["seconds"] for cell in found)
         print(f"{row:<24}{statistics.fmean(scores):7.2f} +- {spread:.2f} %{seconds:8.0f} s{chosen}")
     single = [row for row in rows if row not in ("tournament", "retrain")]
+    if "tournament" not in rows or not single:
+        return
     regrets, shares = [], []
     for seed in range(seeds):
         cells = {row: known[f"{row}/{seed}"] for row in rows}
@@ -95,13 +103,14 @@ def main() -> None:
     """Fill the table and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", default=["tournament", "retrain", *NAMES])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    show(table(given.json, given.seeds, given.epochs, given.lr), given.seeds)
+    show(table(given.json, given.rows, given.seeds, given.epochs, given.lr), given.seeds)
 
 
 if __name__ == "__main__":
