@@ -95,6 +95,7 @@ class Climber:
         if not fresh:
             self._donor(self.first_key)
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
+        bench.record = lambda kind, data: journal.record(self._number, kind, data)
         self._number: int | None = None
         self._end = float("inf")
         self._climbed: list[Rung] = []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,9 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Form, Interval, Measurement
-from boildown.domain.task import Runnable, Samples
+from boildown.domain.target import Condition
+from boildown.domain.task import Metric, Runnable, Samples
+from boildown.domain.verdict import Status
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.job import Job
 from boildown.errors import DeadlineError, ParityError
@@ -28,12 +31,14 @@ from boildown.journal.keys import file_hash, hash_of, measurement_key
 from boildown.measuring import memory as memory_measure
 from boildown.measuring.environment import environment, machine_key
 from boildown.measuring.quality import measure_quality, summarise_divergence
+from boildown.measuring.sequential import ERROR, EarlyStop, reading_order
 from boildown.measuring.size import measure_size
 from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Written
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.simulate import simulate
+from boildown.tasks.doubt import Doubt
 
 Which = Literal["search", "verdict"]
 Statistics = Mapping[str, NDArray[np.float64]]
@@ -51,9 +56,9 @@ _TIMING_SECONDS = 30.0
 class Bench:
     """Everything that can be measured of a candidate of this job.
 
-    `folder` is the run folder; `recall` finds a measurement by key, `keep` stores one. `seconds`
-    counts wall time by kind of work, for the engine's own share. `first` is the first model's
-    artifact, known once it has been written.
+    `folder` is the run folder; `recall` finds a measurement by key, `keep` stores one, `record`
+    journals how many search samples were scored. `seconds` counts wall time by kind of work, for the
+    engine's own share. `first` is the first model's artifact, known once it has been written.
     """
 
     def __init__(
@@ -65,9 +70,10 @@ class Bench:
         progress: Callable[[str, int, int | None], None],
         recall: Recall = lambda _key: None,
         keep: Callable[[str, Measurement], None] = lambda _key, _measurement: None,
+        record: Callable[[str, Mapping[str, Any]], None] = lambda _kind, _data: None,
     ) -> None:
         self.job, self.folder = job, folder
-        self.check, self.progress, self.recall, self.keep = check, progress, recall, keep
+        self.check, self.progress, self.recall, self.keep, self.record = check, progress, recall, keep, record
         self.seconds: dict[str, float] = defaultdict(float)
         self._timing = False
         self.trust = True
@@ -274,47 +280,101 @@ class Bench:
         first: Candidate | None,
         look: int = 1,
     ) -> list[Measurement]:
-        """Every metric of the task on the artifact, paired with the first model's on the same samples."""
+        """Every metric of the task on the artifact, paired with the first model's on the same samples.
+
+        Search samples are scored only until it is clear whether all of them would meet the conditions
+        on quality; metrics that no condition is about are left out then.
+        """
         level = level_at_look(self.job.level, look) if self.job.confidence is not None else self.job.level
-        keys = {
-            metric.name: self._key(metric.name, sha256, which, first=self.first_hash, level=level)
-            for metric in self.job.task.metrics
-        }
-        known = {name: self.recall(key) for name, key in keys.items()}
-        if all(known.values()):
-            return [measurement for measurement in known.values() if measurement is not None]
+        metrics = {metric.name: metric for metric in self.job.task.metrics}
+
+        def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
+            shared = {"first": self.first_hash, "level": level, **options}
+            return {name: self._key(name, sha256, which, **shared) for name in names}
+
+        whole, stopped = keys(metrics), {}
+        if which == "search" and self._asked:
+            asked = dict.fromkeys(condition.metric for condition in self._asked)
+            stopped = keys(asked, stopped=[asdict(condition) for condition in self._asked], error=ERROR)
+        for names in (whole, stopped):
+            known = [measurement for key in names.values() if (measurement := self.recall(key)) is not None]
+            if len(known) == len(names) > 0:
+                return known
         assert self.first is not None
         base = self.statistics(first, self.first, self.first_hash, which)
-        own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
-        measurements = []
-        with self.timed("measure"):
-            for metric in self.job.task.metrics:
-                measurement = measure_quality(
-                    metric, own[metric.name], base[metric.name],
-                    level=level, seed=self.job.seed, data=which, environment=self._environment,
-                )  # fmt: skip
-                if own is base:
-                    measurement = _undropped(measurement, level)
-                self.keep(keys[metric.name], measurement)
-                measurements.append(measurement)
+        if which == "search" and sha256 != self.first_hash:
+            measurements = self._searched(candidate, path, sha256, base, level)
+        else:
+            own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
+            measurements = [self._measured(metric, own, base, which, level) for metric in metrics.values()]
+        complete = measurements[0].samples == len(self._samples(which))
+        for measurement in measurements:
+            self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
 
+    def _measured(self, metric: Metric, own: Statistics, base: Statistics, which: Which, level: float) -> Measurement:
+        with self.timed("measure"):
+            measurement = measure_quality(
+                metric, own[metric.name], base[metric.name],
+                level=level, seed=self.job.seed, data=which, environment=self._environment,
+            )  # fmt: skip
+        return _undropped(measurement, level) if own is base else measurement
+
+    def _searched(
+        self, candidate: Candidate | None, path: Path, sha256: str, base: Statistics, level: float
+    ) -> list[Measurement]:
+        """A candidate on as many search samples as it takes: all metrics on all samples, or those asked for on some."""
+        samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
+        doubt = base.get(Doubt.name, np.zeros(len(samples)))
+        order, weights = reading_order(doubt, self.job.seed, int(sha256[:16], 16))
+        shuffled = {name: rows[order] for name, rows in base.items()}
+        stop = EarlyStop(self._asked, metrics, shuffled, weights)
+        if stop.possible:
+            base, own = shuffled, self.score(
+                self.artifact(candidate, path), samples.subset(order.tolist()), "score on search data",
+                enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
+            )  # fmt: skip
+        else:
+            own = self.statistics(candidate, path, sha256, "search")
+        if (scored := _count(own)) == len(samples):
+            found = [self._measured(metric, own, base, "search", level) for metric in metrics.values()]
+        else:
+            asked = dict.fromkeys(condition.metric for condition in self._asked)
+            found = [stop.measure(name, own, level, self._environment) for name in asked]
+        drops = {measurement.metric: measurement.drop for measurement in found}
+        self.record("search", {"artifact": sha256, "scored": scored, "of": len(samples), "drop": drops})
+        return found
+
     def statistics(self, candidate: Candidate | None, path: Path, sha256: str, which: Which) -> Statistics:
-        """Per-sample statistics of every metric; scored once for each artifact."""
+        """Per-sample statistics of every metric; scored once for each artifact.
+
+        On search data also its doubt in the means that the target asks for, under `Doubt.name`.
+        """
         if (sha256, which) not in self._statistics:
-            samples = self.job.splits.search if which == "search" else self.job.splits.verdict
+            asked = [metric for metric in self.job.task.metrics if metric.decomposable and self.job.asks(metric.name)]
+            doubt = [Doubt(asked, self.job.seed)] if which == "search" and asked else []
             self._statistics[sha256, which] = self.score(
-                self.artifact(candidate, path), samples, f"score on {which} data"
+                self.artifact(candidate, path), self._samples(which), f"score on {which} data", *doubt
             )
         return self._statistics[sha256, which]
 
-    def score(self, model: Runnable, samples: Samples, what: str) -> Statistics:
-        """Per-sample statistics of every metric for any model or artifact."""
-        task, rows = self.job.task, {metric.name: [] for metric in self.job.task.metrics}  # type: ignore[var-annotated]
+    def score(
+        self,
+        model: Runnable,
+        samples: Samples,
+        what: str,
+        *others: Doubt,
+        enough: Callable[[Statistics], bool] | None = None,
+    ) -> Statistics:
+        """Per-sample statistics of every metric (and others) for any model or artifact; no further once `enough`."""
+        scores: tuple[Metric | Doubt, ...] = (*self.job.task.metrics, *others)
+        rows: dict[str, list[NDArray[np.float64]]] = {score.name: [] for score in scores}
         for inputs, target in self._batches(samples, what):
-            output = task.run(model, inputs)
-            for metric in task.metrics:
-                rows[metric.name].append(np.asarray(metric.statistic(output, target), np.float64))
+            output = self.job.task.run(model, inputs)
+            for score in scores:
+                rows[score.name].append(np.asarray(score.statistic(output, target), np.float64))
+            if enough is not None and enough({name: np.concatenate(parts) for name, parts in rows.items()}):
+                break
         return {name: np.concatenate(parts) for name, parts in rows.items()}
 
     # -- helpers -------------------------------------------------------------------------------------
@@ -367,9 +427,16 @@ class Bench:
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""
         if which not in self._fingerprints:
-            samples = self.job.splits.search if which == "search" else self.job.splits.verdict
-            self._fingerprints[which] = samples.fingerprint(every=True)
+            self._fingerprints[which] = self._samples(which).fingerprint(every=True)
         return self._fingerprints[which]
+
+    @cached_property
+    def _asked(self) -> list[Condition]:
+        """The target's conditions on quality."""
+        return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
+
+    def _samples(self, which: Which) -> Samples:
+        return self.job.splits.search if which == "search" else self.job.splits.verdict
 
     def _remembered(self, key: str, measured: Callable[[], Measurement]) -> Measurement:
         if (known := self.recall(key)) is not None:
@@ -421,6 +488,10 @@ def _numbers(output: Any) -> Array:
     leaves: Sequence[Any] = pytree.tree_leaves(output)
     flat = [leaf.detach().float().reshape(-1) for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return torch.cat(flat).numpy() if flat else np.zeros(0, np.float32)
+
+
+def _count(statistics: Statistics) -> int:
+    return len(next(iter(statistics.values())))
 
 
 def _parameters(candidate: Candidate) -> int:

@@ -39,34 +39,40 @@ def measure_quality(
     Raises AttemptError if a statistic or the metric is not finite.
     """
     candidate = _checked(metric, statistics_candidate, "candidate")
-    measurement = Measurement(
-        metric=metric.name,
-        value=_computed(metric, candidate, "candidate"),
-        unit=unit_of(metric),
-        samples=len(candidate),
-        data=data,
-        environment=dict(environment or {}),
-    )
+    value = _computed(metric, candidate, "candidate")
+    told: dict[str, Any] = {"samples": len(candidate), "data": data, "environment": dict(environment or {})}
     if statistics_first is None:
         interval, error = _of_value(metric, candidate, level, seed)
-        return replace(measurement, standard_error=error, intervals={"value": interval})
+        alone = Measurement(metric.name, value, unit_of(metric), standard_error=error, intervals={"value": interval})
+        return replace(alone, **told)
     first = _checked(metric, statistics_first, "first model")
     if first.shape != candidate.shape:
         raise ValueError(
             f"{metric.name}: statistics of the first model have shape {first.shape}, of the candidate "
             f"{candidate.shape}; both must come from the same samples in the same order"
         )
-    of_first = _computed(metric, first, "first model")
-    drop = _worse(metric, of_first, measurement.value)
+    point = compared(metric, value, _computed(metric, first, "first model"))
     of_drop, error = _of_drop(metric, candidate, first, level, seed)
     intervals: dict[Form, Interval] = {
         "value": _of_value(metric, candidate, level, seed)[0],
         "drop": of_drop,
     }
-    ratio = measurement.value / of_first if metric.range[0] >= 0.0 and of_first > 0.0 else None
-    if ratio is not None:
+    if point.ratio is not None:
         intervals["ratio"] = _of_ratio(metric, candidate, first, level, seed)
-    return replace(measurement, first=of_first, drop=drop, ratio=ratio, standard_error=error, intervals=intervals)
+    return replace(point, standard_error=error, intervals=intervals, **told)
+
+
+def compared(metric: Metric, value: float, first: float) -> Measurement:
+    """The point alone: a metric's value beside the first model's, its drop, and its ratio where it has one."""
+    ratio = value / first if metric.range[0] >= 0.0 and first > 0.0 else None
+    drop = _worse(metric, first, value)
+    return Measurement(metric.name, value, unit_of(metric), first=first, drop=drop, ratio=ratio)
+
+
+def mean_of_each(rows: Floats) -> Floats:
+    """One number per sample, shape (n,), from statistics of shape (n, ...)."""
+    averaged: Floats = rows.reshape(len(rows), -1).mean(axis=1)
+    return averaged
 
 
 def summarise_divergence(
@@ -93,7 +99,7 @@ def _of_value(metric: Metric, rows: Floats, level: float, seed: int) -> tuple[In
     if not metric.decomposable:
         interval, error = statistics.bootstrap(lambda at: metric.compute(rows[at]), n, level, seed=seed)
         return _clip(interval, *metric.range), _known(error)
-    means = _means(rows)
+    means = mean_of_each(rows)
     error = float(means.std()) / math.sqrt(n)
     if _zero_one(rows):
         return statistics.wilson(int(means.sum()), n, level), error
@@ -118,7 +124,7 @@ def _of_drop(
         if not metric.higher_is_better:
             lost, won = won, lost
         return statistics.tango(lost, won, n, level), statistics.paired_standard_error(lost, won, n)
-    worse = _means(first) - _means(candidate)
+    worse = mean_of_each(first) - mean_of_each(candidate)
     if not metric.higher_is_better:
         worse = -worse
     interval = statistics.mean_interval(worse, level, seed=seed, span=span)
@@ -130,7 +136,7 @@ def _of_ratio(metric: Metric, candidate: Floats, first: Floats, level: float, se
         lost, won = _discordant(candidate, first)
         return statistics.paired_ratio(lost, won, int(first.sum()) - lost, level)
     if metric.decomposable:
-        candidate, first = _means(candidate), _means(first)
+        candidate, first = mean_of_each(candidate), mean_of_each(first)
 
     def estimate(rows: Floats) -> float:
         return float(rows.mean()) if metric.decomposable else metric.compute(rows)
@@ -149,18 +155,12 @@ def _worse(metric: Metric, first: float, candidate: float) -> float:
 
 def _discordant(candidate: Floats, first: Floats) -> tuple[int, int]:
     """How many samples only the first model, and only the candidate, scored 1."""
-    candidate, first = _means(candidate), _means(first)
+    candidate, first = mean_of_each(candidate), mean_of_each(first)
     return int(((first == 1) & (candidate == 0)).sum()), int(((first == 0) & (candidate == 1)).sum())
 
 
 def _zero_one(rows: Floats) -> bool:
     return rows.size == len(rows) and bool(np.all((rows == 0.0) | (rows == 1.0)))
-
-
-def _means(rows: Floats) -> Floats:
-    """One number per sample, shape (n,)."""
-    averaged: Floats = rows.reshape(len(rows), -1).mean(axis=1)
-    return averaged
 
 
 def _span(metric: Metric) -> float:
