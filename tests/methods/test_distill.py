@@ -81,8 +81,8 @@ def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path, monke
     context = given(few(), folder=tmp_path, record=lambda kind, data: told.append((kind, data)))
     made = Distill(steps=18, batch=32).apply(Candidate(digits_model), few(), context)
     kinds = Counter(kind for kind, _data in told)
-    assert kinds == {"standing": 8, "survivors": 1, "loss": 1}
-    of_classes = [name for name, loss in LOSSES.items() if loss.kind != "output"]
+    assert kinds == {"standing": 7, "survivors": 1, "loss": 1}
+    of_classes = [name for name, loss in LOSSES.items() if loss.kind != "output" and not loss.late]
     survivors = [data for kind, data in told if kind == "survivors"]
     assert list(survivors[0]["scores"]) == of_classes
     assert all(0 <= score <= 1 for score in survivors[0]["scores"].values())
@@ -128,7 +128,7 @@ def test_numbers_are_compared_as_numbers(monkeypatch):
     teacher = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
     context = given(task, students=students, record=lambda kind, data: told.append((kind, data)))
     Distill(steps=9, batch=16).apply(Candidate(teacher), task, context)
-    assert next(list(data["scores"]) for kind, data in told if kind == "survivors") == ["mse", "cosine", "relational"]
+    assert next(data["loss"] for kind, data in told if kind == "loss") == "mse + cosine + relational"
     assert {data["loss"] for kind, data in told if kind == "left out"} >= {"kd", "hint"}
 
 
@@ -138,7 +138,7 @@ def test_a_student_whose_outputs_do_not_match_is_named(digits_model):
         Distill(steps=2, loss="kd").apply(Candidate(digits_model), few(), context)
 
 
-@pytest.mark.parametrize("stop", [3, 25])
+@pytest.mark.parametrize("stop", [3, 20])
 def test_a_tournament_that_was_stopped_goes_on_to_the_same_weights(digits_model, tmp_path, stop, monkeypatch):
     monkeypatch.setattr(distill, "LEAST", 1)
     method, first, task = Distill(steps=9, batch=32), Candidate(digits_model), few()

@@ -50,8 +50,8 @@ class Trainer:
     def score(self, model: Any) -> float:
         return self.scores[model.who]
 
-    def hold(self, folder: Path, names: tuple[str, ...] = ALL, eta: int = 2) -> Sequence[str]:
-        choice = tournament(("kd",), eta)
+    def hold(self, folder: Path, names: tuple[str, ...] = ALL, team: int = 3) -> Sequence[str]:
+        choice = tournament(("kd",), team)
         found, trained = choice.choose(
             Round(0, names, 900, self.teach, self.score, folder, lambda k, d: self.told.append((k, d)))
         )
@@ -59,34 +59,44 @@ class Trainer:
         return found
 
 
-def test_all_have_a_trial_and_the_better_half_teaches_together(tmp_path: Path) -> None:
+def test_all_have_a_trial_and_the_best_teach_together(tmp_path: Path) -> None:
     trainer = Trainer({name: -abs(ord(name) - ord("f")) for name in ALL})
-    assert trainer.hold(tmp_path) == ["f", "e", "g", "d"]
-    assert trainer.taught == [*((name, 100) for name in ALL), ("f+e+g+d", 900)]
+    assert trainer.hold(tmp_path) == ["f", "e", "g"]
+    assert trainer.taught == [*((name, 100) for name in ALL), ("f+e+g", 900)]
     standings = [data for kind, data in trainer.told if kind == "standing"]
     assert standings[0] == {"loss": "a", "step": 100, "score": -5}
     assert len(standings) == 8
-    assert trainer.told[-1] == ("survivors", {"step": 100, "losses": ["f", "e", "g", "d"], "scores": trainer.scores})
+    assert trainer.told[-1] == ("survivors", {"step": 100, "losses": ["f", "e", "g"], "scores": trainer.scores})
     spent = sum(steps for _, steps in trainer.taught)
     assert spent / 900 == pytest.approx(tournament(["kd"]).effort(8), abs=1e-5)
     assert spent < 8 * 900 / 3
 
 
-def test_a_tournament_of_one_has_no_trial(tmp_path: Path) -> None:
-    trainer = Trainer({"a": 1.0})
-    assert trainer.hold(tmp_path, ("a",)) == ["a"]
-    assert trainer.taught == [("a", 900)]
-    assert tournament(["kd"]).effort(1) == 1
-    with pytest.raises(ValueError, match="eta"):
-        tournament(["kd"], eta=1)
+def test_a_loss_that_shows_late_has_no_trial_and_always_teaches(tmp_path: Path) -> None:
+    trainer = Trainer({"kd": 0.1, "dist": 0.4, "rkd": 0.2, "dkd": 0.3, "hint": 0.0})
+    assert trainer.hold(tmp_path, ("kd", "hint", "dist", "rkd", "dkd")) == ["dist", "dkd", "hint"]
+    assert [name for name, steps in trainer.taught if steps == 100] == ["kd", "dist", "rkd", "dkd"]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
+def test_no_more_than_the_team_have_no_trial(tmp_path: Path, names: tuple[str, ...]) -> None:
+    trainer = Trainer({})
+    assert trainer.hold(tmp_path, names) == list(names)
+    assert trainer.taught == [("+".join(names), 900)]
+    assert tournament(["kd"]).effort(len(names)) == 1
+
+
+def test_a_team_of_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        tournament(["kd"], team=0)
 
 
 def test_the_first_named_wins_a_tie_and_who_diverges_falls_out(tmp_path: Path) -> None:
     trainer = Trainer(dict.fromkeys("abcd", 1.0), failing=("a",))
-    assert trainer.hold(tmp_path, tuple("abcd")) == ["b", "c"]
+    assert trainer.hold(tmp_path, tuple("abcd"), team=2) == ["b", "c"]
     assert trainer.told[0][1] == {"loss": "a", "step": 100, "score": None, "failed": "too wild"}
     with pytest.raises(DivergenceError):
-        Trainer({}, failing=("a", "b")).hold(tmp_path / "other", ("a", "b"))
+        Trainer({}, failing=("a", "b")).hold(tmp_path / "other", ("a", "b"), team=1)
 
 
 def test_a_tournament_goes_on_and_holds_no_trial_twice(tmp_path: Path) -> None:
@@ -104,8 +114,8 @@ def test_a_tournament_goes_on_and_holds_no_trial_twice(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         first.hold(tmp_path)
     second = Trainer(scores)
-    assert second.hold(tmp_path) == ["h", "g", "f", "e"]
-    assert first.taught + second.taught == [*((name, 100) for name in ALL), ("h+g+f+e", 900)]
+    assert second.hold(tmp_path) == ["h", "g", "f"]
+    assert first.taught + second.taught == [*((name, 100) for name in ALL), ("h+g+f", 900)]
 
 
 def test_cycle_takes_the_next_in_every_round_and_fixed_the_same(tmp_path: Path) -> None:
@@ -159,9 +169,10 @@ def test_a_round_with_a_tournament(tmp_path: Path) -> None:
         record=lambda kind, data: told.append((kind, data)),
     )  # fmt: skip
     kinds = [kind for kind, _data in told]
-    assert kinds == ["standing"] * 4 + ["survivors", "loss"]
+    assert kinds == ["standing"] * 3 + ["survivors", "loss"]
     assert told[-1][1] == {"round": 1, "loss": " + ".join(found.losses)}
-    assert len(found.losses) == 2
+    assert len(found.losses) == 3
+    assert found.losses[-1] == "hint"
     assert found.trained.step == 18
     # The survivors end where they would have ended without a tournament.
     alone = train(student, task, train_samples(task), steps=18, settings=options, seed=2, teacher=teacher,

@@ -14,6 +14,9 @@ Lowers = Literal["size", "latency", "memory", "params", "macs"]
 Family = Literal["quantization", "pruning", "distillation", "training", "factorization"]
 
 
+FEW = 8
+"""Calibration samples for a sketch: its ranges need not be good."""
+
 INITIAL = "initial"
 """The name, among the students of a run, of the one that rounds of pruning and distillation begin with."""
 
@@ -57,8 +60,15 @@ class Card:
     minutes: float = 0.1
     order: int = 100
     recovers: tuple[str, ...] = ()
+    """Methods in whose place it loses less, at the same compression."""
+    continues: tuple[str, ...] = ()
+    """Methods whose candidates it wins quality back for, put behind them in a chain."""
     harder: Mapping[str, Any] = field(default_factory=dict)
     """Settings with which it compresses harder: climbed by `auto` after a miss of a cost."""
+    sketched: tuple[Lowers, ...] = ("size", "latency", "memory", "params", "macs")
+    """What its sketch tells the truth about, if it makes one."""
+    shape: tuple[str, ...] = ()
+    """The settings that say how small its candidates are: carried over to a method in its place."""
     terminal: bool = False
     """Nothing may follow it in a chain (it works on the exported file)."""
 
@@ -139,8 +149,50 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class Sketching(Method, Protocol):
+    """A method that can show the shape of what it makes before it is made."""
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """A candidate as small as the one that `apply` makes, without the work that goes into its quality.
+
+        It is exported and measured for size, operations and latency, and thrown away. Raises what `apply` raises.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a method needs to know to say how long it takes.
+
+    forward: seconds in which the first model computes one sample here, without gradients. share: multiply-accumulates
+    of the candidate that is made, by the first model's. train, calibration: how many samples there are.
+    """
+
+    forward: float
+    share: float = 1.0
+    train: int = 0
+    calibration: int = 0
+
+    def calibrating(self, count: float, samples: int) -> float:
+        """Seconds in which the first model computes so many calibration samples so many times, and starts to."""
+        return 2.0 + count * min(samples, self.calibration) * self.forward
+
+
+@runtime_checkable
+class Timed(Method, Protocol):
+    """A method that knows better than its card how long it takes."""
+
+    def duration(self, pace: Pace) -> float:
+        """About how many seconds `apply` takes."""
+        ...
+
+
+@runtime_checkable
 class Searching(Method, Protocol):
-    """A method that chooses some of its settings by measurement of the exported file."""
+    """A method that chooses some of its settings by measurement of the exported file.
+
+    With `by_costs` its search looks at nothing but costs, and may be driven by sketches.
+    """
 
     def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
         """Yield variants of this method with their settings fixed, receive each one's Standing.
@@ -153,6 +205,11 @@ class Searching(Method, Protocol):
 def searches(method: Method) -> TypeGuard[Searching]:
     """Whether a method has settings to find by measurement: not where its `fixed` says that all are given."""
     return isinstance(method, Searching) and not getattr(method, "fixed", False)
+
+
+def by_costs(method: Method) -> bool:
+    """Whether what the method searches can be found on sketches."""
+    return searches(method) and getattr(method, "by_costs", False)
 
 
 def settings_of(method: Method) -> dict[str, Any]:

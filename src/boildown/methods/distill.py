@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
-from boildown.methods.base import Card, Context, setting
+from boildown.methods.base import Card, Context, Pace, setting
 from boildown.methods.taught import Taught, held_out, training_samples
 from boildown.training import LOSSES, Choice, cycle, distil, fixed, make_loss, refusals, steps_for, tournament
-from boildown.training.choose import TRIAL
+from boildown.training.choose import TEAM, TRIAL
 from boildown.training.scoring import metric_score
 from boildown.training.views import Views
 
@@ -31,7 +31,7 @@ class Distill(Taught):
         when="MACs, parameters or time must fall further than quantization gets them, and there is training data.",
         when_not=(
             "There is no training data, or quantization alone is enough: it takes seconds. The tournament among eight "
-            "losses trains twice the steps, by four losses at the end; a loss of your choice trains them once."
+            "losses trains twice the steps, by three losses at the end; a loss of your choice trains them once."
         ),
         source=(
             "Hinton et al., Distilling the knowledge in a neural network (arXiv 1503.02531); each loss's own paper; "
@@ -43,12 +43,13 @@ class Distill(Taught):
         minutes=5.0,
         order=80,
         recovers=("retrain",),
+        continues=("prune", "depth", "low-rank"),
         harder={"student": "narrower", "width": 0.25},
     )
 
     loss: str = setting(
         "tournament",
-        "how the student is compared with the teacher: a tournament among all losses, whose better half teaches "
+        "how the student is compared with the teacher: a tournament among all losses, whose best teach "
         "together; the next of them in every round (cycle); or one of them",
         choices=("tournament", "cycle", *LOSSES),
     )
@@ -86,19 +87,23 @@ class Distill(Taught):
 
         steps = self.step_count(samples, context, timed, choice.effort(len(names)))
         few: tuple[str, ...] = ()
-        if self.loss == "tournament" and len(names) > 1 and steps < LEAST * TRIAL:
+        ranked = self.loss == "tournament" and len(names) > TEAM
+        if ranked and steps < LEAST * TRIAL:
             few = (f"{steps:,} steps are too few to rank {len(names)} losses",)
-            names = names[:1]
-            choice = fixed(names[0])
+            choice, ranked = fixed(names[0]), False
         found = distil(
             student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device), steps=steps,
             number=self.round, coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment,
             seed=context.seed, device=context.device, folder=context.folder, check=context.check,
             progress=context.progress, record=context.record,
         )  # fmt: skip
-        of = f", the best of {len(names)} losses" if self.loss == "tournament" and len(names) > 1 else ""
+        of = f", the best of {len(names)} losses" if ranked else ""
         how = f"{told}, taught with {' + '.join(found.losses)}{of}, for {found.trained.step:,} steps"
         return candidate.derive(model=found.trained.model, edits=edits, notes=(how, *few, *found.trained.notes))
+
+    def duration(self, pace: Pace) -> float:
+        """The training, and the tournament's trials."""
+        return self.lasts(pace, self._choice(_suited({})).effort(len(LOSSES)))
 
     def _choice(self, names: Sequence[str]) -> Choice:
         if self.loss == "tournament":

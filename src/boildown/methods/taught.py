@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Context, setting
+from boildown.methods.base import Context, Pace, setting
 from boildown.surgery import twins
 from boildown.surgery.edits import take_student
 from boildown.tasks.splits import unaugmented
@@ -62,6 +63,16 @@ class Lasting:
             write_text(path, json.dumps({"steps": steps}))
         return steps
 
+    def lasts(self, pace: Pace, effort: float = 1.0) -> float:
+        """About how many seconds the training goes on: three forward runs a step, and the teacher's."""
+        seen = self.steps * self.batch if self.steps else (self.epochs or inf) * pace.train
+        work = effort * seen * pace.forward * (3 * pace.share + 1)
+        return 5.0 + (work if self.steps else min(work, 60 * self.minutes or inf))
+
+    def duration(self, pace: Pace) -> float:
+        """The training."""
+        return self.lasts(pace)
+
 
 @dataclass(frozen=True)
 class Taught(Lasting):
@@ -87,6 +98,11 @@ class Taught(Lasting):
         if not any(True for _ in candidate.model.parameters()):
             return "the model has no weights that could be trained"
         return None
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """The student before it has learned anything."""
+        student, edits, _ = self.learner(candidate, task, context)
+        return candidate.derive(model=student, edits=edits)
 
     def training(self) -> Training:
         """How to train."""

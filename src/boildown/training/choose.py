@@ -29,7 +29,7 @@ Teach = Callable[[Sequence[str], int], Trained]
 """`teach(names, steps)` trains a student with these losses together, for a schedule of so many steps."""
 
 STANDINGS = "standings.json"
-ETA = 2
+TEAM = 3
 TRIAL = 9
 """A trial is this part of the round's steps, on a schedule of its own."""
 
@@ -108,16 +108,15 @@ class Cycle:
 class Tournament:
     """A trial for every loss, and the best of them teach together.
 
-    Each trains a student for a ninth of the steps, on a schedule of its own; the better half of them (1 / eta) is
-    kept, as in successive halving (Jamieson & Talwalkar 2016), and teaches the student to the end, each loss scaled
-    to the task's.
-    That more than one is kept makes up for what short trials cannot tell: a loss on inner layers may start last
-    and end far ahead. With eight losses it takes 24 % of the steps of training with all. Ties go to the loss named
-    first.
+    Each trains a student for a ninth of the steps, on a schedule of its own, and the best teach the student to the
+    end, each loss scaled to the task's: the first rung of successive halving (Jamieson & Talwalkar 2016), after
+    which the survivors join instead of going on alone. A loss on a middle layer shows late in the outputs what it
+    has taught: it is always one of the team and has no trial. With eight losses, three of whom teach, the trials
+    take a tenth of the steps of training with all. Ties go to the loss named first.
     """
 
     names: tuple[str, ...]
-    eta: int = ETA
+    team: int = TEAM
 
     def choose(self, round: Round) -> tuple[Sequence[str], Trained]:
         """Hold the trials; standings are kept in `folder`, and no trial is held twice."""
@@ -125,7 +124,11 @@ class Tournament:
         known: dict[str, float | None] = json.loads(path.read_text("utf-8")) if path.exists() else {}
         failures: dict[str, AttemptError] = {}
         names, steps = list(round.names), max(1, math.floor(round.steps / TRIAL))
-        for name in names if len(names) > 1 else ():
+        if len(names) <= self.team:
+            return names, round.teach(names, round.steps)
+        late = [name for name in names if name in LOSSES and LOSSES[name].late]
+        names = [name for name in names if name not in late]
+        for name in names:
             if name in known:
                 continue
             value, failure = _tried(name, steps, round.teach, round.score)
@@ -135,17 +138,16 @@ class Tournament:
             write_text(path, json.dumps(known))
             note = {} if failure is None else {"failed": str(failure)}
             round.record("standing", {"loss": name, "step": steps, "score": known[name], **note})
-        if len(names) > 1:
-            scores = {name: known[name] for name in names}
-            names = _best(scores, math.ceil(len(names) / self.eta))
-            if not names:
-                raise next(iter(failures.values()), AttemptError("No distillation loss trained without diverging."))
-            round.record("survivors", {"step": steps, "losses": names, "scores": scores})
+        scores = {name: known[name] for name in names}
+        names = [*_best(scores, max(1, self.team - len(late))), *late]
+        if not names:
+            raise next(iter(failures.values()), AttemptError("No distillation loss trained without diverging."))
+        round.record("survivors", {"step": steps, "losses": names, "scores": scores})
         return names, round.teach(names, round.steps)
 
     def effort(self, count: int) -> float:
-        """All contestants' trials, and the student's own training."""
-        return 1 + (count / TRIAL if count > 1 else 0)
+        """The trials, and the student's own training."""
+        return 1 + (count / TRIAL if count > self.team else 0)
 
 
 def _best(scores: Mapping[str, float | None], room: int) -> list[str]:
@@ -164,11 +166,11 @@ def cycle(names: Sequence[str] = tuple(LOSSES)) -> Cycle:
     return Cycle(tuple(make_loss(name).name for name in names))
 
 
-def tournament(names: Sequence[str] = tuple(LOSSES), eta: int = ETA) -> Tournament:
-    """The best of a tournament among `names` in every round, together."""
-    if eta < 2:
-        raise ValueError(f"eta is {eta}: of each rung at least half must fall out, so 2 or more.")
-    return Tournament(tuple(make_loss(name).name for name in names), eta)
+def tournament(names: Sequence[str] = tuple(LOSSES), team: int = TEAM) -> Tournament:
+    """The best of a tournament among `names` in every round, together. Raises ValueError for a team of none."""
+    if team < 1:
+        raise ValueError(f"team is {team}: at least one loss has to teach.")
+    return Tournament(tuple(make_loss(name).name for name in names), team)
 
 
 def refusals(

@@ -38,6 +38,8 @@ class DistillationLoss(nn.Module):
     name: ClassVar[str]
     source: ClassVar[str]
     kind: ClassVar[Kind]
+    late: ClassVar[bool] = False
+    """Whether it shows late in the outputs what it has taught, so that a short trial says nothing about it."""
 
     def __init__(self, coefficient: float = 1.0) -> None:
         super().__init__()

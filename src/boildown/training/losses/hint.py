@@ -18,6 +18,7 @@ class Hint(DistillationLoss):
     name = "hint"
     source = "arXiv:1412.6550"
     kind = "feature"
+    late = True
 
     def match(self, pairs: Sequence[Pair]) -> None:
         """The pair in the middle; a 1x1 convolution (images) or a linear layer (sequences) projects onto it."""
