@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from boildown.api import Event, Latency, Result, Run, compress, measure, resume, take
+    from boildown.api import Event, Latency, Quote, Result, Run, compress, measure, quote, resume, take
     from boildown.domain.candidate import Candidate, Edit, Plan, Quantizer
     from boildown.domain.measurement import Interval, Measurement
     from boildown.domain.outcome import Outcome, State
@@ -35,7 +35,7 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
 _PUBLIC = {
-    "boildown.api": ("Event", "Latency", "Result", "Run", "compress", "measure", "resume", "take"),
+    "boildown.api": ("Event", "Latency", "Quote", "Result", "Run", "compress", "measure", "quote", "resume", "take"),
     "boildown.domain.candidate": ("Candidate", "Edit", "Plan", "Quantizer"),
     "boildown.domain.measurement": ("Interval", "Measurement"),
     "boildown.domain.outcome": ("Outcome", "State"),
@@ -77,6 +77,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Quantizer",
+    "Quote",
     "Regression",
     "Result",
     "Run",
@@ -88,6 +89,7 @@ __all__ = [
     "__version__",
     "compress",
     "measure",
+    "quote",
     "resume",
     "setting",
     "take",

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from engine_fakes import DROP, LATENCY, SIZE, failed, job, judged
+from engine_fakes import DROP, LATENCY, SIZE, TARGET, failed, job, judged
 
+from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.domain.target import Target
 from boildown.engine.diagnosis import Diagnosis, diagnose
+from boildown.engine.forecast import Forecast, held_against, unknown
 from boildown.engine.ladder import LADDERS, Auto, Fixed, ladder
 from boildown.engine.rung import parse_rungs
 from boildown.errors import InputError
@@ -88,8 +90,12 @@ def test_auto_never_tries_a_method_twice_and_ends(plugged):
         attempts.append(failed(len(attempts), str(step[0]), State.SKIPPED))
     tried = [attempt.rung for attempt in attempts[1:]]
     assert len(tried) == len(set(tried))
-    lowering = [name for name, c in registry.cards().items() if "size" in c.lowers]
-    assert tried == lowering, "skipped attempts say nothing, so the cards' order decides"
+    cards = {name: c for name, c in registry.cards().items() if "size" in c.lowers}
+    assert set(tried) == set(cards)
+    stages = [(cards[name].trains, "macs" in cards[name].lowers) for name in tried]
+    assert stages == sorted(stages), "what trains comes last, and before it what takes parts out"
+    whole = [name for name in tried if "macs" not in cards[name].lowers and not cards[name].trains]
+    assert whole == [name for name in cards if name in whole], "skipped attempts say nothing: the cards' order decides"
 
 
 def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
@@ -120,12 +126,60 @@ def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed(
         attempts.append(failed(len(attempts), str(step[0]), State.SKIPPED))
 
 
-def test_after_a_student_that_is_too_large_a_smaller_one_comes():
-    first, large = judged(0, "first"), judged(1, "distill", size=0.3)
-    reason = Auto(job()).next([first, large])
-    assert str(reason[0]) == "distill(student=narrower, width=0.25)"
-    bad = judged(1, "retrain", size=0.2, drop=0.05)
-    assert str(Auto(job()).next([first, bad])[0]) == "distill", "a teacher helps where labels alone did not"
+def climbed(attempts, forecast=unknown, target=TARGET, **figures):
+    """The rungs that `auto` climbs if every one of them ends with the same figures, after some attempts."""
+    steps, attempts = Auto(job(target), forecast), list(attempts)
+    while (step := steps.next(attempts)) is not None:
+        attempts.append(judged(len(attempts), str(step[0]), target=target, **figures))
+    return [attempt.rung for attempt in attempts[1:]]
+
+
+def test_a_smaller_student_comes_only_after_one_that_was_too_large():
+    large = climbed([judged(0, "first")], size=0.3)
+    assert any("distill(student=narrower, width=0.25)" in rung for rung in large)
+    bad = climbed([judged(0, "first")], size=0.2, drop=0.05)
+    assert not any("width=0.25" in rung for rung in bad)
+
+
+def test_size_that_int8_misses_calls_for_fewer_parts_in_int8():
+    rungs = climbed([judged(0, "first")], size=0.3)
+    assert "prune + quantize-static" in rungs
+    assert rungs.index("learned-rounding(bits=4)") < rungs.index("prune + quantize-static")
+    assert rungs.index("prune + quantize-static") < rungs.index("progressive + quantize-static")
+    assert "prune" not in rungs, "int8 goes with it, since its quality held"
+
+
+def test_nothing_is_taken_out_where_the_costs_are_met_and_quality_is_not():
+    rungs = climbed([judged(0, "first"), judged(1, "quantize-static", size=0.2, drop=0.05)], size=0.2, drop=0.05)
+    before = rungs[: rungs.index("quantize-aware")]
+    assert not {"prune", "depth", "low-rank"} & {link for rung in before for link in rung.split(" + ")}
+
+
+def test_what_lost_too_much_is_climbed_again_with_training_at_the_ratio_that_was_found():
+    first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.3)
+    lossy = judged(2, "prune + quantize-static", size=0.2, drop=0.05)
+    lossy.quote = {"rung": "prune(ratio=0.47) + quantize-static"}
+    rungs = climbed([first, bulky, lossy], size=0.2, drop=0.05)
+    assert "progressive(ratio=0.47) + quantize-static" in rungs
+    assert "prune(ratio=0.47) + distill + quantize-static" in rungs
+    assert "prune(ratio=0.47) + quantize-aware" in rungs
+
+
+def test_of_what_meets_the_costs_by_forecast_that_which_keeps_most_comes_first():
+    kept = {"prune + quantize-static": 0.4, "depth + quantize-static": 0.8, "low-rank + quantize-static": 0.9}
+
+    def forecast(rung):
+        macs, size = kept.get(str(rung), 0.1), 0.3 if "low-rank" in str(rung) else 0.2
+        found = {"macs": Measurement("macs", macs, ratio=macs), "size": Measurement("size", size, ratio=size)}
+        return Forecast(rung, 1.0, found, held_against(job(), found))
+
+    steps, attempts = Auto(job(), forecast), [judged(0, "first"), judged(1, "quantize-static", size=0.3)]
+    found = []
+    while (step := steps.next(attempts)) is not None and len(found) < 3:
+        if "+" in str(step[0]):
+            found.append(str(step[0]))
+        attempts.append(failed(len(attempts), str(step[0])))
+    assert found == ["depth + quantize-static", "prune + quantize-static", "low-rank + quantize-static"]
 
 
 def test_two_methods_of_one_name_are_refused(plugged):

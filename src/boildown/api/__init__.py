@@ -1,11 +1,25 @@
-"""compress(), resume(), measure(): the one place that picks real parts and defaults."""
+"""compress(), quote(), resume(), measure(): the one place that picks real parts and defaults."""
 
 from __future__ import annotations
 
-from boildown.api.climbing import compress, resume
+from boildown.api.climbing import compress, quote, resume
 from boildown.api.measuring import measure
 from boildown.api.run import Result, Run, show, take
 from boildown.api.sitting import Callback, Event
 from boildown.engine.job import Latency
+from boildown.engine.quote import Quote
 
-__all__ = ["Callback", "Event", "Latency", "Result", "Run", "compress", "measure", "resume", "show", "take"]
+__all__ = [
+    "Callback",
+    "Event",
+    "Latency",
+    "Quote",
+    "Result",
+    "Run",
+    "compress",
+    "measure",
+    "quote",
+    "resume",
+    "show",
+    "take",
+]

@@ -1,11 +1,11 @@
-"""compress() and resume()."""
+"""compress(), quote() and resume()."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -16,15 +16,16 @@ from torch import nn
 import boildown
 from boildown.api.asked import Ladder, Read, conditions, plain_latency, read
 from boildown.api.run import Run
-from boildown.api.sitting import Callback, sitting
+from boildown.api.sitting import Callback, Sitting, sitting
 from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import Attempt
 from boildown.engine.job import Factories, Goal, Latency
-from boildown.engine.prepare import prepare
-from boildown.engine.students import OBJECT, missing, named
+from boildown.engine.prepare import Prepared, prepare
+from boildown.engine.quote import Quote
+from boildown.engine.students import OBJECT, Named, missing, named
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
@@ -96,31 +97,71 @@ def compress(
         "seed": seed,
         "expected": dict(expected) if isinstance(expected, Mapping) else expected or {},
         "fresh": fresh,
-        "factories": asdict(
-            Factories(
-                model if isinstance(model, str) else factory,
-                task if isinstance(task, str) else None,
-                None if weights is None else str(Path(weights).resolve()),
-                tuple(sys.path),
-                names,
-            )
-        ),
+        "factories": _factories(model, task, factory, weights, names),
     }
     found = read(asked, model, task, given)
-    folder = _new_folder(Path(runs))
+    with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
+        new = sat.bench.folder
+        final = new.rename(new.with_name(new.name.removeprefix(_NEW)))
+        sat.bench.move(final)
+        with Journal.create(final, {**facts, "run": final.name}) as journal:
+            return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
+
+
+def quote(
+    model: nn.Module | str,
+    task: Task | str,
+    target: Sequence[str] | str,
+    *,
+    ladder: Ladder = "auto",
+    budget: str | float | None = None,
+    latency: Latency = Latency(),  # noqa: B008 - frozen
+    runtime: str = "onnxruntime",
+    hardware: str = "this machine",
+    device: str = "auto",
+    batch_size: int | None = None,
+    students: Sequence[nn.Module | str] = (),
+    initial_student: nn.Module | str | None = None,
+    factory: str | None = None,
+    weights: str | Path | None = None,
+    expected: Mapping[str, float] | None = None,
+    runs: str | Path = "runs",
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+) -> Quote:
+    """What `compress` would climb: the rungs, what sketches of them cost, and the minutes they would take.
+
+    The arguments are those of `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
+    """
+    names, given = named(students, initial_student)
+    asked: dict[str, Any] = {
+        "target": conditions(target), "goal": "first", "ladder": _plain(ladder), "budget": budget, "confidence": None,
+        "latency": plain_latency(latency), "runtime": runtime, "hardware": hardware, "device": device,
+        "batch_size": batch_size, "seed": seed, "expected": expected or {}, "fresh": True,
+        "factories": _factories(model, task, factory, weights, names),
+    }  # fmt: skip
+    found = read(asked, model, task, given)
+    with (
+        _begun(found, asked, Path(runs), callbacks, None) as (sat, prepared, facts),
+        Journal.create(sat.bench.folder, facts) as journal,
+    ):
+        return sat.quote(journal, found, prepared, asked["ladder"])
+
+
+@contextlib.contextmanager
+def _begun(
+    found: Read, asked: Mapping[str, Any], runs: Path, callbacks: Sequence[Callback], command: str | None
+) -> Iterator[tuple[Sitting, Prepared, dict[str, Any]]]:
+    """A sitting with all that is checked before a run begins; its folder is hidden, and gone unless it is renamed."""
+    folder = _new_folder(runs)
     try:
         with sitting(found, folder, callbacks) as sat:
             prepared = prepare(found.first, found.job, sat.bench)
-            facts = {**_facts(asked, found, prepared.facts, command), **sat.identity(found)}
-            final = folder.with_name(folder.name.removeprefix(_NEW))
-            folder = folder.rename(final)
-            sat.bench.move(final)
-            with Journal.create(final, {**facts, "run": final.name}) as journal:
-                return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
+            yield sat, prepared, {**_facts(asked, found, prepared.facts, command), **sat.identity(found)}
     except Cancelled:
         raise Cancelled("Stopped before the run began; nothing was kept.") from None
     finally:
-        if folder.name.startswith(_NEW):
+        if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
@@ -177,6 +218,21 @@ def resume(
 
 
 _NEW = ".new-"
+
+
+def _factories(
+    model: nn.Module | str, task: Task | str, factory: str | None, weights: str | Path | None, students: Named
+) -> dict[str, Any]:
+    """Where children find everything, as plain data."""
+    return asdict(
+        Factories(
+            model if isinstance(model, str) else factory,
+            task if isinstance(task, str) else None,
+            None if weights is None else str(Path(weights).resolve()),
+            tuple(sys.path),
+            students,
+        )
+    )
 
 
 def _plain(ladder: Any) -> Any:
@@ -274,7 +330,7 @@ def _attempts(
             row.number, row.rung, row.reason,
             artifact.parent if artifact is not None else folder,
             key=row.candidate_key or "", parent=row.parent, state=row.state, artifact=artifact,
-            sha256=row.sha256 or "", seconds=dict(row.timings), notes=list(row.notes),
+            sha256=row.sha256 or "", seconds=dict(row.timings), notes=list(row.notes), quote=dict(row.quote),
         )  # fmt: skip
         if row.verdict is not None:
             attempt.verdict = Verdict.from_json(row.verdict)

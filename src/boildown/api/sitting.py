@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from boildown.engine.deliver import deliver, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
+from boildown.engine.quote import Quote, quote
 from boildown.errors import AttemptError, InputError
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
@@ -79,17 +81,27 @@ class Sitting:
     ) -> Run:  # fmt: skip
         """Climb, then hand over: best/, manifest, report."""
         folder = self.bench.folder
-        climber = Climber(
-            self.job, self.bench, journal, read.budget, folder=folder, runs=folder.parent, first=read.first,
-            prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
-        )  # fmt: skip
-        try:
-            climbed = climb(climber, ladder(given, self.job), attempts, again=again)
-        finally:
-            climber.close()
+        with self._climber(journal, read, prepared, fresh) as climber:
+            climbed = climb(climber, ladder(given, self.job, climber.forecast), attempts, again=again)
         self._hand_over(journal, climbed, read.budget.elapsed, attempts)
         self.emit("outcome", {"outcome": climbed.outcome})
         return Run(folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
+
+    def quote(self, journal: Journal, read: Read, prepared: Prepared, given: Ladder) -> Quote:
+        """What the ladder would do and take."""
+        with self._climber(journal, read, prepared, fresh=True) as climber:
+            climber.measure_first()
+            return quote(climber, ladder(given, self.job, climber.forecast))
+
+    def _climber(
+        self, journal: Journal, read: Read, prepared: Prepared, fresh: bool
+    ) -> AbstractContextManager[Climber]:
+        return contextlib.closing(
+            Climber(
+                self.job, self.bench, journal, read.budget, folder=self.bench.folder, runs=self.bench.folder.parent,
+                first=read.first, prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
+            )
+        )  # fmt: skip
 
     def _hand_over(self, journal: Journal, climbed: Climbed, seconds: float, attempts: Sequence[Attempt]) -> None:
         folder, best = self.bench.folder, climbed.best

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from boildown import api
-from boildown.cli.config import read_config
+from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
 from boildown.cli.options import RUNS, AsJson, Runs, echo_json
 
@@ -33,6 +33,7 @@ def compress(
     ] = None,
     goal: Annotated[str | None, typer.Option("--goal", help="first, smallest, fastest or best.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse nothing of earlier runs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and take.")] = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> int:
@@ -47,6 +48,8 @@ def compress(
         arguments["ladder"] = ladder[0] if len(ladder) == 1 else ladder
     if goal is not None:
         arguments["goal"] = goal
+    if dry_run:
+        return _quote(read, target, arguments, as_json)
     run = api.compress(
         read.model,
         read.task,
@@ -59,3 +62,14 @@ def compress(
     else:
         typer.echo(str(run))
     return of_outcome(run.outcome)
+
+
+def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:
+    left_out = ("goal", "confidence", "fresh")
+    given = {name: value for name, value in arguments.items() if name not in left_out}
+    found = api.quote(read.model, read.task, target or read.target, **given)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        typer.echo(str(found))
+    return 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,18 @@ from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
-from boildown.engine.chain import STUDENTS, Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
+from boildown.engine.chain import STUDENTS
+from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
+from boildown.engine.maker import Emit, Maker
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.rung import Rung
-from boildown.engine.search import Variant, measure_variant, search
+from boildown.engine.search import measure_variant
 from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, JournalError, WorkerLost
-from boildown.execution.child import Child
-from boildown.execution.quiet import give_way
 from boildown.journal.journal import Journal
-from boildown.journal.keys import file_hash, hash_of
-from boildown.journal.rows import AttemptRow
-from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Method, Searching, searches
+from boildown.journal.keys import file_hash
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
-
-Emit = Callable[[str, Mapping[str, Any]], None]
-
-TRAINING = "training"
-"""The folder of a run that holds what unfinished attempts go on from."""
 
 _FEWER_MACS = 0.9
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
@@ -62,11 +53,18 @@ class Attempt:
     seconds: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     notes: list[str] = field(default_factory=list)
+    quote: dict[str, Any] = field(default_factory=dict)
+    """What was expected of it, as the journal keeps it."""
 
     @property
     def sentence(self) -> str:
         """How it stands, in words."""
         return self.failure or (self.verdict.sentence() if self.verdict else "")
+
+    @property
+    def settled(self) -> str:
+        """The rung with the settings that sketches found."""
+        return str(self.quote.get("rung", self.rung))
 
     @property
     def cut(self) -> bool:
@@ -87,18 +85,11 @@ class Climber:
         first: Candidate, prepared: Prepared, stop: Callable[[], None], emit: Emit, fresh: bool = False,
     ) -> None:  # fmt: skip
         self.job, self.bench, self.journal, self.budget = job, bench, journal, budget
-        self.folder, self.runs, self.first, self.fresh = folder, runs, first, fresh
-        self.prepared, self.stop, self.emit = prepared, stop, emit
-        self.first_key = first_key(first, bench.graph(first))
-        self._child = Child()
-        self._donors: list[Path] = []
-        if not fresh:
-            self._donor(self.first_key)
-        bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
-        bench.record = lambda kind, data: journal.record(self._number, kind, data)
-        self._number: int | None = None
-        self._end = float("inf")
-        self._climbed: list[Rung] = []
+        self.folder, self.first, self.prepared, self.emit = folder, first, prepared, emit
+        self.maker = Maker(
+            job, bench, journal, folder=folder, runs=runs, first=first, stop=stop, emit=emit, fresh=fresh
+        )  # fmt: skip
+        self.forecast = Forecaster(self.maker, budget)
 
     @property
     def quality(self) -> str:
@@ -108,7 +99,7 @@ class Climber:
 
     def close(self) -> None:
         """End the child processes."""
-        self._child.close()
+        self.maker.close()
         self.bench.close()
 
     # -- climbing ------------------------------------------------------------------------------------
@@ -118,7 +109,7 @@ class Climber:
 
         Raises BoildownError where it cannot be measured: nothing could be compared with it.
         """
-        attempt = Attempt(0, "first", "the first model itself", self.folder / FIRST, key=self.first_key)
+        attempt = Attempt(0, "first", "the first model itself", self.folder / FIRST, key=self.maker.first_key)
 
         def climb() -> None:
             save_candidate(self.first, attempt.folder, self.first, attempt.folder)
@@ -128,70 +119,54 @@ class Climber:
 
         return self._journalled(attempt, climb)
 
-    def climb(self, number: int, rung: Rung, reason: str) -> Attempt:
+    def climb(self, number: int, rung: Rung, reason: str, *, skip: bool = False) -> Attempt:
         """Climb one rung from the first model to a verdict.
 
-        Returns the attempt whatever happened to it: skipped, failed, missed, undecided or met. Raises
-        Cancelled when the user stops, BoildownError when the disk is full.
+        skip: leave it out where the forecast says that it must miss a cost. Returns the attempt whatever happened
+        to it: skipped, failed, missed, undecided or met. Raises Cancelled when the user stops, BoildownError when
+        the disk is full.
         """
         attempt = Attempt(number, str(rung), reason, self._folder(number, str(rung)))
-        attempt.key, attempt.parent = self._keys(rung)
+        attempt.key, attempt.parent = self.maker.keys(rung)
+        forecast = self.forecast(rung)
+        attempt.quote = forecast.quote()
 
         def climb() -> None:
-            if (refusal := self._refusal(rung)) is not None:
+            refusal = self.maker.refusal(rung) or (forecast.sentence() if skip else "")
+            if refusal:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
-            candidate = self._reused(attempt) or self._applied(attempt, rung)
+            if forecast.sentence():
+                self.emit("notice", {"text": forecast.sentence()})
+            candidate = self._reused(attempt) or self._applied(attempt, forecast.rung)
             self._measure(attempt, candidate)
 
-        self._end, self._climbed = time.monotonic() + self.budget.limit(rung.minutes), []
+        self.maker.end = time.monotonic() + self.budget.limit(rung.minutes)
         self._journalled(attempt, climb)
         if not attempt.cut:  # one that was goes on from there, given more time
-            for made in (rung, *self._climbed):
-                for key in link_keys(made, self.first_key, self.job):
-                    shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
-            with contextlib.suppress(OSError):
-                (self.folder / TRAINING).rmdir()
+            self.maker.tidy(rung)
         return attempt
 
     def judge_in_full(self, attempt: Attempt) -> None:
         """Give an attempt that search rejected its figures on the verdict samples."""
         if attempt.candidate is None or attempt.judged_in_full or attempt.artifact is None:
             return
-        self._end, self._number = float("inf"), attempt.number
+        self.maker.end, self.maker.number = float("inf"), attempt.number
         self._look(attempt, attempt.candidate)
         self._conclude(attempt)
         assert attempt.verdict is not None
         self.journal.amend_attempt(attempt.number, attempt.state, attempt.sentence, attempt.verdict.to_json())
         self.emit("verdict", {"attempt": attempt})
 
-    def check(self) -> None:
-        """Called between steps everywhere: stop, deadline, and silence for somebody's timing."""
-        self.stop()
-        give_way(self.stop)
-        if time.monotonic() > self._end:
-            raise DeadlineError("The attempt ran past its time limit. Give the run a larger budget.")
-
     # -- the parts of an attempt ---------------------------------------------------------------------
-
-    def _refusal(self, rung: Rung) -> str | None:
-        """Why the rung is not climbed at all, in words.
-
-        Links after the first meet a candidate that does not exist yet, and are asked when it does.
-        """
-        available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
-        for method in rung.methods:
-            for need in method.card.needs:
-                if available[need] is None:
-                    return f"{method.card.name} needs {need} data, and the task has none"
-        reason = rung.methods[0].applies_to(self.first, self.job.task)
-        return None if reason is None else f"{rung.methods[0].card.name} does not apply: {reason}"
 
     def _applied(self, attempt: Attempt, rung: Rung) -> Candidate:
         """The candidate made by the rung's methods, saved, exported and checked."""
         with self.bench.timed("apply"):
-            rung = self._settled(attempt, rung)
-            candidate = self._made(rung, attempt.folder)
+            settled = self.maker.settle(rung, attempt.folder)
+            if str(settled) != attempt.rung:
+                attempt.notes.append(f"settings found by measurement: {settled}")
+            candidate = self.maker.make(settled, attempt.folder)
         attempt.notes += candidate.notes
         self._deploy(attempt, candidate)
         for folder in sorted((attempt.folder / STUDENTS).glob("*")):
@@ -204,85 +179,6 @@ class Climber:
         standing = measure_variant(candidate, folder, self.first, self.job, self.bench)
         costs = {m.metric: m.ratio for m in self.bench.operations(candidate, self.first)}
         self.journal.record(attempt.number, "student", {"name": folder.name, **costs, **asdict(standing)})
-
-    def _made(self, rung: Rung, folder: Path) -> Candidate:
-        """The candidate of a rung, saved in a folder: in a child where factories allow."""
-        self.emit("step", {"what": f"apply {rung}", "done": 0, "total": None})
-        self._climbed.append(rung)
-        begun = self._begun(rung)
-        if self.job.factories.complete:
-            records = self._child.call(
-                "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
-                str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
-                str((self.folder / TRAINING).resolve()), begun,
-                deadline=max(1.0, self._end - time.monotonic()) if self._end < float("inf") else None,
-                check=self.stop, on_progress=self.bench.progress, retries=1,
-            )  # fmt: skip
-            for kind, data in records:
-                self.journal.record(self._number, kind, data)
-            return load_candidate(folder, self.first, self.job.students)
-        context = replace(self._context(), keep=keeper(folder, self.first, self.folder / FIRST))
-        candidate = apply_chain(rung, self.first, self.first_key, self.job, context, begun)
-        save_candidate(candidate, folder, self.first, self.folder / FIRST)
-        return candidate
-
-    def _begun(self, rung: Rung) -> Begun | None:
-        """The longest part of a chain, from its start, that an earlier attempt has made: not made again."""
-        keys = link_keys(rung, self.first_key, self.job)
-        for count in range(len(rung.methods) - 1, 0, -1):
-            rows = reversed(self.journal.attempts_of(keys[count]))
-            found = next(((self.folder, row) for row in rows if row.artifact is not None), None)
-            found = found or (None if self.fresh else self._donor(keys[count]))
-            if found is None:
-                continue
-            folder = (found[0] / str(found[1].artifact)).parent.resolve()
-            with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
-                load_candidate(folder, self.first, self.job.students)
-                return count, folder
-        return None
-
-    def _settled(self, attempt: Attempt, rung: Rung) -> Rung:
-        """The rung with every setting fixed: a link that searches is driven by measurements of its variants."""
-        methods: tuple[Method, ...] = ()
-        for position, method in enumerate(rung.methods):
-            if searches(method):
-                before = Rung(methods)
-                parent = self.first
-                if methods:
-                    begun = self._begun(Rung((*methods, method)))
-                    parent = apply_chain(before, self.first, self.first_key, self.job, self._context(), begun)
-                folder = attempt.folder / f"variants-{position}"
-                method = self._best_variant(method, parent, methods, rung.methods[position + 1 :], folder)
-            methods += (method,)
-        settled = Rung(methods)
-        if str(settled) != str(rung):
-            attempt.notes.append(f"settings found by measurement: {settled}")
-        return settled
-
-    def _best_variant(
-        self, method: Searching, parent: Candidate, before: tuple[Method, ...], after: tuple[Method, ...], folder: Path
-    ) -> Method:
-        """The settings to keep of a link, found with the rest of the chain behind every variant of it."""
-
-        def make(variant: Method) -> Variant:
-            self.check()
-            rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
-            candidate = self._made(rung, own)
-            return Variant(rung, own, measure_variant(candidate, own, self.first, self.job, self.bench))
-
-        def record(variant: Variant) -> None:
-            self.journal.record(self._number, "variant", {"rung": str(variant.rung), **asdict(variant.standing)})
-
-        found = search(method.search(parent, self.job.task, self._context()), make, record)
-        shutil.rmtree(folder, ignore_errors=True)
-        return found
-
-    def _context(self) -> Context:
-        """What a method gets in this process."""
-        return context_of(
-            self.job, self.first, self.folder / TRAINING, progress=self.bench.progress, check=self.check,
-            record=lambda kind, data: self.journal.record(self._number, kind, data),
-        )  # fmt: skip
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
@@ -336,11 +232,12 @@ class Climber:
 
     def _journalled(self, attempt: Attempt, climb: Callable[[], None]) -> Attempt:
         """Run `climb` with the attempt begun before and finished after in the journal, even if it fails."""
-        self._number, before, start = attempt.number, dict(self.bench.seconds), time.perf_counter()
-        self.bench.deadline = self._end
+        self.maker.number, before, start = attempt.number, dict(self.bench.seconds), time.perf_counter()
+        self.bench.deadline = self.maker.end
         self.journal.begin_attempt(
-            attempt.number, attempt.rung, attempt.reason, parent=attempt.parent, candidate_key=attempt.key
-        )
+            attempt.number, attempt.rung, attempt.reason, parent=attempt.parent, candidate_key=attempt.key,
+            quote=attempt.quote,
+        )  # fmt: skip
         self.emit("attempt", {"attempt": attempt})
         try:
             climb()
@@ -355,9 +252,11 @@ class Climber:
                 raise BoildownError(f"The first model could not be measured: {_named(error)}") from error
             attempt.state, attempt.failure = State.FAILED, _named(error)
         finally:
-            self._end = self.bench.deadline = float("inf")
+            self.maker.end = self.bench.deadline = float("inf")
         spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
         attempt.seconds |= {**spent, "total": time.perf_counter() - start}
+        if attempt.judged_in_full:
+            self.forecast.beside = attempt.seconds["total"] - attempt.seconds.get("apply", 0.0)
         self._finish(attempt)
         return attempt
 
@@ -378,7 +277,7 @@ class Climber:
 
     def _reused(self, attempt: Attempt) -> Candidate | None:
         """The same candidate finished by an earlier run, whose files are as they were."""
-        donor = None if self.fresh else self._donor(attempt.key)
+        donor = self.maker.donor(attempt.key)
         if donor is None:
             return None
         run, row = donor
@@ -396,35 +295,6 @@ class Climber:
         else:
             self._deploy(attempt, candidate)
         return candidate
-
-    def _donor(self, key: str) -> tuple[Path, AttemptRow] | None:
-        found = find_finished(self.runs, key, exclude=self.folder)
-        if found is not None and found[0] not in self._donors:
-            self._donors.append(found[0])
-        return found
-
-    def _recall(self, key: str) -> Measurement | None:
-        """A measurement of this run, or of a run that gave a candidate."""
-        known = self.journal.measurement(key)
-        for donor in self._donors if known is None else ():
-            with Journal.open(donor, readonly=True) as journal:
-                known = known or journal.measurement(key)
-        if known is not None:
-            self._keep(key, known)
-        return known
-
-    def _keep(self, key: str, measurement: Measurement) -> None:
-        if self._number is not None:
-            self.journal.add_measurement(key, self._number, measurement)
-
-    def _keys(self, rung: Rung) -> tuple[str, str]:
-        """The key of the rung's candidate, and its parent's."""
-        *_, parent, key = link_keys(rung, self.first_key, self.job)
-        if any(searches(method) for method in rung.methods):
-            # What a search finds depends on what is asked and where: only the same question has the same answer.
-            asked = [condition.text for condition in self.job.target.conditions]
-            key = hash_of([key, asked, asdict(self.job.latency), self.job.runtime, self.bench.machine])
-        return key, parent
 
     def _folder(self, number: int, rung: str) -> Path:
         name = "".join(character if character.isalnum() or character == "-" else "-" for character in rung)

@@ -19,7 +19,7 @@ from boildown.engine.students import gather
 from boildown.errors import AttemptError
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
-from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.methods.base import Context, Data, Method, Sketching, settings_of
 from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
@@ -75,12 +75,14 @@ Begun = tuple[int, Path]
 
 
 def apply_chain(
-    rung: Rung, first: Candidate, first_key: str, job: Job, context: Context, begun: Begun | None = None
-) -> Candidate:
+    rung: Rung, first: Candidate, first_key: str, job: Job, context: Context, begun: Begun | None = None, *,
+    sketched: bool = False,
+) -> Candidate:  # fmt: skip
     """Apply the rung's methods one after the other; each link's parent is the one before.
 
-    context.folder: of the run; every link gets its own in it. begun: where to go on from. Raises AttemptError
-    where a later link does not apply to what an earlier one made.
+    context.folder: of the run; every link gets its own in it. begun: where to go on from. sketched: only the
+    shape of what every link makes. Raises AttemptError where a later link does not apply to what an earlier one
+    made.
     """
     keys = link_keys(rung, first_key, job)
     done, candidate = (0, first) if begun is None else (begun[0], load_candidate(begun[1], first, job.students))
@@ -89,7 +91,8 @@ def apply_chain(
         if position and (reason := method.applies_to(candidate, job.task)) is not None:
             raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
         own = None if context.folder is None else kept(context.folder, keys[position + 1])
-        made = method.apply(candidate, job.task, replace(context, folder=own))
+        make = method.sketch if sketched and isinstance(method, Sketching) else method.apply
+        made = make(candidate, job.task, replace(context, folder=own))
         notes = (*candidate.notes, *made.notes)
         candidate = replace(
             made, method=method.card.name, settings=settings_of(method), parent=keys[position], notes=notes
@@ -113,7 +116,7 @@ def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str,
 
 def apply_in_child(
     factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str,
-    training: str, begun: Begun | None,
+    training: str, begun: Begun | None, sketched: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records."""
     job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
@@ -122,7 +125,7 @@ def apply_in_child(
         job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
         keep=keeper(Path(folder), first, Path(first_folder)),
     )  # fmt: skip
-    candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun)
+    candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun, sketched=sketched)
     save_candidate(candidate, Path(folder), first, Path(first_folder))
     return records
 

@@ -39,7 +39,7 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
             topped = step is None
             if step is None or budget.remaining <= 0:
                 break
-            attempts.append(climber.climb(len(attempts), *step))
+            attempts.append(climber.climb(len(attempts), *step, skip=ladder.skips))
         best = choose(attempts, job.goal, climber.quality)
         looked: list[int] = []
         while best is not None and best.state is not State.MET and best.number not in looked:

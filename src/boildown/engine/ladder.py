@@ -1,17 +1,16 @@
-"""Which rung comes next, and why: fixed ladders, and `auto`, which reads cards and verdicts."""
+"""Which rung comes next: the user's own ladders, ready ones, and `auto`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt
-from boildown.engine.diagnosis import diagnose
+from boildown.engine.auto import Auto
+from boildown.engine.forecast import Forecast, unknown
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung, parse_rung, parse_rungs
 from boildown.errors import InputError
-from boildown.methods.registry import installed
 
 LADDERS: dict[str, tuple[str, ...]] = {
     "quick": ("quantize-static",),
@@ -31,7 +30,18 @@ AGAIN = "again, with more time"
 
 
 class Ladder(Protocol):
-    """Rungs in order, decided as attempts come in."""
+    """Rungs in order, decided as attempts come in.
+
+    skips: whether rungs are left out that must miss a cost by forecast. rungs: what it may climb, in order, as far
+    as that is known before any verdict.
+    """
+
+    skips: bool
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """What it may climb."""
+        ...
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
         """The next rung and the reason for it in a sentence, or None at the top."""
@@ -39,10 +49,17 @@ class Ladder(Protocol):
 
 
 class Fixed:
-    """The user's rungs in the user's order."""
+    """The user's rungs in the user's order; forecasts only warn."""
+
+    skips = False
 
     def __init__(self, rungs: Sequence[Rung]) -> None:
-        self.rungs = tuple(rungs)
+        self._rungs = tuple(rungs)
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """All of them."""
+        return self._rungs
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
         """The rung after those attempted."""
@@ -52,50 +69,17 @@ class Fixed:
         return self.rungs[done], f"rung {done + 1} of {len(self.rungs)} of the ladder given"
 
 
-class Auto:
-    """Every installed method that lowers something the target asks for, cheapest first.
-
-    After a miss the method whose card answers the miss best comes next; ties keep the cards' order.
-    Settings that compress harder are climbed only where a gentler method of their kind missed a cost.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        asked = {condition.metric for condition in job.target.conditions} - job.quality
-        suited = [method for method in installed().values() if not asked or asked & set(method.card.lowers)]
-        self._usual = [Rung((method(),)) for method in suited]
-        self._harder = [Rung((method(**method.card.harder),)) for method in suited if method.card.harder]
-
-    def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
-        """The open rung that answers the last verdict best."""
-        tried = {attempt.rung for attempt in attempts}
-        judged = [a for a in attempts[1:] if a.state is State.MISSED and a.verdict is not None]
-        if not judged:
-            left = [rung for rung in self._usual if str(rung) not in tried]
-            return (left[0], "the cheapest method that lowers what the target asks for") if left else None
-        last = judged[-1]
-        assert last.verdict is not None
-        diagnosis, card = diagnose(last.verdict, self._job.quality), parse_rung(last.rung).methods[-1].card
-        scores = {rung: diagnosis.suits(rung.methods[-1].card, card) for rung in self._usual}
-        if diagnosis.lower:
-            scores |= {
-                rung: diagnosis.suits(rung.methods[-1].card, card) + 1
-                for rung in self._harder
-                if card.name in (rung.methods[-1].card.name, *rung.methods[-1].card.recovers)
-            }
-        left = [rung for rung in scores if str(rung) not in tried]
-        if not left:
-            return None
-        return max(left, key=lambda rung: scores[rung]), f"after {last.rung}: {diagnosis.sentence}"
-
-
-def ladder(given: str | Sequence[str | Mapping[str, Any]], job: Job) -> Ladder:
+def ladder(
+    given: str | Sequence[str | Mapping[str, Any]], job: Job, forecast: Callable[[Rung], Forecast] = unknown
+) -> Ladder:
     """`"auto"`, a ready ladder's name, one rung, or a list of rungs.
+
+    forecast: what `auto` asks about rungs that it has to choose among.
 
     Raises InputError with the mistakes of all rungs.
     """
     if given == "auto":
-        return Auto(job)
+        return Auto(job, forecast)
     return Fixed(fixed_rungs(given))
 
 

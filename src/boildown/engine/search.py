@@ -59,26 +59,42 @@ def search(searching: Search, make: Callable[[Method], Variant], record: Callabl
 
 def measure_variant(candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench) -> Standing:
     """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples."""
+    standing = standing_of(job, measure_costs(candidate, folder, first, job, bench, timed=True))
     path = folder / f"model{bench.suffix}"
-    bench.write(candidate, weights_hash(candidate.model), path)
     sha256 = file_hash(path)
-    found: dict[str, Measurement] = {"size": bench.size(path)}
-    found |= {m.metric: m for m in bench.operations(candidate, first)}
-    found["latency"] = bench.latency(path, sha256, glance=True)
-    if job.asks("memory"):
-        found["memory"] = bench.memory(path, sha256)
     divergence = bench.divergence(candidate, path, sha256, first)
     accepted = None
     if job.splits.search_labelled:
         quality = {m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=first)}
         accepted = _status(job, quality, job.quality) is Status.MET
-    costs = judge(_part(job.target, found), {**found, "latency": _at_worst(found["latency"])})
+    return replace(standing, divergence=divergence.value, accepted=accepted)
+
+
+def measure_costs(
+    candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool
+) -> dict[str, Measurement]:
+    """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock."""
+    path = folder / f"model{bench.suffix}"
+    bench.write(candidate, weights_hash(candidate.model), path)
+    sha256 = file_hash(path)
+    found: dict[str, Measurement] = {"size": bench.size(path)}
+    found |= {m.metric: m for m in bench.operations(candidate, first)}
+    if timed:
+        found["latency"] = bench.latency(path, sha256, glance=True)
+    if job.asks("memory"):
+        found["memory"] = bench.memory(path, sha256)
+    return found
+
+
+def standing_of(job: Job, found: Mapping[str, Measurement]) -> Standing:
+    """How a variant stands by its costs alone."""
+    latency = {"latency": _at_worst(found["latency"])} if "latency" in found else {}
+    costs = judge(_part(job.target, found), {**found, **latency})
     return Standing(
         size=found["size"].ratio or 1.0,
-        latency=found["latency"].ratio or 1.0,
-        divergence=divergence.value,
+        latency=found["latency"].ratio or 1.0 if latency else inf,
+        divergence=inf,
         excess=costs.excess if costs.findings else 0.0,
-        accepted=accepted,
     )
 
 

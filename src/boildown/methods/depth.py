@@ -43,6 +43,7 @@ class Depth(Smaller):
         needs=("calibration",),
         minutes=1.0,
         order=70,
+        shape=("ratio", "of"),
     )
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from boildown.domain.candidate import Candidate, Quantizer
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Card, Context, setting
+from boildown.methods.base import FEW, Card, Context, Pace, setting
 from boildown.surgery.calibrate import Call, calibrate
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
@@ -51,6 +51,7 @@ class LearnedRounding:
         order=40,
         recovers=("quantize-static",),
         harder={"bits": 4},
+        shape=("bits", "edges"),
     )
 
     bits: int = setting(8, "bits of a weight", choices=(8, 4))
@@ -113,6 +114,14 @@ class LearnedRounding:
             for name, weight in best.weights.items():
                 model.get_parameter(name).copy_(weight)
         return candidate.derive(model=model, edits=(edit,), plan=best.plan, notes=(note,))
+
+    def duration(self, pace: Pace) -> float:
+        """Learning takes most of it, layer by layer."""
+        return pace.calibrating(10 + self.steps / 10 if self.rounding == "learned" else 10, self.samples)
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """Rounded to nearest, from a few samples."""
+        return replace(self, rounding="nearest", refit=False, samples=FEW).apply(candidate, task, context)
 
     def _bits(self, placement: Placement) -> dict[str, int]:
         ends = {placement.weights[0], placement.weights[-1]} if self.edges == "8" else set()

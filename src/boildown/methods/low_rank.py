@@ -48,6 +48,7 @@ class LowRank(Smaller):
         needs=("calibration",),
         minutes=1.0,
         order=65,
+        shape=("ratio", "of"),
     )
 
     multiple: int = setting(8, "ranks are whole multiples of this", least=1)

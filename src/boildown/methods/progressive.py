@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar, Literal
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
-from boildown.methods.base import INITIAL, Card, Context, setting
+from boildown.methods.base import INITIAL, Card, Context, Pace, setting
 from boildown.methods.distill import Distill
 from boildown.methods.prune import Prune, look, no_channels
 from boildown.methods.smaller import quantized
@@ -35,6 +36,7 @@ class Progressive:
         trains=True,
         minutes=15.0,
         order=75,
+        shape=("ratio", "of", "multiple"),
         recovers=("prune", "depth"),
         harder={"ratio": 0.25},
     )
@@ -53,8 +55,8 @@ class Progressive:
     finish: float = setting(2.0, "how many times as long as the others the last round trains", least=1)
     loss: str = setting(
         "tournament",
-        "how each round's student is compared with the teacher: a tournament among all losses, whose better half "
-        "teaches together; the next of them in every round (cycle); or one of them",
+        "how each round's student is compared with the teacher: a tournament among all losses, whose best "
+        "teach together; the next of them in every round (cycle); or one of them",
         choices=("tournament", "cycle", *LOSSES),
     )
     coefficient: float = setting(1.0, "how much the distillation loss counts beside the task loss", least=0)
@@ -79,7 +81,7 @@ class Progressive:
         student = candidate
         if context.initial_student is not None:
             student = candidate.derive(model=context.initial_student, edits=(take_student(INITIAL),))
-        ratios = self.ratios or (self.ratio ** (1 / self.rounds),) * self.rounds
+        ratios = self._ratios
         notes: list[str] = []
         for number, ratio in enumerate(ratios):
             last = number == len(ratios) - 1
@@ -98,6 +100,23 @@ class Progressive:
                 context.keep(f"student-{number + 2}", student)
             notes.append(f"round {number + 1}: {achieved:.3f}x the {self.of}, {student.notes[0]}")
         return student.derive(notes=tuple(notes))
+
+    def duration(self, pace: Pace) -> float:
+        """Every round's pruning and distillation."""
+        ratios = self._ratios
+        pruning = len(ratios) * Prune(samples=self.samples).duration(pace)
+        return pruning + sum(self._distill(number, len(ratios)).duration(pace) for number in range(len(ratios)))
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """All rounds' pruning at once."""
+        if context.initial_student is not None:
+            candidate = candidate.derive(model=context.initial_student, edits=(take_student(INITIAL),))
+        prune = Prune(ratio=prod(self._ratios), of=self.of, multiple=self.multiple, samples=self.samples, repair=False)
+        return prune.apply(candidate, task, context)
+
+    @property
+    def _ratios(self) -> tuple[float, ...]:
+        return self.ratios or (self.ratio ** (1 / self.rounds),) * self.rounds
 
     def _distill(self, number: int, rounds: int) -> Distill:
         longer = self.finish if number == rounds - 1 else 1.0

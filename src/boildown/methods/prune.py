@@ -53,6 +53,7 @@ class Prune(Smaller):
         needs=("calibration",),
         minutes=2.0,
         order=60,
+        shape=("ratio", "of", "multiple"),
     )
 
     importance: importances.Importance = setting(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
-from boildown.methods.base import Card, Context, setting
+from boildown.methods.base import FEW, Card, Context, setting
 from boildown.methods.taught import Lasting, held_out, training_samples
 from boildown.surgery.aware import Aware
 from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_quantizer
@@ -65,6 +65,7 @@ class QuantizeAware(Lasting):
         order=50,
         recovers=("quantize-static", "quantize-mixed", "learned-rounding"),
         harder={"bits": 4},
+        shape=("bits", "edges"),
     )
 
     minutes: float = setting(
@@ -113,6 +114,14 @@ class QuantizeAware(Lasting):
             learned, notes = course.student, ("not trained: it was no better on samples it had not seen",)
         model, edit = fold(candidate.model, *task.example())
         return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=notes)
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """The static plan that training starts from, from a few samples."""
+        graph = capture(candidate.model, *task.example())
+        placement = place(graph)
+        calls = calibration_calls(task, context.data.calibration or training_samples(context), FEW)
+        model, edit = fold(candidate.model, *task.example())
+        return candidate.derive(model=model, edits=(edit,), plan=self._plan(graph, placement, calls, context))
 
     def _plan(self, graph: Graph, placement: Placement, calls: Sequence[Call], context: Context) -> Plan:
         """The static plan, the scales of 4-bit weights by least squared error."""

@@ -57,6 +57,8 @@ class QuantizeDynamic:
         """The same model with a rewrite of its exported file."""
         return candidate.derive(rewrite=Edit("quantize-dynamic", 1, {"per_channel": self.per_channel}))
 
+    sketch = apply
+
 
 def _reached(model: nn.Module) -> Iterator[Tensor]:
     """The parameters of the layers that become integer; in a graph, which surgery returns, layers are operators."""

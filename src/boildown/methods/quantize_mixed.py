@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Card, Context, Method, Search, Standing, setting
+from boildown.methods.base import FEW, Card, Context, Method, Pace, Search, Standing, setting
 from boildown.surgery.calibrate import Ranges, calibrate, correct_biases
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
@@ -51,6 +51,7 @@ class QuantizeMixed:
         minutes=3.0,
         order=30,
         recovers=("quantize-static",),
+        sketched=("size", "params", "macs"),
     )
 
     prefix: int = setting(SEARCH, "how many of the first layers stay float; -1 searches 1 to 5 by measurement")
@@ -128,6 +129,17 @@ class QuantizeMixed:
             calls = calibration_calls(task, samples, self.samples)
             plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
         return candidate.derive(plan=plan, notes=(_told(placement),))
+
+    def duration(self, pace: Pace) -> float:
+        """The static plan, and for a search about ten variants of it, each written and scored."""
+        once = pace.calibrating(8, self.samples)
+        return once if self.fixed else 10 * once
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """Every layer in int8: no choice of float layers makes a smaller file."""
+        shown = self if self.fixed else replace(self, prefix=0, layers=0)
+        rough = replace(shown, samples=FEW, ranges="minmax", bias_correction=False)
+        return rough.apply(candidate, task, context)
 
     def _float(self, graph: Graph, task: Task, samples: Samples, context: Context) -> tuple[str, ...]:
         """The names of the layers that stay float, in order of choice."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Card, Context, setting
+from boildown.methods.base import FEW, Card, Context, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
@@ -65,6 +65,15 @@ class QuantizeStatic:
                 candidate = candidate.derive(model=found[0], edits=(found[1],))
         graph = capture(candidate.model, *task.example())
         return candidate.derive(plan=quantize(graph, calls, self, context))
+
+    def duration(self, pace: Pace) -> float:
+        """Ranges and two rounds of corrections."""
+        return pace.calibrating(8, self.samples)
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """Rough ranges from a few samples."""
+        rough = replace(self, samples=FEW, ranges="minmax", bias_correction=False, equalize=False)
+        return rough.apply(candidate, task, context)
 
 
 def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, context: Context) -> Plan:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Context, Method, Search, Standing, setting
+from boildown.methods.base import Context, Method, Pace, Search, Standing, setting
 from boildown.surgery.calibrate import Call
 from boildown.surgery.quantize import calibration_calls
 
@@ -40,6 +40,8 @@ class Smaller:
     repair: bool = setting(True, "refit the layers behind what went, in closed form, on calibration samples")
     samples: int = setting(1024, "how many calibration samples to use at most", least=1)
 
+    by_costs: ClassVar[bool] = True
+
     def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
         """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
 
@@ -62,6 +64,14 @@ class Smaller:
             if high - low < _CLOSE:
                 break
         return cast(Method, kept)
+
+    def duration(self, pace: Pace) -> float:
+        """What goes is measured, then the layers behind are refitted."""
+        return pace.calibrating(12, self.samples)
+
+    def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
+        """What is left, not repaired."""
+        return cast(Method, replace(self, repair=False)).apply(candidate, task, context)
 
     @property
     def fixed(self) -> bool:

@@ -14,16 +14,20 @@ from torch import nn
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
 from boildown.engine.rung import Rung, parse_rung
-from boildown.methods.base import Context, Data, Method, settings_of
+from boildown.methods.base import Context, Data, Method, Sketching, settings_of
 from boildown.methods.registry import installed
+from boildown.surgery.graph import capture
 from boildown.surgery.weights import weights_hash
 
 
 class MethodSuite:
     """Override `method`, and `model` and `task` with ones the method applies to.
 
-    `alone` is a model that the method must leave alone: it has to refuse it in words.
+    `alone` is a model that the method must leave alone: it has to refuse it in words. `sketch_within` is how far
+    parameters and multiply-accumulates of a sketch may be off, relative.
     """
+
+    sketch_within = 0.02
 
     @pytest.fixture
     def method(self) -> Method:
@@ -105,6 +109,22 @@ class MethodSuite:
         torch.manual_seed(2)
         assert made() == first
 
+    def test_a_sketch_is_as_small_as_what_is_made(
+        self, method: Method, model: nn.Module, task: Task, context: Context
+    ) -> None:
+        """A forecast reads sizes and operations from it."""
+        if not isinstance(method, Sketching):
+            pytest.skip("the method makes no sketch")
+        before = weights_hash(model)
+        made, sketch = (make(Candidate(model.eval()), task, context) for make in (method.apply, method.sketch))
+        assert weights_hash(model) == before
+        told = {"params", "macs"} & set(method.card.sketched)
+        for metric, real, shown in zip(("params", "macs"), _counts(made, task), _counts(sketch, task), strict=True):
+            assert metric not in told or shown == pytest.approx(real, rel=self.sketch_within)
+        if "latency" in method.card.sketched:
+            assert _bits(sketch) == _bits(made)
+        assert sketch.rewrite == made.rewrite
+
     def test_stops_when_asked(self, method: Method, model: nn.Module, task: Task, context: Context) -> None:
         """A method that takes long asks `check`; one that raises there must not leave a changed model."""
 
@@ -124,3 +144,15 @@ class MethodSuite:
             stopped = False
         assert weights_hash(model) == before
         assert stopped or method.card.minutes <= 0.2, "a method of more than some seconds must call context.check()"
+
+
+def _counts(candidate: Candidate, task: Task) -> tuple[float, float]:
+    """Parameters and multiply-accumulates."""
+    params = float(sum(parameter.numel() for parameter in candidate.model.parameters()))
+    return params, capture(candidate.model, *task.example()).macs()
+
+
+def _bits(candidate: Candidate) -> list[tuple[int, int]]:
+    """Bits and number of scales of every quantized weight."""
+    weights = {} if candidate.plan is None else candidate.plan.weights
+    return sorted((quantizer.bits, len(quantizer.scale)) for quantizer in weights.values())

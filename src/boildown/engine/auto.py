@@ -1,0 +1,204 @@
+"""The ladder `auto`: what an expert with a stopwatch would climb next, read from cards, verdicts and forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from boildown.domain.outcome import State
+from boildown.domain.verdict import Status
+from boildown.engine.attempt import Attempt
+from boildown.engine.diagnosis import Diagnosis, diagnose
+from boildown.engine.forecast import Forecast, unknown
+from boildown.engine.job import Job
+from boildown.engine.rung import Rung, parse_rung
+from boildown.methods.base import Method, settings_of
+from boildown.methods.registry import installed
+
+_PARTNERS = 2
+"""How many quantizations a method that takes parts out is chained with: the gentlest that will do, the smallest."""
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A rung with the reason for it. excess: how far the quality of what it mends was missed."""
+
+    rung: Rung
+    reason: str
+    excess: float = 0.0
+
+
+class Auto:
+    """Every installed method that lowers something the target asks for, and the chains that the misses call for.
+
+    Four stages, cheap ones first: methods that keep every layer and need no training; parts out without training,
+    alone and quantized, where nothing before met the costs; the same two with training. Within the first, the
+    method whose card answers the last miss best comes first. In the others every open rung is sketched, and the
+    one that keeps most of the network while it meets the costs comes first; what is trained first is what was
+    nearest in quality without. Settings that compress harder are climbed only where gentler ones missed a cost.
+    """
+
+    skips = True
+
+    def __init__(self, job: Job, forecast: Callable[[Rung], Forecast] = unknown) -> None:
+        self._job, self._forecast = job, forecast
+        asked = {condition.metric for condition in job.target.conditions} - job.quality
+        self._asked = asked
+        self._methods = [m for m in installed().values() if not asked or asked & set(m.card.lowers)]
+        self._usual = [Rung((method(),)) for method in self._methods]
+        self._harder = [Rung((method(**method.card.harder),)) for method in self._methods if method.card.harder]
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Every method alone, with harder settings, and what takes parts out with a quantization behind."""
+        whole = [rung for rung in (*self._usual, *self._harder) if not _takes_out(rung)]
+        partner = next((rung.methods for rung in whole if rung.methods[0].card.needs == ("calibration",)), ())
+        parts = [Rung((*rung.methods, *partner)) for rung in self._usual if _takes_out(rung)]
+        return tuple(sorted((*whole, *parts), key=lambda rung: (_trains(rung), _takes_out(rung))))
+
+    def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
+        """The open rung to climb now, and why."""
+        tried = {attempt.rung for attempt in attempts} | {attempt.settled for attempt in attempts}
+        diagnosis, last = self._diagnosis(attempts)
+        for trains in (False, True):
+            whole = [p for p in self._whole(attempts, diagnosis, last) if _trains(p.rung) == trains]
+            if found := next((p for p in whole if str(p.rung) not in tried), None):
+                return found.rung, found.reason
+            parts = [p for p in self._parts(attempts, diagnosis, trains) if str(p.rung) not in tried]
+            forecasts = {p: self._forecast(p.rung) for p in parts if _trains(p.rung) == trains}
+            open_ = [p for p, forecast in forecasts.items() if str(forecast.rung) not in tried]
+            if open_:
+                best = min(open_, key=lambda p: _order(p, forecasts[p]))
+                return best.rung, best.reason
+        return None
+
+    def _diagnosis(self, attempts: Sequence[Attempt]) -> tuple[Diagnosis | None, Method | None]:
+        """What the last verdict that missed asks for, and the method it was about."""
+        judged = [a for a in attempts[1:] if a.state is State.MISSED and a.verdict is not None]
+        if not judged:
+            return None, None
+        assert judged[-1].verdict is not None
+        return diagnose(judged[-1].verdict, self._job.quality), parse_rung(judged[-1].rung).methods[-1]
+
+    # -- methods that keep every layer -------------------------------------------------------------------
+
+    def _whole(
+        self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, last: Method | None
+    ) -> Iterator[_Proposal]:
+        """Quantization and the like, best answer first; harder settings after a gentler miss of a cost."""
+        usual = [rung for rung in self._usual if not _takes_out(rung)]
+        if diagnosis is None or last is None:
+            scores = dict.fromkeys(usual, 0)
+            reason = "the cheapest method that lowers what the target asks for"
+        else:
+            scores = {rung: diagnosis.suits(rung.methods[-1].card, last.card) for rung in usual}
+            reason = f"after {last.card.name}: {diagnosis.sentence}"
+        too_gentle = {name for attempt in attempts[1:] if self._missed_a_cost(attempt) for name in _names(attempt)}
+        for rung in self._harder:
+            card = rung.methods[-1].card
+            if not _takes_out(rung) and too_gentle & {card.name, *card.recovers}:
+                scores[rung] = 1 + max(scores.values(), default=0)
+        for rung in sorted(scores, key=lambda rung: -scores[rung]):
+            yield _Proposal(rung, reason)
+
+    # -- methods that take parts out, and chains ---------------------------------------------------------
+
+    def _parts(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, trains: bool) -> Iterator[_Proposal]:
+        """Parts out, alone and before a quantization, and what trains in the place of what lost too much."""
+        if trains:
+            yield from self._mended(attempts)
+        told = diagnosis.sentence if diagnosis is not None else "nothing that keeps every layer is left to try"
+        if not trains and self._job.goal == "first" and any(self._fits(attempt) for attempt in attempts[1:]):
+            return  # costs are met already: taking out more can only lose more
+        rungs = [rung for rung in self._usual if _takes_out(rung)]
+        rungs += [rung for rung in self._harder if _takes_out(rung) and self._too_large(rung, attempts)]
+        for rung in rungs:
+            if rung.methods[0].card.trains == trains:
+                partners = self._partners(attempts)
+                for partner in partners or ((),):
+                    yield _Proposal(Rung((*rung.methods, *partner)), f"{told}; fewer parts are needed")
+
+    def _mended(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+        """Chains that met the costs and missed quality, with a link that trains in the place of one or behind it."""
+        for attempt in attempts[1:]:
+            if attempt.verdict is None or not self._fits(attempt) or attempt.state is not State.MISSED:
+                continue
+            methods, excess = parse_rung(attempt.settled).methods, attempt.verdict.excess
+            reason = f"the costs are met by {attempt.rung}: recover its quality"
+            for position, link in enumerate(methods):
+                for healer in self._methods:
+                    if not healer.card.trains:
+                        continue
+                    before, after = methods[:position], methods[position + 1 :]
+                    if link.card.name in healer.card.recovers:
+                        rung = Rung((*before, _alike(healer(), link), *after))
+                        if _takes_out(rung):
+                            yield _Proposal(rung, reason, excess)
+                    if link.card.name in healer.card.continues and not _names(rung := Rung(after)) & {healer.card.name}:
+                        yield _Proposal(Rung((*before, link, healer(), *after)), reason, excess)
+
+    def _partners(self, attempts: Sequence[Attempt]) -> list[tuple[Method, ...]]:
+        """Quantizations to put behind: of those whose quality held, or that were never made, gentle ones first."""
+        found = []
+        for attempt in attempts[1:]:
+            rung = parse_rung(attempt.settled)
+            made = attempt.verdict is not None or attempt.quote.get("size")
+            if made and not _takes_out(rung) and not self._missed_quality(attempt):
+                found.append((attempt, rung))
+        if len(found) > 1:
+            found = [found[0], min(found[1:], key=lambda pair: _size(pair[0]))]
+        return [rung.methods for _, rung in found][:_PARTNERS]
+
+    def _too_large(self, rung: Rung, attempts: Sequence[Attempt]) -> bool:
+        name = rung.methods[0].card.name
+        return any(name in _names(attempt) and self._missed_a_cost(attempt) for attempt in attempts[1:])
+
+    # -- what verdicts and forecasts said ----------------------------------------------------------------
+
+    def _missed(self, attempt: Attempt) -> set[str]:
+        """The metrics that an attempt missed, by its verdict or by its forecast."""
+        if attempt.verdict is not None:
+            return {f.condition.metric for f in attempt.verdict.findings if f.status is Status.MISSED}
+        forecast = attempt.quote.get("misses", ()) if attempt.state is State.SKIPPED else ()
+        return set(forecast)
+
+    def _missed_a_cost(self, attempt: Attempt) -> bool:
+        return bool(self._missed(attempt) - self._job.quality)
+
+    def _missed_quality(self, attempt: Attempt) -> bool:
+        return bool(self._missed(attempt) & self._job.quality)
+
+    def _fits(self, attempt: Attempt) -> bool:
+        """Whether it was measured and met every condition on costs."""
+        return attempt.verdict is not None and not self._missed_a_cost(attempt)
+
+
+def _order(proposal: _Proposal, forecast: Forecast) -> tuple[Any, ...]:
+    """What may meet the costs before what cannot, then what was nearest in quality, keeps most, and is quick."""
+    return bool(forecast.misses), proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
+
+
+def _takes_out(rung: Rung) -> bool:
+    """Whether some link lowers what is counted: parts of the network go."""
+    return bool(rung.lowers & {"macs", "params"})
+
+
+def _trains(rung: Rung) -> bool:
+    return any(method.card.trains for method in rung.methods)
+
+
+def _names(of: Attempt | Rung) -> set[str]:
+    rung = of if isinstance(of, Rung) else parse_rung(of.rung)
+    return {method.card.name for method in rung.methods}
+
+
+def _size(attempt: Attempt) -> float:
+    found = attempt.measurements.get("size")
+    return float((found.ratio if found else attempt.quote["size"]["ratio"]) or 1.0)
+
+
+def _alike(method: Method, other: Method) -> Method:
+    """A method set to make its candidates as small as another's."""
+    shared = set(method.card.shape) & set(other.card.shape)
+    return replace(method, **{name: value for name, value in settings_of(other).items() if name in shared})  # type: ignore[type-var]

@@ -1,0 +1,206 @@
+"""What a rung will cost, before it is climbed: its sizes and times by a sketch, its minutes by the pace of this run."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.domain.verdict import Finding, Status, judge
+from boildown.engine.budget import Budget
+from boildown.engine.job import Job
+from boildown.engine.maker import Maker
+from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.search import measure_costs
+from boildown.errors import Cancelled, JournalError
+from boildown.methods.base import Pace, Sketching, Timed, by_costs
+
+COSTS = ("size", "params", "macs", "latency", "memory")
+WORTH = 0.5
+"""Minutes from which on a rung is worth a sketch: climbing a shorter one says more in about the time."""
+
+_TOLERANCE = {"size": 0.02, "params": 0.02, "macs": 0.02, "latency": 0.1, "memory": 0.25}
+"""How far a sketch may be off, relative."""
+_TIMED = 64
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of a rung.
+
+    rung: with the settings that sketches have found. minutes: from its start to its verdict. costs: measured on the
+    sketch, by metric; empty where none was made. findings: the target's conditions on them.
+    """
+
+    rung: Rung
+    minutes: float
+    costs: Mapping[str, Measurement] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def misses(self) -> tuple[Finding, ...]:
+        """The conditions on costs that are missed by more than a sketch may be off."""
+        return tuple(
+            finding
+            for finding in self.findings
+            if finding.status is Status.MISSED and finding.excess > _TOLERANCE.get(finding.condition.metric, 0.0)
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether a sketch was measured and meets every condition on costs."""
+        return bool(self.costs) and not self.misses
+
+    @property
+    def excess(self) -> float:
+        """The largest excess of the conditions on costs; 0 without any."""
+        return max((finding.excess for finding in self.findings), default=0.0)
+
+    @property
+    def left(self) -> float:
+        """The share of the first model's multiply-accumulates that it keeps; 1 where nothing is known."""
+        macs = self.costs.get("macs")
+        return 1.0 if macs is None or macs.ratio is None else macs.ratio
+
+    def sentence(self) -> str:
+        """Why it is not worth climbing; empty where it may be."""
+        if not self.misses:
+            return ""
+        told = " and ".join(f"{f.condition.metric} {f.shown} where {f.condition.text} is asked" for f in self.misses)
+        return f"hopeless by forecast: {self.rung} would have {told}"
+
+    def quote(self) -> dict[str, Any]:
+        """For the journal: minutes, and values and ratios of what was measured."""
+        figures = {
+            name: {"value": found.value, "ratio": found.ratio} for name, found in self.costs.items() if name in COSTS
+        }
+        misses = [finding.condition.metric for finding in self.misses]
+        return {"rung": str(self.rung), "minutes": round(self.minutes, 3), "misses": misses, **figures}
+
+
+def unknown(rung: Rung) -> Forecast:
+    """The forecast of who has measured nothing: the minutes of the cards."""
+    return Forecast(rung, rung.minutes)
+
+
+class Forecaster:
+    """Says what rungs will cost: sketches those worth it, journals every forecast and makes none twice.
+
+    beside: seconds that the last attempt took beside its methods, for writing, checking and measuring.
+    """
+
+    def __init__(self, maker: Maker, budget: Budget) -> None:
+        self._maker, self._budget, self._job = maker, budget, maker.job
+        self._known = {
+            str(record.data["asked"]): from_quote(record.data, self._job)
+            for record in maker.journal.records("forecast")
+        }
+        self._pace: Pace | None = None
+        self.beside = 0.0
+
+    def __call__(self, rung: Rung, *, worth: float = WORTH) -> Forecast:
+        """What a rung will cost, with the settings that can be found on sketches.
+
+        worth: minutes from which on a sketch is made; a rung that searches on sketches is always sketched. Raises
+        Cancelled and JournalError; what goes wrong in a sketch is journalled, and the rung may be climbed all the same.
+        """
+        if (known := self._known.get(str(rung))) is not None and (known.costs or worth >= WORTH):
+            return known
+        found = Forecast(rung, rung.minutes)
+        self._maker.end = time.monotonic() + self._budget.limit(rung.minutes)
+        try:
+            found = self._made(rung, worth)
+        except (Cancelled, JournalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - journalled; the attempt will meet it again and tell
+            self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": str(error)})
+        finally:
+            self._maker.end = math.inf
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._maker.journal.record(None, "forecast", {"asked": str(rung), **found.quote()})
+        self._known[str(rung)] = found
+        return found
+
+    @property
+    def _folder(self) -> Path:
+        return self._maker.folder / "forecasts"
+
+    def _made(self, rung: Rung, worth: float) -> Forecast:
+        settled, costs = rung, dict[str, Measurement]()
+        if self._worth_a_sketch(rung, worth):
+            settled, costs = self._sketched(rung)
+        self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
+        share = costs["macs"].ratio if "macs" in costs else None
+        seconds = self.beside + seconds_of(settled, replace(self._pace, share=share or 1.0))
+        return Forecast(settled, seconds / 60, costs, held_against(self._job, costs))
+
+    def _worth_a_sketch(self, rung: Rung, worth: float) -> bool:
+        if not any(self._job.asks(metric) for metric in COSTS) or not sketchable(rung):
+            return False
+        if not any(by_costs(method) for method in rung.methods) and rung.minutes < worth:
+            return False
+        return self._maker.refusal(rung) is None and self._maker.donor(self._maker.keys(rung)[0]) is None
+
+    def _sketched(self, rung: Rung) -> tuple[Rung, dict[str, Measurement]]:
+        """(the rung with what sketches can settle, the costs of its sketch)."""
+        maker, bench, exports = self._maker, self._maker.bench, self._maker.folder / "exports"
+        before = set(exports.glob("*"))
+        try:
+            with bench.timed("apply"):
+                rung = maker.settle(rung, self._folder, sketched=True)
+                candidate = maker.make(rung, self._folder / "settled", sketched=True)
+            timed = self._job.asks("latency")
+            costs = measure_costs(candidate, self._folder / "settled", maker.first, self._job, bench, timed=timed)
+            told = frozenset[str](COSTS).intersection(*(method.card.sketched for method in rung.methods))
+            return rung, {metric: found for metric, found in costs.items() if metric in told}
+        finally:
+            for path in set(exports.glob("*")) - before:
+                path.unlink()
+
+
+def sketchable(rung: Rung) -> bool:
+    """Whether every link of a rung can be sketched."""
+    return all(isinstance(method, Sketching) for method in rung.methods)
+
+
+def seconds_of(rung: Rung, pace: Pace) -> float:
+    """How long the rung's methods take, by what they say of themselves, else by their cards."""
+    return sum(m.duration(pace) if isinstance(m, Timed) else 60 * m.card.minutes for m in rung.methods)
+
+
+def held_against(job: Job, costs: Mapping[str, Measurement]) -> tuple[Finding, ...]:
+    """The target's conditions on the costs that are known."""
+    conditions = tuple(c for c in job.target.conditions if c.metric in costs and c.metric not in job.quality)
+    return judge(replace(job.target, conditions=conditions), costs).findings
+
+
+def pace_of(job: Job, first: Candidate, check: Callable[[], None] = lambda: None) -> Pace:
+    """How fast the first model is in PyTorch here, and how much data there is."""
+    splits = job.splits
+    samples = splits.search.subset(range(min(_TIMED, len(splits.search))))
+    best = math.inf
+    with torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            for inputs, _target in samples.batches(_TIMED):
+                check()
+                job.task.run(first.model, inputs)
+            best = min(best, time.perf_counter() - start)
+    sizes = [0 if part is None else len(part) for part in (splits.train, splits.calibration)]
+    return Pace(best / len(samples), 1.0, *sizes)
+
+
+def from_quote(quote: Mapping[str, Any], job: Job) -> Forecast:
+    """The inverse of `Forecast.quote`, for a run that is resumed."""
+    costs = {
+        name: Measurement(name, quote[name]["value"], ratio=quote[name]["ratio"]) for name in COSTS if name in quote
+    }
+    return Forecast(parse_rung(quote["rung"]), quote["minutes"], costs, held_against(job, costs))

@@ -1,0 +1,222 @@
+"""Making the candidates of rungs, or sketches of them: here or in a child, on what earlier attempts and runs made."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from boildown.domain.candidate import Candidate
+from boildown.domain.measurement import Measurement
+from boildown.engine.bench import Bench
+from boildown.engine.chain import Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
+from boildown.engine.job import Job
+from boildown.engine.prepare import FIRST
+from boildown.engine.rung import Rung
+from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
+from boildown.errors import BoildownError, DeadlineError
+from boildown.execution.child import Child
+from boildown.execution.quiet import give_way
+from boildown.journal.journal import Journal
+from boildown.journal.keys import hash_of
+from boildown.journal.rows import AttemptRow
+from boildown.journal.runs import find_finished
+from boildown.methods.base import Context, Method, Searching, by_costs, searches
+from boildown.surgery.store import load_candidate, save_candidate
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+TRAINING = "training"
+"""The folder of a run that holds what unfinished attempts go on from."""
+
+
+class Maker:
+    """Makes one candidate after the other for a job, in its run folder.
+
+    number: of the attempt that what is made and measured belongs to; None between attempts. end: when the work
+    under way has to be done, by the monotonic clock.
+    """
+
+    def __init__(
+        self, job: Job, bench: Bench, journal: Journal, *, folder: Path, runs: Path, first: Candidate,
+        stop: Callable[[], None], emit: Emit, fresh: bool = False,
+    ) -> None:  # fmt: skip
+        self.job, self.bench, self.journal = job, bench, journal
+        self.folder, self.runs, self.first, self.fresh = folder, runs, first, fresh
+        self.stop, self.emit = stop, emit
+        self.first_key = first_key(first, bench.graph(first))
+        self.number: int | None = None
+        self.end = float("inf")
+        self._child = Child()
+        self._donors: list[Path] = []
+        self._climbed: list[Rung] = []
+        self._refusals: dict[Rung, str | None] = {}
+        self.donor(self.first_key)  # its measurements of the first model hold here too
+        bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
+        bench.record = lambda kind, data: journal.record(self.number, kind, data)
+
+    def close(self) -> None:
+        """End the child process."""
+        self._child.close()
+
+    def check(self) -> None:
+        """Called between steps everywhere: stop, deadline, and silence for somebody's timing."""
+        self.stop()
+        give_way(self.stop)
+        if time.monotonic() > self.end:
+            raise DeadlineError("The attempt ran past its time limit. Give the run a larger budget.")
+
+    def refusal(self, rung: Rung) -> str | None:
+        """Why the rung does not apply, in words.
+
+        Links after the first meet a candidate that does not exist yet, and are asked when it does.
+        """
+        if rung not in self._refusals:
+            self._refusals[rung] = self._refused(rung)
+        return self._refusals[rung]
+
+    def _refused(self, rung: Rung) -> str | None:
+        available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
+        for method in rung.methods:
+            for need in method.card.needs:
+                if available[need] is None:
+                    return f"{method.card.name} needs {need} data, and the task has none"
+        reason = rung.methods[0].applies_to(self.first, self.job.task)
+        return None if reason is None else f"{rung.methods[0].card.name} does not apply: {reason}"
+
+    def keys(self, rung: Rung) -> tuple[str, str]:
+        """The key of the rung's candidate, and its parent's."""
+        *_, parent, key = link_keys(rung, self.first_key, self.job)
+        if any(searches(method) for method in rung.methods):
+            # What a search finds depends on what is asked and where: only the same question has the same answer.
+            asked = [condition.text for condition in self.job.target.conditions]
+            key = hash_of([key, asked, asdict(self.job.latency), self.job.runtime, self.bench.machine])
+        return key, parent
+
+    def donor(self, key: str) -> tuple[Path, AttemptRow] | None:
+        """An earlier run, and its attempt, with a finished candidate of this key; None where nothing is reused."""
+        if self.fresh:
+            return None
+        found = find_finished(self.runs, key, exclude=self.folder)
+        if found is not None and found[0] not in self._donors:
+            self._donors.append(found[0])
+        return found
+
+    def tidy(self, rung: Rung) -> None:
+        """Throw away what the training of a rung, and of the variants of it that were made, could have gone on from."""
+        for made in (rung, *self._climbed):
+            for key in link_keys(made, self.first_key, self.job):
+                shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.folder / TRAINING).rmdir()
+        self._climbed = []
+
+    # -- making --------------------------------------------------------------------------------------
+
+    def make(self, rung: Rung, folder: Path, *, sketched: bool = False) -> Candidate:
+        """The candidate of a rung, or a sketch of it, saved in a folder: in a child where factories allow."""
+        self.emit("step", {"what": f"{'sketch' if sketched else 'apply'} {rung}", "done": 0, "total": None})
+        if not sketched:
+            self._climbed.append(rung)
+        begun = None if sketched else self._begun(rung)
+        if self.job.factories.complete:
+            records = self._child.call(
+                "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
+                str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
+                str((self.folder / TRAINING).resolve()), begun, sketched,
+                deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
+                check=self.stop, on_progress=self.bench.progress, retries=1,
+            )  # fmt: skip
+            for kind, data in records:
+                self.journal.record(self.number, kind, data)
+            return load_candidate(folder, self.first, self.job.students)
+        context = replace(self._context(), keep=keeper(folder, self.first, self.folder / FIRST))
+        candidate = apply_chain(rung, self.first, self.first_key, self.job, context, begun, sketched=sketched)
+        save_candidate(candidate, folder, self.first, self.folder / FIRST)
+        return candidate
+
+    def settle(self, rung: Rung, folder: Path, *, sketched: bool = False) -> Rung:
+        """The rung with every setting fixed: a link that searches is driven by measurements of its variants.
+
+        sketched: the variants are sketches, which a search that looks at costs alone is content with.
+        """
+        methods: tuple[Method, ...] = ()
+        for position, method in enumerate(rung.methods):
+            if searches(method) and (by_costs(method) or not sketched):
+                parent = self.first
+                if methods and not sketched:
+                    begun = self._begun(Rung((*methods, method)))
+                    parent = apply_chain(Rung(methods), self.first, self.first_key, self.job, self._context(), begun)
+                method = self._best_variant(
+                    method, parent, methods, rung.methods[position + 1 :], folder / f"variants-{position}", sketched
+                )
+            methods += (method,)
+        return Rung(methods)
+
+    def _best_variant(
+        self, method: Searching, parent: Candidate, before: tuple[Method, ...], after: tuple[Method, ...], folder: Path,
+        sketched: bool,
+    ) -> Method:  # fmt: skip
+        """The settings to keep of a link, found with the rest of the chain behind every variant of it."""
+
+        def make(variant: Method) -> Variant:
+            self.check()
+            rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
+            candidate = self.make(rung, own, sketched=sketched)
+            if sketched:
+                timed = self.job.asks("latency") or getattr(variant, "of", "") == "latency"
+                costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                standing = standing_of(self.job, costs)
+            else:
+                standing = measure_variant(candidate, own, self.first, self.job, self.bench)
+            return Variant(rung, own, standing)
+
+        def record(variant: Variant) -> None:
+            facts = {"rung": str(variant.rung), "sketched": sketched, **asdict(variant.standing)}
+            self.journal.record(self.number, "variant", facts)
+
+        found = search(method.search(parent, self.job.task, self._context()), make, record)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
+
+    def _begun(self, rung: Rung) -> Begun | None:
+        """The longest part of a chain, from its start, that an earlier attempt has made: not made again."""
+        keys = link_keys(rung, self.first_key, self.job)
+        for count in range(len(rung.methods) - 1, 0, -1):
+            rows = reversed(self.journal.attempts_of(keys[count]))
+            found = next(((self.folder, row) for row in rows if row.artifact is not None), None)
+            found = found or self.donor(keys[count])
+            if found is None:
+                continue
+            folder = (found[0] / str(found[1].artifact)).parent.resolve()
+            with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
+                load_candidate(folder, self.first, self.job.students)
+                return count, folder
+        return None
+
+    def _context(self) -> Context:
+        """What a method gets in this process."""
+        return context_of(
+            self.job, self.first, self.folder / TRAINING, progress=self.bench.progress, check=self.check,
+            record=lambda kind, data: self.journal.record(self.number, kind, data),
+        )  # fmt: skip
+
+    # -- what is known already -----------------------------------------------------------------------
+
+    def _recall(self, key: str) -> Measurement | None:
+        """A measurement of this run, or of a run that gave a candidate."""
+        known = self.journal.measurement(key)
+        for donor in self._donors if known is None else ():
+            with Journal.open(donor, readonly=True) as journal:
+                known = known or journal.measurement(key)
+        if known is not None:
+            self._keep(key, known)
+        return known
+
+    def _keep(self, key: str, measurement: Measurement) -> None:
+        if self.number is not None:
+            self.journal.add_measurement(key, self.number, measurement)

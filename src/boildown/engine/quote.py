@@ -1,0 +1,82 @@
+"""What a run would do and take, before any of it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from boildown.domain.grammar import format_value
+from boildown.engine.attempt import Climber
+from boildown.engine.forecast import COSTS, Forecast
+from boildown.engine.ladder import Ladder
+from boildown.engine.rung import Rung
+
+
+@dataclass(frozen=True)
+class Line:
+    """One rung of a quote. refusal: why it would not be climbed; empty where it would."""
+
+    rung: str
+    minutes: float
+    forecast: Forecast
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """The rungs of a ladder in order, with what their sketches cost and the minutes they would take.
+
+    A ladder that is `auto` goes on as verdicts tell: these are the rungs it may choose from.
+    """
+
+    lines: tuple[Line, ...]
+
+    @property
+    def minutes(self) -> float:
+        """What all rungs take that would be climbed."""
+        return sum(line.minutes for line in self.lines if not line.refusal)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as `--json` prints it."""
+        rungs = [{**line.forecast.quote(), "asked": line.rung, "refusal": line.refusal} for line in self.lines]
+        return {"rungs": rungs, "minutes": self.minutes}
+
+    def __str__(self) -> str:
+        shown = [name for name in COSTS if any(name in line.forecast.costs for line in self.lines)]
+        rows = [("rung", *shown, "min")]
+        rows += [
+            (str(line.forecast.rung), *(_ratio(line, name) for name in shown), _minutes(line)) for line in self.lines
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        told = []
+        for row, line in zip(rows, [None, *self.lines], strict=True):
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+            told.append("  ".join(cells).rstrip())
+            if line is not None and line.refusal:
+                told.append(f"    not climbed: {line.refusal}")
+        return "\n".join([*told, f"about {self.minutes:.3g} min in all, if every rung is climbed"])
+
+
+def quote(climber: Climber, ladder: Ladder) -> Quote:
+    """Sketch every rung of a ladder that can be sketched."""
+    return Quote(tuple(_line(climber, ladder, rung) for rung in ladder.rungs))
+
+
+def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:
+    refusal = climber.maker.refusal(rung)
+    if refusal is not None:
+        return Line(str(rung), 0.0, Forecast(rung, 0.0), refusal)
+    forecast = climber.forecast(rung, worth=0.0)
+    return Line(str(rung), forecast.minutes, forecast, forecast.sentence() if ladder.skips else "")
+
+
+def _ratio(line: Line, metric: str) -> str:
+    found = line.forecast.costs.get(metric)
+    return "" if found is None or found.ratio is None else format_value(found.ratio, "", "ratio")
+
+
+def _minutes(line: Line) -> str:
+    return "" if line.refusal and not line.minutes else f"{line.minutes:.1f}"

@@ -1,0 +1,90 @@
+"""What a run would do and take, and what forecasts do to a ladder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import boildown as bd
+from boildown.engine import auto
+from boildown.journal.journal import Journal
+from boildown.methods.registry import installed
+from boildown.testing import digits
+
+pytestmark = pytest.mark.usefixtures("still")
+
+CHAIN = "prune(of=params, samples=64) + quantize-static(samples=64)"
+TARGET = ["accuracy drop <= 90 pp", "size <= 0.2x"]
+
+
+@pytest.fixture(scope="module")
+def told():
+    """The notices of the run below."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def climbed(digits_model, tmp_path_factory, told):
+    """A chain whose ratio has to be found, and one that must miss, climbed all the same because the user says so."""
+    return bd.compress(
+        digits_model, digits.task(), TARGET, ladder=["learned-rounding(samples=64, steps=5)", CHAIN],
+        runs=tmp_path_factory.mktemp("runs"),
+        callbacks=[lambda event: told.append(event.data["text"]) if event.kind == "notice" else None],
+    )  # fmt: skip
+
+
+def test_the_forecast_of_a_chain_is_its_size(climbed):
+    with Journal.open(climbed.path, readonly=True) as journal:
+        row = journal.attempts()[2]
+        variants = [record.data for record in journal.records("variant")]
+    found = climbed.candidates[2]
+    assert climbed.outcome is bd.Outcome.TARGET_MET
+    assert variants
+    assert all(variant["sketched"] for variant in variants), "costs alone are looked at: nothing need be repaired"
+    for metric in ("size", "params", "macs"):
+        assert row.quote[metric]["ratio"] == pytest.approx(found.measurements[metric].ratio, rel=0.02)
+    assert f"settings found by measurement: {row.quote['rung']}" in found.notes
+    assert found.measurements["size"].ratio <= 0.2
+
+
+def test_in_the_users_own_ladder_a_forecast_only_warns(climbed, told):
+    assert climbed.candidates[1].state is bd.State.MISSED
+    assert [text for text in told if text.startswith("hopeless by forecast: learned-rounding")]
+
+
+def test_auto_leaves_out_what_must_miss_and_says_why(digits_model, tmp_path, monkeypatch):
+    two = {name: method for name, method in installed().items() if name in ("quantize-static", "learned-rounding")}
+    monkeypatch.setattr(auto, "installed", lambda: two)
+    task = bd.Classification(validation=digits.validation_set(), calibration=digits.training_set())
+    run = bd.compress(digits_model, task, ["accuracy drop <= 90 pp", "size <= 0.1x"], runs=tmp_path)
+    found = {candidate.rung: candidate for candidate in run.candidates}
+    assert found["quantize-static"].state is bd.State.MISSED, "it is climbed as quickly as it is sketched"
+    for rung, size in (("learned-rounding(bits=4)", "0.1"), ("learned-rounding", "0.2")):
+        assert found[rung].state is bd.State.SKIPPED
+        assert f"hopeless by forecast: {rung} would have size {size}" in found[rung].sentence
+    assert run.outcome is bd.Outcome.TARGET_MISSED
+    assert run.best.rung == "quantize-static"
+
+
+def test_a_quote_lists_the_rungs_with_costs_and_minutes_and_keeps_nothing(digits_model, tmp_path):
+    runs = tmp_path / "runs"
+    found = bd.quote(digits_model, digits.task(), TARGET, ladder=["quantize-static", "quantize-dynamic"], runs=runs)
+    static, dynamic = found.lines
+    assert static.forecast.costs["size"].ratio == pytest.approx(0.26, abs=0.03)
+    assert static.refusal == "", "the user's own ladder is climbed as it is"
+    assert "does not apply" in dynamic.refusal
+    assert found.minutes == pytest.approx(static.minutes)
+    assert static.minutes > 0
+    assert "about" in str(found)
+    assert "not climbed: quantize-dynamic does not apply" in str(found)
+    assert json.loads(json.dumps(found.to_json()))["rungs"][0]["size"]["ratio"] == static.forecast.costs["size"].ratio
+    assert not runs.exists() or not list(runs.iterdir())
+
+
+def test_dry_run_stops_at_the_quote(command, project, tmp_path):
+    shown = command("compress", project / "boildown.toml", "--runs", tmp_path / "runs", "--dry-run", "--json")
+    assert shown.code == 0
+    assert [line["asked"] for line in shown.data["rungs"]] == ["quantize-dynamic", "quantize-static"]
+    assert shown.data["rungs"][1]["size"]["ratio"] < 0.35
+    assert not (tmp_path / "runs").exists()
