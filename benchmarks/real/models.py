@@ -99,6 +99,31 @@ class MobileNet(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
+class CifarMobileNet(nn.Module):
+    """A MobileNetV1 for 32x32 images, of 160,000 parameters; input (batch, 3, 32, 32), 10 classes."""
+
+    UNITS = ((64, 2), (64, 1), (128, 2), (128, 1), (128, 1), (256, 1), (256, 1))
+    """Channels and stride of each depthwise and pointwise pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        units, channels = [self._unit(3, 32, 3)], 32
+        for wider, stride in self.UNITS:
+            units.append(self._unit(channels, channels, 3, stride, groups=channels))
+            units.append(self._unit(channels, wider, 1))
+            channels = wider
+        self.features = nn.Sequential(*units)
+        self.classifier = nn.Linear(channels, 10)
+
+    @staticmethod
+    def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
 class SamePadded(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: output = input / stride, rounded up."""
 

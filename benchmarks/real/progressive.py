@@ -2,13 +2,15 @@
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.progressive [progressive|one-shot|repair-only] [--epochs 1.5]
         [--finish 2] [--rounds 3] [--loss kd] [--ratio 0.5] [--threads 1] [--folder FOLDER]
+        [--save SAVED]
 
     python -m benchmarks.real.progressive --ratio 0.474 --epochs 60 --device cuda --seeds 0 1 2   # 2.11x fewer MACs
     python -m benchmarks.real.progressive --ratio 0.392 --epochs 60 --device cuda --seeds 0 1 2   # 2.55x fewer
 
 All 50,000 training images of CIFAR-10, shifted by up to 4 pixels and mirrored; scored on the 5,000 test images.
 `one-shot` prunes and repairs once and trains the result on the labels alone; give it the epochs that take as much
-processor time as the rounds. FOLDER keeps checkpoints: the same command goes on from there.
+processor time as the rounds. FOLDER keeps checkpoints: the same command goes on from there. What was made is saved
+in SAVED/SEED, for `benchmarks.real.pruned_int8`.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ from boildown.methods.base import Context, Data
 from boildown.methods.progressive import Progressive
 from boildown.methods.prune import Prune
 from boildown.methods.retrain import Retrain
+from boildown.surgery.store import save_candidate
 
 ROUNDS = 3
+CALIBRATION = 1024
 
 
 def shifted(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,6 +48,17 @@ def shifted(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     columns = torch.randint(0, 9, (count, 1)) + torch.arange(width)
     sample, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None]
     return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]], target
+
+
+def setting(images: int = 50_000, seed: int = 0) -> tuple[bd.Classification, data.Samples]:
+    """(CIFAR-10 to train on with `shifted`, some of it drawn for calibration; the test images)."""
+    x, y = (tensor[:images] for tensor in data.cifar10_train())
+    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+    test = data.cifar10_test()
+    task = bd.Classification(
+        train=(x, y), calibration=(x[drawn], y[drawn]), validation=(test[0][:500], test[1][:500]), augment=shifted
+    )
+    return task, test
 
 
 def main() -> None:
@@ -60,20 +75,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--save", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    x, y = data.cifar10_train()
-    x, y = x[: given.images], y[: given.images]
-    test = data.cifar10_test()
-    task = bd.Classification(train=(x, y), validation=(test[0][:500], test[1][:500]), augment=shifted)
     for seed in given.seeds:
-        run(given, seed, task, test)
+        run(given, seed, *setting(given.images, seed))
 
 
 def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples) -> None:
     """One seed of one way."""
-    assert task.train is not None
-    order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:1024].tolist()
     first = Candidate(resnet56())
     start, clock = time.process_time(), time.perf_counter()
 
@@ -85,7 +95,7 @@ def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples)
         print(f"{name}: {accuracy(candidate.model, test):.2f} %", flush=True)
 
     context = Context(
-        Data(task.train, task.train.subset(order)), seed=seed, first=first, record=show, keep=keep,
+        Data(task.train, task.calibration), seed=seed, first=first, record=show, keep=keep,
         device=given.device, folder=None if given.folder is None else given.folder / str(seed),
     )  # fmt: skip
     if given.way == "progressive":
@@ -104,6 +114,8 @@ def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples)
         if given.way == "one-shot":
             trainer = Retrain(epochs=given.epochs, minutes=0, lr=0.01, batch=128, optimizer="sgd")
             made = trainer.apply(made, task, context)
+    if given.save is not None:
+        save_candidate(made, given.save / str(seed), first, given.save)
     print("; ".join(made.notes))
     print(
         f"{given.way}, seed {seed}: {accuracy(made.model, test):.2f} % of {accuracy(first.model, test):.2f} %, "
