@@ -202,3 +202,11 @@ def test_the_cheapest_single_relaxation_is_named():
     (proven,) = relaxations(target, [("attempt 7", verdict(0.0121, 0.2, 0.95))])
     assert proven.condition.text == "accuracy drop <= 1.9 pp"
     assert judge(Target((proven.condition, SIZE)), attempts[3][1].measurements, 0.95).met
+
+
+@pytest.mark.parametrize(("operator", "status"), [("<=", Status.MET), ("<", Status.MISSED)])
+def test_a_drop_of_just_the_bound_is_not_decided_by_the_last_bit(operator, status):
+    drop = 0.90 - 0.89
+    assert drop > 0.01
+    condition = Condition("accuracy", "drop", operator, 0.01, f"accuracy drop {operator} 1 pp")
+    assert find(condition, accuracy(drop, 0.0, 0.02)).status is status

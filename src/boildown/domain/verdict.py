@@ -262,11 +262,13 @@ def _is_upper(condition: Condition) -> bool:
 
 
 def _holds(condition: Condition, value: float) -> bool:
+    """Whether it holds; a drop from 0.90 to 0.89 is one of 0.01, although their floats differ by a little more."""
+    same = math.isclose(value, condition.bound, rel_tol=1e-9, abs_tol=1e-12)
     return {
-        "<=": value <= condition.bound,
-        "<": value < condition.bound,
-        ">=": value >= condition.bound,
-        ">": value > condition.bound,
+        "<=": same or value < condition.bound,
+        "<": not same and value < condition.bound,
+        ">=": same or value > condition.bound,
+        ">": not same and value > condition.bound,
     }[condition.operator]
 
 
