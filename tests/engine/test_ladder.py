@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -238,3 +238,36 @@ def test_how_well_a_card_answers_a_miss():
 
 def test_a_target_without_costs_leaves_every_method_open():
     assert str(Auto(job(Target((DROP,)))).next([judged(0, "first")])[0]) in registry.cards()
+
+
+def test_a_lossy_rung_that_meets_the_costs_does_not_close_off_what_could_win():
+    """int8 holds quality and is too large, 4 bits are small and lossy: fewer parts in int8 may be both."""
+    attempts = [
+        judged(0, "first"), judged(1, "quantize-static", size=0.3),
+        judged(2, "learned-rounding(bits=4)", size=0.13, drop=0.05),
+    ]  # fmt: skip
+    assert "prune + quantize-static" in climbed(attempts, size=0.13, drop=0.05)
+
+
+def test_methods_that_continue_each_other_end(plugged):
+    plugged(
+        replace(card("heal-a", ("size",), order=200), trains=True, continues=("prune", "heal-b")),
+        replace(card("heal-b", ("size",), order=201), trains=True, continues=("prune", "heal-a")),
+    )
+    first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.3)
+    rungs = climbed([first, bulky], size=0.2, drop=0.05)
+    assert len(rungs) < 60
+    assert all(rung.split(" + ").count("heal-a") < 2 for rung in rungs)
+
+
+def test_nothing_is_put_behind_what_works_on_the_file(plugged):
+    plugged(replace(card("cut", ("size", "macs"), order=200), terminal=True))
+    rungs = climbed([judged(0, "first"), judged(1, "quantize-static", size=0.3)], size=0.3)
+    assert "cut" in rungs
+    assert not any("cut +" in rung for rung in rungs)
+
+
+def test_a_ratio_that_is_not_known_is_not_passed_on():
+    first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.3)
+    lossy = judged(2, "prune + quantize-static", size=0.2, drop=0.05)  # reused: nothing was sketched
+    assert not any("ratio=0.0" in rung for rung in climbed([first, bulky, lossy], size=0.2, drop=0.05))

@@ -141,7 +141,8 @@ class Climber:
             candidate = self._reused(attempt) or self._applied(attempt, forecast.rung)
             self._measure(attempt, candidate)
 
-        self.maker.end = time.monotonic() + self.budget.limit(rung.minutes)
+        limit = self.budget.limit(max(rung.minutes, forecast.minutes))
+        self.maker.begin(number, time.monotonic() + limit)
         self._journalled(attempt, climb)
         if not attempt.cut:  # one that was goes on from there, given more time
             self.maker.tidy(rung)

@@ -13,7 +13,7 @@ from boildown.engine.diagnosis import Diagnosis, diagnose
 from boildown.engine.forecast import Forecast, unknown
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung, parse_rung
-from boildown.methods.base import Method, settings_of
+from boildown.methods.base import Method, by_costs, settings_of
 from boildown.methods.registry import installed
 
 _PARTNERS = 2
@@ -109,13 +109,15 @@ class Auto:
         if trains:
             yield from self._mended(attempts)
         told = diagnosis.sentence if diagnosis is not None else "nothing that keeps every layer is left to try"
-        if not trains and self._job.goal == "first" and any(self._fits(attempt) for attempt in attempts[1:]):
-            return  # costs are met already: taking out more can only lose more
+        judged = [attempt for attempt in attempts[1:] if attempt.verdict is not None]
+        room = any(self._missed_a_cost(attempt) and not self._missed_quality(attempt) for attempt in judged)
+        if not trains and self._job.goal == "first" and any(map(self._fits, judged)) and not room:
+            return  # costs are met and quality is not: taking out more can only lose more
         rungs = [rung for rung in self._usual if _takes_out(rung)]
         rungs += [rung for rung in self._harder if _takes_out(rung) and self._too_large(rung, attempts)]
         for rung in rungs:
             if rung.methods[0].card.trains == trains:
-                partners = self._partners(attempts)
+                partners = [] if rung.methods[-1].card.terminal else self._partners(attempts)
                 for partner in partners or ((),):
                     yield _Proposal(Rung((*rung.methods, *partner)), f"{told}; fewer parts are needed")
 
@@ -125,26 +127,33 @@ class Auto:
             if attempt.verdict is None or not self._fits(attempt) or attempt.state is not State.MISSED:
                 continue
             methods, excess = parse_rung(attempt.settled).methods, attempt.verdict.excess
+            if any(by_costs(method) for method in methods):
+                continue  # made in an earlier run: the ratio that was found is not known here
             reason = f"the costs are met by {attempt.rung}: recover its quality"
             for position, link in enumerate(methods):
-                for healer in self._methods:
-                    if not healer.card.trains:
+                for healer in installed().values():
+                    card, before, after = healer.card, methods[:position], methods[position + 1 :]
+                    if not card.trains or card.name in _names(attempt) or (card.terminal and after):
                         continue
-                    before, after = methods[:position], methods[position + 1 :]
-                    if link.card.name in healer.card.recovers:
+                    if link.card.name in card.recovers:
                         rung = Rung((*before, _alike(healer(), link), *after))
                         if _takes_out(rung):
                             yield _Proposal(rung, reason, excess)
-                    if link.card.name in healer.card.continues and not _names(rung := Rung(after)) & {healer.card.name}:
+                    if link.card.name in card.continues and not (link.card.terminal or card.terminal):
                         yield _Proposal(Rung((*before, link, healer(), *after)), reason, excess)
 
     def _partners(self, attempts: Sequence[Attempt]) -> list[tuple[Method, ...]]:
         """Quantizations to put behind: of those whose quality held, or that were never made, gentle ones first."""
-        found = []
+        found: list[tuple[Attempt, Rung]] = []
         for attempt in attempts[1:]:
             rung = parse_rung(attempt.settled)
-            made = attempt.verdict is not None or attempt.quote.get("size")
-            if made and not _takes_out(rung) and not self._missed_quality(attempt):
+            made = attempt.verdict is not None or (attempt.state is State.SKIPPED and attempt.quote.get("size"))
+            if (
+                made
+                and rung not in (known for _, known in found)
+                and not _takes_out(rung)
+                and not self._missed_quality(attempt)
+            ):
                 found.append((attempt, rung))
         if len(found) > 1:
             found = [found[0], min(found[1:], key=lambda pair: _size(pair[0]))]

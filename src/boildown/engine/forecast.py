@@ -20,7 +20,7 @@ from boildown.engine.job import Job
 from boildown.engine.maker import Maker
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.search import measure_costs
-from boildown.errors import Cancelled, JournalError
+from boildown.errors import Cancelled, DeadlineError, JournalError
 from boildown.methods.base import Pace, Sketching, Timed, by_costs
 
 COSTS = ("size", "params", "macs", "latency", "memory")
@@ -30,6 +30,7 @@ WORTH = 0.5
 _TOLERANCE = {"size": 0.02, "params": 0.02, "macs": 0.02, "latency": 0.1, "memory": 0.25}
 """How far a sketch may be off, relative."""
 _TIMED = 64
+_MOST_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,6 @@ class Forecast:
             for finding in self.findings
             if finding.status is Status.MISSED and finding.excess > _TOLERANCE.get(finding.condition.metric, 0.0)
         )
-
-    @property
-    def fits(self) -> bool:
-        """Whether a sketch was measured and meets every condition on costs."""
-        return bool(self.costs) and not self.misses
-
-    @property
-    def excess(self) -> float:
-        """The largest excess of the conditions on costs; 0 without any."""
-        return max((finding.excess for finding in self.findings), default=0.0)
 
     @property
     def left(self) -> float:
@@ -115,15 +106,19 @@ class Forecaster:
         if (known := self._known.get(str(rung))) is not None and (known.costs or worth >= WORTH):
             return known
         found = Forecast(rung, rung.minutes)
-        self._maker.end = time.monotonic() + self._budget.limit(rung.minutes)
+        number, self._maker.number = self._maker.number, None
+        # However many rungs are open, sketches leave most of the budget to the climbing.
+        self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
         try:
             found = self._made(rung, worth)
         except (Cancelled, JournalError):
             raise
+        except DeadlineError:
+            return found  # with more time it may be made
         except Exception as error:  # noqa: BLE001 - journalled; the attempt will meet it again and tell
             self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": str(error)})
         finally:
-            self._maker.end = math.inf
+            self._maker.number, self._maker.end = number, math.inf
             shutil.rmtree(self._folder, ignore_errors=True)
         self._maker.journal.record(None, "forecast", {"asked": str(rung), **found.quote()})
         self._known[str(rung)] = found
@@ -134,10 +129,10 @@ class Forecaster:
         return self._maker.folder / "forecasts"
 
     def _made(self, rung: Rung, worth: float) -> Forecast:
+        self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
         settled, costs = rung, dict[str, Measurement]()
         if self._worth_a_sketch(rung, worth):
             settled, costs = self._sketched(rung)
-        self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
         share = costs["macs"].ratio if "macs" in costs else None
         seconds = self.beside + seconds_of(settled, replace(self._pace, share=share or 1.0))
         return Forecast(settled, seconds / 60, costs, held_against(self._job, costs))

@@ -106,6 +106,10 @@ class Maker:
             self._donors.append(found[0])
         return found
 
+    def begin(self, number: int, end: float) -> None:
+        """An attempt begins."""
+        self.number, self.end, self._climbed = number, end, []
+
     def tidy(self, rung: Rung) -> None:
         """Throw away what the training of a rung, and of the variants of it that were made, could have gone on from."""
         for made in (rung, *self._climbed):
@@ -113,7 +117,6 @@ class Maker:
                 shutil.rmtree(kept(self.folder / TRAINING, key), ignore_errors=True)
         with contextlib.suppress(OSError):
             (self.folder / TRAINING).rmdir()
-        self._climbed = []
 
     # -- making --------------------------------------------------------------------------------------
 
@@ -168,7 +171,7 @@ class Maker:
             rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
             candidate = self.make(rung, own, sketched=sketched)
             if sketched:
-                timed = self.job.asks("latency") or getattr(variant, "of", "") == "latency"
+                timed = self.job.asks("latency") or getattr(method, "of", "") == "latency"
                 costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
                 standing = standing_of(self.job, costs)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import ClassVar, Literal, cast
 
 from boildown.domain.candidate import Candidate
@@ -46,7 +47,8 @@ class Smaller:
         """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
 
         Against the target where no ratio was asked for, against size or latency where those were. Returns
-        the largest ratio found to be enough, else the smallest there is.
+        the largest ratio found to be enough, else the smallest there is: tried second where the first is not
+        enough, since where it is not either nothing is.
         """
         if self.fixed:
             return cast(Method, self)
@@ -61,6 +63,8 @@ class Smaller:
                 low, kept = middle, tried
             else:
                 high = middle
+                if not turn and isfinite(standing.excess) and not self._enough((yield cast(Method, kept))):
+                    break
             if high - low < _CLOSE:
                 break
         return cast(Method, kept)
