@@ -31,16 +31,16 @@ from boildown.surgery.store import CANDIDATE, load_candidate, save_candidate
 TEACHING = Distill(student="0", loss="hint", minutes=0, epochs=6, batch=128, optimizer="sgd", lr=0.1)
 
 ALONE = "taught by itself"
-"""What ends the names of variants whose teacher is the float network, and not ResNet-56 as in a run."""
+"""What ends the names of variants whose teacher is the float network, as in a run, and not ResNet-56."""
 
 VARIANTS: dict[str, Callable[[int], Method]] = {
     "static": lambda _steps: QuantizeStatic(),
     "learned rounding": lambda _steps: LearnedRounding(),
-    "aware": lambda steps: QuantizeAware(steps=steps),
+    "aware": lambda steps: QuantizeAware(steps=steps, teacher="first"),
     f"aware, {ALONE}": lambda steps: QuantizeAware(steps=steps),
     "4 bits, nearest": lambda _steps: LearnedRounding(bits=4, rounding="nearest"),
     "4 bits, learned rounding": lambda _steps: LearnedRounding(bits=4),
-    "4 bits, aware": lambda steps: QuantizeAware(bits=4, steps=steps),
+    "4 bits, aware": lambda steps: QuantizeAware(bits=4, steps=steps, teacher="first"),
     f"4 bits, aware, {ALONE}": lambda steps: QuantizeAware(bits=4, steps=steps),
 }
 

@@ -1,11 +1,11 @@
-"""Quantization with training: weights and step sizes learned together, taught by the first model."""
+"""Quantization with training: weights and step sizes learned together, taught by the network in float."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +49,14 @@ class QuantizeAware(Lasting):
 
     card: ClassVar[Card] = Card(
         name="quantize-aware",
-        version=1,
+        version=2,
         family="quantization",
         summary="int8 or int4 weights and int8 activations, trained with their rounding; step sizes learned",
         when="Quantization after training costs too much quality, as with 4-bit weights or a pruned network.",
         when_not="quantize-static or learned-rounding is good enough: they take seconds and no training data.",
         source=(
             "Learned Step Size Quantization (arXiv 1902.08153) with fixed zero points, batch norm folded, "
-            "the first model's outputs as soft targets (arXiv 1503.02531)"
+            "the float network's outputs as soft targets (arXiv 1503.02531)"
         ),
         lowers=("size", "latency", "memory"),
         needs=("train",),
@@ -79,7 +79,10 @@ class QuantizeAware(Lasting):
     edges: str = setting("same", "bits of the first and the last layer: as the others, or 8", choices=("same", "8"))
     lr: float = setting(0.0, "the highest learning rate; 0 tries three and takes the best", least=0.0)
     coefficient: float = setting(
-        1.0, "how much the first model's outputs count beside the labels; 0 for not at all", least=0.0
+        1.0, "how much the teacher's outputs count beside the labels; 0 for not at all", least=0.0
+    )
+    teacher: Literal["parent", "first"] = setting(
+        "parent", "who teaches: the float network that is quantized, or the first model", choices=("parent", "first")
     )
     ema: float = setting(0.0, "decay of a moving average of the weights; 0 for none", least=0.0, most=0.9999)
     samples: int = setting(256, "how many calibration samples to start from at most", least=1)
@@ -102,7 +105,8 @@ class QuantizeAware(Lasting):
         placement = place(graph)
         calls = calibration_calls(task, context.data.calibration or samples, self.samples)
         aware = Aware(graph, placement, self._plan(graph, placement, calls, context))
-        course = _Course(self, aware.module(), (context.first or candidate).model, task, samples, judges, context)
+        teacher = (context.first or candidate) if self.teacher == "first" else candidate
+        course = _Course(self, aware.module(), teacher.model, task, samples, judges, context)
         effort = 1.0 if self.lr else 1 + len(RATES) / TRIAL
         steps = self.step_count(samples, context, course.fitting, effort)
         rate = self.lr or course.best_rate(steps)
