@@ -48,6 +48,15 @@ def test_the_forecast_of_a_chain_is_its_size(climbed):
     assert found.measurements["size"].ratio <= 0.2
 
 
+def test_every_link_of_a_chain_is_measured(climbed):
+    with Journal.open(climbed.path, readonly=True) as journal:
+        (link,) = [record.data for record in journal.records("link")]
+    assert link["name"] == "link-1-prune"
+    assert link["size"] > 2 * climbed.candidates[2].measurements["size"].ratio
+    told = next(note for note in climbed.candidates[2].notes if "link by link" in note)
+    assert told.startswith(f"divergence from the first model, link by link: prune {link['divergence']:+.3g}, quantize-")
+
+
 def test_in_the_users_own_ladder_a_forecast_only_warns(climbed, told):
     assert climbed.candidates[1].state is bd.State.MISSED
     assert [text for text in told if text.startswith("hopeless by forecast: learned-rounding")]

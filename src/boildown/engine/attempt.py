@@ -6,7 +6,7 @@ import errno
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
-from boildown.engine.chain import STUDENTS
+from boildown.engine.chain import LINK, STUDENTS
 from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
 from boildown.engine.maker import Emit, Maker
@@ -27,6 +27,7 @@ from boildown.engine.search import measure_variant
 from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, JournalError, WorkerLost
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
+from boildown.methods.base import Standing
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 
@@ -170,16 +171,24 @@ class Climber:
             candidate = self.maker.make(settled, attempt.folder)
         attempt.notes += candidate.notes
         self._deploy(attempt, candidate)
+        links = []
         for folder in sorted((attempt.folder / STUDENTS).glob("*")):
-            self._measure_student(attempt, folder)
+            standing = self._measure_student(attempt, folder)
+            if folder.name.startswith(LINK):
+                links.append((folder.name.removeprefix(LINK).partition("-")[2], standing.divergence))
+        if links and attempt.artifact is not None:
+            last = self.bench.divergence(candidate, attempt.artifact, attempt.sha256, self.first)
+            attempt.notes.append(blame([*links, (settled.methods[-1].card.name, last.value)]))
         return candidate
 
-    def _measure_student(self, attempt: Attempt, folder: Path) -> None:
+    def _measure_student(self, attempt: Attempt, folder: Path) -> Standing:
         """Export and measure a candidate on the way to the attempt's own: a glance, no verdict samples."""
         candidate = load_candidate(folder, self.first, self.job.students)
         standing = measure_variant(candidate, folder, self.first, self.job, self.bench)
         costs = {m.metric: m.ratio for m in self.bench.operations(candidate, self.first)}
-        self.journal.record(attempt.number, "student", {"name": folder.name, **costs, **asdict(standing)})
+        kind = "link" if folder.name.startswith(LINK) else "student"
+        self.journal.record(attempt.number, kind, {"name": folder.name, **costs, **asdict(standing)})
+        return standing
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
@@ -300,6 +309,15 @@ class Climber:
     def _folder(self, number: int, rung: str) -> Path:
         name = "".join(character if character.isalnum() or character == "-" else "-" for character in rung)
         return self.folder / "attempts" / f"{number:02d}-{name[:60].strip('-')}"
+
+
+def blame(links: Sequence[tuple[str, float]]) -> str:
+    """What each link of a chain moved the outputs from the first model's: (method, divergence after it) in order."""
+    parts, before = [], 0.0
+    for name, divergence in links:
+        parts.append(f"{name} {divergence - before:+.3g}")
+        before = divergence
+    return f"divergence from the first model, link by link: {', '.join(parts)}"
 
 
 def slower(found: Mapping[str, Measurement]) -> str:

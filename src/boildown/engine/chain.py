@@ -70,6 +70,9 @@ def kept(folder: Path, key: str) -> Path:
 STUDENTS = "students"
 """The folder, in that of an attempt, of the candidates on the way to its own."""
 
+LINK = "link-"
+"""How the candidate that a link hands to the next is named among those."""
+
 Begun = tuple[int, Path]
 """How many links of a chain an earlier attempt has made already, and the folder of its candidate."""
 
@@ -86,6 +89,8 @@ def apply_chain(
     """
     keys = link_keys(rung, first_key, job)
     done, candidate = (0, first) if begun is None else (begun[0], load_candidate(begun[1], first, job.students))
+    if done:
+        context.keep(f"{LINK}{done}-{rung.methods[done - 1].card.name}", candidate)
     for position, method in list(enumerate(rung.methods))[done:]:
         context.check()
         if position and (reason := method.applies_to(candidate, job.task)) is not None:
@@ -97,6 +102,8 @@ def apply_chain(
         candidate = replace(
             made, method=method.card.name, settings=settings_of(method), parent=keys[position], notes=notes
         )
+        if position + 1 < len(rung.methods) and not sketched:
+            context.keep(f"{LINK}{position + 1}-{method.card.name}", candidate)
     return candidate
 
 
