@@ -48,6 +48,14 @@ def test_the_forecast_of_a_chain_is_its_size(climbed):
     assert found.measurements["size"].ratio <= 0.2
 
 
+def test_a_run_that_reuses_a_chain_knows_the_ratio_that_was_found(climbed, digits_model):
+    again = bd.compress(digits_model, digits.task(), TARGET, ladder=[CHAIN], runs=climbed.path.parent)
+    with Journal.open(climbed.path, readonly=True) as before, Journal.open(again.path, readonly=True) as journal:
+        assert journal.attempts()[1].quote["rung"] == before.attempts()[2].quote["rung"]
+        assert not journal.records("variant")
+    assert any(note.startswith("reused from run") for note in again.candidates[1].notes)
+
+
 def test_every_link_of_a_chain_is_measured(climbed):
     with Journal.open(climbed.path, readonly=True) as journal:
         (link,) = [record.data for record in journal.records("link")]

@@ -129,6 +129,9 @@ class Forecaster:
         return self._maker.folder / "forecasts"
 
     def _made(self, rung: Rung, worth: float) -> Forecast:
+        donor = self._maker.donor(self._maker.keys(rung)[0])
+        if donor is not None and "rung" in donor[1].quote:  # an earlier run has made it: what it found holds here too
+            return replace(from_quote(donor[1].quote, self._job), minutes=self.beside / 60)
         self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
         settled, costs = rung, dict[str, Measurement]()
         if self._worth_a_sketch(rung, worth):
@@ -142,7 +145,7 @@ class Forecaster:
             return False
         if not any(by_costs(method) for method in rung.methods) and rung.minutes < worth:
             return False
-        return self._maker.refusal(rung) is None and self._maker.donor(self._maker.keys(rung)[0]) is None
+        return self._maker.refusal(rung) is None
 
     def _sketched(self, rung: Rung) -> tuple[Rung, dict[str, Measurement]]:
         """(the rung with what sketches can settle, the costs of its sketch)."""
