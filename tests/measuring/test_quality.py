@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from means import Mean
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -14,21 +15,6 @@ from boildown.errors import AttemptError
 from boildown.measuring.quality import measure_quality, summarise_divergence
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Mean:
-    name: str = "accuracy"
-    higher_is_better: bool = True
-    unit: str = ""
-    range: tuple[float, float] = (0.0, 1.0)
-    decomposable: bool = True
-
-    def statistic(self, output: Floats, target: Floats) -> Floats:
-        return output
-
-    def compute(self, statistics: Floats) -> float:
-        return float(statistics.mean())
 
 
 @dataclass(frozen=True)

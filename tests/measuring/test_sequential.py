@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from means import Mean
 from numpy.typing import NDArray
 
 from boildown.domain.grammar import parse_target
@@ -18,24 +18,9 @@ from boildown.measuring.sequential import ERROR, LEAST, EarlyStop, Question, ask
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Mean:
-    name: str = "accuracy"
-    higher_is_better: bool = True
-    unit: str = "fraction"
-    range: tuple[float, float] = (0.0, 1.0)
-    decomposable: bool = True
-
-    def statistic(self, output: Floats, target: Floats) -> Floats:
-        return output
-
-    def compute(self, statistics: Floats) -> float:
-        return float(np.mean(statistics))
-
-
-ACCURACY = Mean()
+ACCURACY = Mean(unit="fraction")
 SCORE = Mean("score", range=(-2.0, 3.0))
-METRICS = {metric.name: metric for metric in (ACCURACY, SCORE, Mean("error", higher_is_better=False))}
+METRICS = {metric.name: metric for metric in (ACCURACY, SCORE, Mean("error", unit="fraction", higher_is_better=False))}
 
 
 def conditions(*texts: str) -> tuple[Condition, ...]:

@@ -83,22 +83,11 @@ def compress(
     Raises InputError with every mistake at once, before a run folder exists.
     """
     names, given = named(students, initial_student)
-    asked: dict[str, Any] = {
-        "target": conditions(target),
-        "goal": goal,
-        "ladder": _plain(ladder),
-        "budget": budget,
-        "confidence": confidence,
-        "latency": plain_latency(latency),
-        "runtime": runtime,
-        "hardware": hardware,
-        "device": device,
-        "batch_size": batch_size,
-        "seed": seed,
-        "expected": dict(expected) if isinstance(expected, Mapping) else expected or {},
-        "fresh": fresh,
-        "factories": _factories(model, task, factory, weights, names),
-    }
+    asked = _asked(
+        target, ladder, latency, expected, _factories(model, task, factory, weights, names),
+        goal=goal, budget=budget, confidence=confidence, runtime=runtime, hardware=hardware, device=device,
+        batch_size=batch_size, seed=seed, fresh=fresh,
+    )  # fmt: skip
     found = read(asked, model, task, given)
     with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
         new = sat.bench.folder
@@ -134,12 +123,11 @@ def quote(
     The arguments are those of `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
     names, given = named(students, initial_student)
-    asked: dict[str, Any] = {
-        "target": conditions(target), "goal": "first", "ladder": _plain(ladder), "budget": budget, "confidence": None,
-        "latency": plain_latency(latency), "runtime": runtime, "hardware": hardware, "device": device,
-        "batch_size": batch_size, "seed": seed, "expected": expected or {}, "fresh": True,
-        "factories": _factories(model, task, factory, weights, names),
-    }  # fmt: skip
+    asked = _asked(
+        target, ladder, latency, expected, _factories(model, task, factory, weights, names),
+        goal="first", budget=budget, confidence=None, runtime=runtime, hardware=hardware, device=device,
+        batch_size=batch_size, seed=seed, fresh=True,
+    )  # fmt: skip
     found = read(asked, model, task, given)
     with (
         _begun(found, asked, Path(runs), callbacks, None) as (sat, prepared, facts),
@@ -218,6 +206,21 @@ def resume(
 
 
 _NEW = ".new-"
+
+
+def _asked(
+    target: Sequence[str] | str, ladder: Ladder, latency: Latency, expected: Mapping[str, float] | None,
+    factories: Mapping[str, Any], **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """What was asked for, as plain data that the journal keeps; `settings` are plain already."""
+    return {
+        **settings,
+        "target": conditions(target),
+        "ladder": _plain(ladder),
+        "latency": plain_latency(latency),
+        "expected": dict(expected) if isinstance(expected, Mapping) else expected or {},
+        "factories": factories,
+    }
 
 
 def _factories(

@@ -16,9 +16,6 @@ from boildown.engine.rung import Rung, parse_rung
 from boildown.methods.base import Method, by_costs, settings_of
 from boildown.methods.registry import installed
 
-_PARTNERS = 2
-"""How many quantizations a method that takes parts out is chained with: the gentlest that will do, the smallest."""
-
 
 @dataclass(frozen=True)
 class _Proposal:
@@ -44,7 +41,6 @@ class Auto:
     def __init__(self, job: Job, forecast: Callable[[Rung], Forecast] = unknown) -> None:
         self._job, self._forecast = job, forecast
         asked = {condition.metric for condition in job.target.conditions} - job.quality
-        self._asked = asked
         self._methods = [m for m in installed().values() if not asked or asked & set(m.card.lowers)]
         self._usual = [Rung((method(),)) for method in self._methods]
         self._harder = [Rung((method(**method.card.harder),)) for method in self._methods if method.card.harder]
@@ -94,10 +90,9 @@ class Auto:
         else:
             scores = {rung: diagnosis.suits(rung.methods[-1].card, last.card) for rung in usual}
             reason = f"after {last.card.name}: {diagnosis.sentence}"
-        too_gentle = {name for attempt in attempts[1:] if self._missed_a_cost(attempt) for name in _names(attempt)}
         for rung in self._harder:
             card = rung.methods[-1].card
-            if not _takes_out(rung) and too_gentle & {card.name, *card.recovers}:
+            if not _takes_out(rung) and self._too_gentle(attempts) & {card.name, *card.recovers}:
                 scores[rung] = 1 + max(scores.values(), default=0)
         for rung in sorted(scores, key=lambda rung: -scores[rung]):
             yield _Proposal(rung, reason)
@@ -114,7 +109,8 @@ class Auto:
         if not trains and self._job.goal == "first" and any(map(self._fits, judged)) and not room:
             return  # costs are met and quality is not: taking out more can only lose more
         rungs = [rung for rung in self._usual if _takes_out(rung)]
-        rungs += [rung for rung in self._harder if _takes_out(rung) and self._too_large(rung, attempts)]
+        too_gentle = self._too_gentle(attempts)
+        rungs += [rung for rung in self._harder if _takes_out(rung) and _names(rung) & too_gentle]
         for rung in rungs:
             if rung.methods[0].card.trains == trains:
                 partners = [] if rung.methods[-1].card.terminal else self._partners(attempts)
@@ -143,27 +139,23 @@ class Auto:
                         yield _Proposal(Rung((*before, link, healer(), *after)), reason, excess)
 
     def _partners(self, attempts: Sequence[Attempt]) -> list[tuple[Method, ...]]:
-        """Quantizations to put behind: of those whose quality held, or that were never made, gentle ones first."""
+        """Quantizations to put behind: the first and the smallest whose quality held, or that were never made."""
         found: list[tuple[Attempt, Rung]] = []
         for attempt in attempts[1:]:
             rung = parse_rung(attempt.settled)
             made = attempt.verdict is not None or (attempt.state is State.SKIPPED and attempt.quote.get("size"))
-            if (
-                made
-                and rung not in (known for _, known in found)
-                and not _takes_out(rung)
-                and not self._missed_quality(attempt)
-            ):
+            known = any(rung == other for _, other in found)
+            if made and not known and not _takes_out(rung) and not self._missed_quality(attempt):
                 found.append((attempt, rung))
         if len(found) > 1:
             found = [found[0], min(found[1:], key=lambda pair: _size(pair[0]))]
-        return [rung.methods for _, rung in found][:_PARTNERS]
-
-    def _too_large(self, rung: Rung, attempts: Sequence[Attempt]) -> bool:
-        name = rung.methods[0].card.name
-        return any(name in _names(attempt) and self._missed_a_cost(attempt) for attempt in attempts[1:])
+        return [rung.methods for _, rung in found]
 
     # -- what verdicts and forecasts said ----------------------------------------------------------------
+
+    def _too_gentle(self, attempts: Sequence[Attempt]) -> set[str]:
+        """The methods of attempts that missed a cost."""
+        return {name for attempt in attempts[1:] if self._missed_a_cost(attempt) for name in _names(attempt)}
 
     def _missed(self, attempt: Attempt) -> set[str]:
         """The metrics that an attempt missed, by its verdict or by its forecast."""

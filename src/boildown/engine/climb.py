@@ -10,10 +10,8 @@ from boildown.domain.outcome import Outcome, State
 from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.job import Goal
 from boildown.engine.ladder import AGAIN, Ladder
-from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.rung import parse_rung
 from boildown.errors import Cancelled
-
-_LATER = Rung(()), "with the budget spent nothing is forecast, nor chosen"
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,9 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
             if not _enough(attempts, job.goal) and budget.remaining > 0:
                 attempts.append(climber.climb(len(attempts), parse_rung(rung), AGAIN))
         while not _enough(attempts, job.goal):
-            left = budget.remaining
-            step = ladder.next(attempts) if left > 0 or not ladder.skips else _LATER
+            step = ladder.next(attempts)
             topped = step is None
-            if step is None or left <= 0:
+            if step is None or budget.remaining <= 0:
                 break
             attempts.append(climber.climb(len(attempts), *step, skip=ladder.skips))
         best = choose(attempts, job.goal, climber.quality)

@@ -105,7 +105,9 @@ class Forecaster:
         """
         if (known := self._known.get(str(rung))) is not None and (known.costs or worth >= WORTH):
             return known
-        found = Forecast(rung, rung.minutes)
+        found = Forecast(rung, rung.minutes)  # not kept where time is short: with more of it a sketch may be made
+        if self._budget.remaining <= 0:
+            return found
         number, self._maker.number = self._maker.number, None
         # However many rungs are open, sketches leave most of the budget to the climbing.
         self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
@@ -114,7 +116,7 @@ class Forecaster:
         except (Cancelled, JournalError):
             raise
         except DeadlineError:
-            return found  # with more time it may be made
+            return found
         except Exception as error:  # noqa: BLE001 - journalled; the attempt will meet it again and tell
             self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": str(error)})
         finally:
@@ -141,11 +143,8 @@ class Forecaster:
         return Forecast(settled, seconds / 60, costs, held_against(self._job, costs))
 
     def _worth_a_sketch(self, rung: Rung, worth: float) -> bool:
-        if not any(self._job.asks(metric) for metric in COSTS) or not sketchable(rung):
-            return False
-        if not any(by_costs(method) for method in rung.methods) and rung.minutes < worth:
-            return False
-        return self._maker.refusal(rung) is None
+        asked = any(self._job.asks(metric) for metric in COSTS)
+        return asked and sketchable(rung) and long_enough(rung, worth) and self._maker.refusal(rung) is None
 
     def _sketched(self, rung: Rung) -> tuple[Rung, dict[str, Measurement]]:
         """(the rung with what sketches can settle, the costs of its sketch)."""
@@ -162,6 +161,11 @@ class Forecaster:
         finally:
             for path in set(exports.glob("*")) - before:
                 path.unlink()
+
+
+def long_enough(rung: Rung, worth: float = WORTH) -> bool:
+    """Whether climbing takes more minutes than `worth`, or the rung has a search that sketches shorten."""
+    return rung.minutes >= worth or any(by_costs(method) for method in rung.methods)
 
 
 def sketchable(rung: Rung) -> bool:

@@ -54,7 +54,7 @@ class Maker:
         self._child = Child()
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
-        self._refusals: dict[Rung, str | None] = {}
+        self._reasons: dict[Method, str | None] = {}
         self.donor(self.first_key)  # its measurements of the first model hold here too
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
         bench.record = lambda kind, data: journal.record(self.number, kind, data)
@@ -75,18 +75,16 @@ class Maker:
 
         Links after the first meet a candidate that does not exist yet, and are asked when it does.
         """
-        if rung not in self._refusals:
-            self._refusals[rung] = self._refused(rung)
-        return self._refusals[rung]
-
-    def _refused(self, rung: Rung) -> str | None:
         available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
         for method in rung.methods:
             for need in method.card.needs:
                 if available[need] is None:
                     return f"{method.card.name} needs {need} data, and the task has none"
-        reason = rung.methods[0].applies_to(self.first, self.job.task)
-        return None if reason is None else f"{rung.methods[0].card.name} does not apply: {reason}"
+        method = rung.methods[0]
+        if method not in self._reasons:
+            self._reasons[method] = method.applies_to(self.first, self.job.task)
+        reason = self._reasons[method]
+        return None if reason is None else f"{method.card.name} does not apply: {reason}"
 
     def keys(self, rung: Rung) -> tuple[str, str]:
         """The key of the rung's candidate, and its parent's."""

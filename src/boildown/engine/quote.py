@@ -7,10 +7,9 @@ from typing import Any
 
 from boildown.domain.grammar import format_value
 from boildown.engine.attempt import Climber
-from boildown.engine.forecast import COSTS, WORTH, Forecast
+from boildown.engine.forecast import COSTS, Forecast, long_enough
 from boildown.engine.ladder import Ladder
 from boildown.engine.rung import Rung
-from boildown.methods.base import by_costs
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,9 @@ def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:
     if refusal is not None:
         return Line(str(rung), 0.0, Forecast(rung, 0.0), refusal)
     forecast = climber.forecast(rung, worth=0.0)
-    skipped = ladder.skips and (rung.minutes >= WORTH or any(by_costs(method) for method in rung.methods))
-    return Line(str(rung), forecast.minutes, forecast, forecast.sentence() if skipped else "")
+    return Line(
+        str(rung), forecast.minutes, forecast, forecast.sentence() if ladder.skips and long_enough(rung) else ""
+    )
 
 
 def _ratio(line: Line, metric: str) -> str:
