@@ -15,7 +15,7 @@ AXES = Axes("size", "accuracy", "fraction", x_bound=0.5, y_bound=0.01)
 
 
 def attempt(number, x, y, state="missed"):
-    return AttemptLine(number, "prune", state, "", "", "", "", "", "", "", (), (), False, x, y)
+    return AttemptLine(number, "prune", state, *7 * [""], (), (), "", False, False, x, y)
 
 
 def inside(point, box):

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from made_up_run import write_run
 
+from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import Journal
@@ -175,6 +176,36 @@ def test_drops_known_from_search_alone_say_so(tmp_path):
         verdict["measurements"]["accuracy"]["data"] = "search"
         journal.amend_attempt(1, State.MISSED, "missed", verdict)
     assert [a.drop for a in read(folder).attempts][:3] == ["0.00 pp", "35.00 pp (search)", "3.10 pp"]
+
+
+def test_the_search_to_verdict_gap_is_told(tmp_path):
+    folder = write_run(tmp_path / "run")
+    with Journal.open(folder) as journal:
+        for number, drop in ((2, 0.027), (3, 0.0095)):  # the verdict's are 3.1 and 0.85 pp
+            searched = Measurement("accuracy", 0.934 - drop, "fraction", first=0.934, drop=drop, data="search")
+            journal.add_measurement(f"{number} searched", number, searched)
+    told = "accuracy drop in the verdict minus in the search: 0.15 pp over 2 attempts, 0.40 pp at most (attempt 2)"
+    assert read(folder).gap == (told,)
+    assert told in summary(read(folder))
+    assert told in Page(render(read(folder))).text
+
+
+def test_what_was_forecast_stands_beside_what_came_out(tmp_path):
+    folder = write_run(tmp_path / "run", outcome=None)
+    quote = {"rung": "retrain", "minutes": 5.5, "misses": [], "size": {"value": 3e5, "ratio": 0.26}}
+    with Journal.open(folder) as journal:
+        journal.begin_attempt(9, "retrain", quote=quote)
+    assert "forecast: 5.5 min, size 0.26x" in summary(read(folder))
+
+
+def test_the_pareto_front_and_the_baseline_are_told(tmp_path):
+    folder = write_run(tmp_path / "run")
+    with Journal.open(folder) as journal:
+        journal.update_facts({"baseline": "The baseline won."})
+    text = summary(read(folder))
+    assert "Pareto front: attempts 0, 3" in text
+    assert "The baseline won." in text
+    assert "The baseline won." in Page(render(read(folder))).text
 
 
 def test_no_journal_no_report(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.front import compared, front
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.domain.verdict import Verdict
@@ -144,6 +145,13 @@ class Run:
     def candidates(self) -> list[Result]:
         """Every attempt, the first model included."""
         return [Result(attempt, self) for attempt in self._attempts]
+
+    @property
+    def front(self) -> list[Result]:
+        """The Pareto front: the attempts that no other beats in every metric of the target."""
+        metrics = compared(self.job.target.conditions, self.job.task.metrics[0].name)
+        kept = front({attempt.number: attempt.measurements for attempt in self._attempts}, metrics)
+        return [result for result in self.candidates if result.number in kept]
 
     def report(self) -> Path:
         """Path of one self-contained HTML file, written anew."""

@@ -15,6 +15,7 @@ from boildown.api.run import Run, show
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import relaxations
 from boildown.engine.attempt import Attempt, Climber
+from boildown.engine.baseline import baseline
 from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
 from boildown.engine.climb import Climbed, climb
@@ -112,7 +113,8 @@ class Sitting:
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
-        journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}})
+        told = baseline(attempts, best)
+        journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}, "baseline": told})
         journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": seconds})
         journal.finish(climbed.outcome, None if best is None else best.number, sentence, seconds)
         facts = journal.facts

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boildown.domain.front import compared, front
 from boildown.domain.grammar import COSTS, format_measurement, format_value
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import State
@@ -15,6 +16,7 @@ from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Finding, Verdict, relaxations
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow
+from boildown.report import proof
 
 _LONGEST = 600
 _NOT_SHOWN = ("divergence",)
@@ -63,7 +65,11 @@ class AttemptLine:
     notes: tuple[str, ...]
     standings: tuple[str, ...]
     """Of every tournament among losses, how its contestants stood, a line for each of its rungs."""
+    forecast: str
+    """What was expected of it."""
     best: bool
+    front: bool
+    """Whether no other attempt beats it in every metric of the target."""
     x: float | None
     y: float | None
 
@@ -102,6 +108,10 @@ class ReportFacts:
     findings: tuple[FindingLine, ...]
     best_figures: tuple[Figure, ...]
     relaxations: tuple[str, ...]
+    baseline: str
+    """How a small network trained on the labels alone compares; empty where nothing was trained."""
+    gap: tuple[str, ...]
+    """How far the search's samples were from the verdict's, for each metric of quality."""
     first_figures: tuple[Figure, ...]
     attempts: tuple[AttemptLine, ...]
     axes: Axes | None
@@ -117,17 +127,22 @@ class ReportFacts:
 def facts(journal: Journal) -> ReportFacts:
     """Read a run, finished or not, from its journal."""
     rows, known, ending = journal.attempts(), journal.facts, journal.ending
-    measured = {row.number: _measured(journal, row) for row in rows}
+    everything = {row.number: journal.measurements(row.number) for row in rows}
+    measured = {row.number: _measured(everything[row.number], row) for row in rows}
     verdicts = {row.number: verdict for row in rows if (verdict := _verdict(row)) is not None}
     conditions = next((tuple(f.condition for f in v.findings) for v in verdicts.values()), ())
     first = measured.get(0, {})
     axes = _axes(conditions, known.get("metrics", {}), measured)
     chosen = next((row for row in rows if ending and row.number == ending.best_attempt), None)
     standings = _standings(journal)
+    unbeaten = front(measured, compared(conditions, axes.quality)) if axes and len(rows) > 1 else ()
     lines = {
-        row.number: _line(row, measured[row.number], axes, standings.get(row.number, ()), best=row is chosen)
+        row.number: _line(
+            row, measured[row.number], axes, standings.get(row.number, ()), best=row is chosen,
+            front=row.number in unbeaten,
+        )
         for row in rows
-    }
+    }  # fmt: skip
     verdict = verdicts.get(chosen.number) if chosen else None
     met = ending is not None and ending.outcome.name == "TARGET_MET"
     # That the first model is as good as itself is no relaxation.
@@ -150,6 +165,8 @@ def facts(journal: Journal) -> ReportFacts:
         findings=tuple(_finding(f, verdict.measurements) for f in verdict.findings) if verdict else (),
         best_figures=_figures(measured[chosen.number]) if chosen else (),
         relaxations=tuple(map(str, eased)),
+        baseline=_short(str(known.get("baseline", ""))),
+        gap=proof.gap(everything),
         first_figures=_figures(first),
         attempts=tuple(lines.values()),
         axes=axes,
@@ -176,11 +193,11 @@ def _verdict(row: AttemptRow) -> Verdict | None:
         return None
 
 
-def _measured(journal: Journal, row: AttemptRow) -> dict[str, Measurement]:
+def _measured(everything: Sequence[Measurement], row: AttemptRow) -> dict[str, Measurement]:
     """The measurements of an attempt by metric: those of its verdict first, then the latest."""
     verdict = _verdict(row)
     return {
-        **{measurement.metric: measurement for measurement in journal.measurements(row.number)},
+        **{measurement.metric: measurement for measurement in everything},
         **(verdict.measurements if verdict else {}),
     }
 
@@ -246,6 +263,7 @@ def _line(
     standings: tuple[str, ...],
     *,
     best: bool,
+    front: bool,
 ) -> AttemptLine:
     cost = measured.get(axes.cost) if axes else None
     quality = measured.get(axes.quality) if axes else None
@@ -267,7 +285,9 @@ def _line(
         minutes=f"{total / 60:.1f}" if row.timings else "",
         notes=tuple(map(_short, row.notes)),
         standings=standings,
+        forecast=proof.forecast(row.quote),
         best=best,
+        front=front,
         x=cost.ratio if cost else None,
         y=drop,
     )

@@ -25,6 +25,10 @@ def summary(shown: ReportFacts) -> str:
         parts += ["", *_best(shown, shown.best)]
     if shown.relaxations:
         parts += ["", "What would have to give:", *(f"  {_line(text)}" for text in shown.relaxations)]
+    unbeaten = [str(attempt.number) for attempt in shown.attempts if attempt.front]
+    proof = [f"Pareto front: attempts {', '.join(unbeaten)}"] if len(unbeaten) > 1 else []
+    proof += [_line(text) for text in (shown.baseline, *shown.gap) if text]
+    parts += ["", *proof] if proof else []
     return "\n".join(parts)
 
 
@@ -46,6 +50,8 @@ def _attempts(shown: ReportFacts) -> list[str]:
         if attempt.state in _TOLD and attempt.sentence:
             told.append(f"      {_line(attempt.sentence)}")
         told += [f"      {_line(standing)}" for standing in attempt.standings]
+        if attempt.forecast:
+            told.append(f"      {_line(attempt.forecast)}")
     return told
 
 

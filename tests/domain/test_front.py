@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boildown.domain.front import compared, front
+from boildown.domain.measurement import Measurement
+from boildown.domain.target import Condition
+
+SIZE = Condition("size", "ratio", "<=", 0.25, "size <= 0.25x")
+DROP = Condition("accuracy", "drop", "<=", 0.01, "accuracy drop <= 1 pp")
+
+
+def measured(size, drop):
+    return {"size": Measurement("size", size, "B"), "accuracy": Measurement("accuracy", 0.9 - drop, drop=drop)}
+
+
+def test_what_another_beats_in_everything_is_not_on_the_front():
+    found = {0: measured(4, 0.0), 1: measured(1, 0.01), 2: measured(2, 0.02), 3: measured(0.5, 0.3)}
+    assert front(found, ("accuracy", "size")) == (0, 1, 3)
+
+
+def test_equal_candidates_share_their_place_and_unmeasured_ones_have_none():
+    found = {0: measured(1, 0.0), 1: measured(1, 0.0), 2: {"size": Measurement("size", 0.1, "B")}}
+    assert front(found, ("accuracy", "size")) == (0, 1)
+
+
+def test_the_first_model_has_lost_nothing():
+    first = {"size": Measurement("size", 4, "B"), "accuracy": Measurement("accuracy", 0.9)}
+    assert front({0: first, 1: measured(4, 0.01)}, ("accuracy", "size")) == (0,)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
+def test_every_candidate_is_on_the_front_or_beaten_by_one_that_is(places):
+    found = {number: measured(size, drop) for number, (size, drop) in enumerate(places)}
+    kept = front(found, ("accuracy", "size"))
+    for number, (size, drop) in enumerate(places):
+        better = [k for k in kept if places[k] != (size, drop) and places[k][0] <= size and places[k][1] <= drop]
+        assert (number in kept) == (not better)
+
+
+def test_candidates_are_compared_in_what_was_asked_or_in_size_and_quality():
+    assert compared((DROP, SIZE), "f1") == ("accuracy", "size")
+    assert compared((DROP,), "f1") == ("accuracy", "size")
+    assert compared((SIZE,), "f1") == ("f1", "size")
