@@ -1,8 +1,8 @@
 """ResNet-56 to half its MACs: rounds of pruning and distillation beside one-shot pruning and plain fine-tuning.
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.progressive [progressive|one-shot|repair-only] [--epochs 1.5]
-        [--finish 2] [--rounds 3] [--loss kd] [--ratio 0.5] [--threads 1] [--folder FOLDER]
-        [--save SAVED]
+        [--finish 2] [--rounds 3] [--loss kd] [--lr 0.01] [--ratio 0.5] [--threads 1]
+        [--folder FOLDER] [--save SAVED]
 
     python -m benchmarks.real.progressive --ratio 0.474 --epochs 60 --device cuda --seeds 0 1 2   # 2.11x fewer MACs
     python -m benchmarks.real.progressive --ratio 0.392 --epochs 60 --device cuda --seeds 0 1 2   # 2.55x fewer
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--finish", type=float, default=Progressive.finish)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--loss", default="kd")
+    parser.add_argument("--lr", type=float, default=Progressive.lr)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
@@ -106,13 +107,14 @@ def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples)
             finish=given.finish,
             minutes=0,
             loss=given.loss,
+            lr=given.lr,
         )
         made = method.apply(first, task, context)
     else:
         made = Prune(ratio=given.ratio, multiple=8).apply(first, task, context)
         print(f"repaired: {accuracy(made.model, test):.2f} %", flush=True)
         if given.way == "one-shot":
-            trainer = Retrain(epochs=given.epochs, minutes=0, lr=0.01, batch=128, optimizer="sgd")
+            trainer = Retrain(epochs=given.epochs, minutes=0, lr=given.lr, batch=128, optimizer="sgd")
             made = trainer.apply(made, task, context)
     if given.save is not None:
         save_candidate(made, given.save / str(seed), first, given.save)

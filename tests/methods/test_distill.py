@@ -55,9 +55,9 @@ def called(monkeypatch):
     """What `distil` was called with."""
     calls = []
 
-    def distil(taught, teacher, *arguments, **options):
-        calls.append((taught, teacher, options))
-        return original(taught, teacher, *arguments, **options)
+    def distil(taught, teacher, task, samples, *arguments, **options):
+        calls.append((taught, teacher, {"samples": samples, **options}))
+        return original(taught, teacher, task, samples, *arguments, **options)
 
     original = distill.distil
     monkeypatch.setattr(distill, "distil", distil)
@@ -73,6 +73,14 @@ def test_the_first_model_teaches_whatever_the_chain_has_made(digits_model, calle
     assert called[1][1] is digits_model
     assert made.edits == ()
     assert made.notes[0] == "what prune made, taught with kd, for 1 steps"
+
+
+@pytest.mark.parametrize(("loss", "count"), [("kd", 300), ("tournament", 240)])
+def test_a_student_that_goes_on_keeps_its_last_weights_and_learns_from_all(digits_model, called, loss, count):
+    candidate = Candidate(student(5), method="prune")
+    Distill(steps=1, loss=loss).apply(candidate, few(), given(few(), first=digits_model))
+    assert called[0][2]["holdout"] is None
+    assert len(called[0][2]["samples"]) == count
 
 
 def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path, monkeypatch):

@@ -12,13 +12,13 @@ from torch import nn
 
 from boildown.domain.candidate import Candidate, Plan
 from boildown.errors import AttemptError
-from boildown.methods import taught
+from boildown.methods import retrain, taught
 from boildown.methods.retrain import Retrain
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.data import samples_from
 from boildown.testing.method import MethodSuite
-from boildown.training import DivergenceError, ReadError
+from boildown.training import DivergenceError, ReadError, train
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,20 @@ def test_the_student_learns_and_is_rebuilt_from_its_edit(digits_model):
         assert float((rebuilt.eval()(x).argmax(1) == y).float().mean()) > 0.6
     assert made.notes[0] == "student 0, trained for 80 steps"
     assert weights_hash(context.students["0"]) == weights_hash(student())
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_student_that_goes_on_learns_from_all_and_keeps_its_last_weights(digits_model, monkeypatch, goes_on):
+    seen = {}
+
+    def watched(student, task, samples, **settings):
+        seen.update(count=len(samples), judged=settings["holdout"] is not None)
+        return train(student, task, samples, **settings)
+
+    monkeypatch.setattr(retrain, "train", watched)
+    first = digits_model if goes_on else None
+    Retrain(steps=1).apply(Candidate(student(5), method="prune"), few(), given(few(), first=first))
+    assert seen == ({"count": 300, "judged": False} if goes_on else {"count": 240, "judged": True})
 
 
 def test_a_students_edit_needs_the_student(digits_model):

@@ -25,7 +25,7 @@ class Distill(Taught):
 
     card: ClassVar[Card] = Card(
         name="distill",
-        version=1,
+        version=2,
         family="distillation",
         summary="the first model teaches a smaller student, by the distillation losses that do best in a tournament",
         when="MACs, parameters or time must fall further than quantization gets them, and there is training data.",
@@ -68,8 +68,12 @@ class Distill(Taught):
         Raises AttemptError without training data or a student, and what training raises.
         """
         teacher = candidate.model if context.first is None else context.first.model
-        samples, holdout = held_out(training_samples(context), task.validation, context.seed)
+        everything = training_samples(context)
+        samples, holdout = held_out(everything, task.validation, context.seed)
         student, edits, told = self.learner(candidate, task, context)
+        goes_on = student is candidate.model
+        if goes_on and self.loss != "tournament":
+            samples = everything  # nobody has to be judged
         settings, augment = self.training(), getattr(task, "augment", None)
         left_out = refusals(tuple(LOSSES), student, teacher, task, samples)
         choice = self._choice(_suited(left_out))
@@ -93,8 +97,8 @@ class Distill(Taught):
             choice, ranked = fixed(names[0]), False
         found = distil(
             student, teacher, task, seen, choice, score=metric_score(task, holdout, context.device), steps=steps,
-            number=self.round, coefficient=self.coefficient, settings=settings, holdout=holdout, augment=augment,
-            seed=context.seed, device=context.device, folder=context.folder, check=context.check,
+            number=self.round, coefficient=self.coefficient, settings=settings, holdout=None if goes_on else holdout,
+            augment=augment, seed=context.seed, device=context.device, folder=context.folder, check=context.check,
             progress=context.progress, record=context.record,
         )  # fmt: skip
         of = f", the best of {len(names)} losses" if ranked else ""

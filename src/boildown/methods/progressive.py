@@ -22,7 +22,7 @@ class Progressive:
 
     card: ClassVar[Card] = Card(
         name="progressive",
-        version=1,
+        version=2,
         family="pruning",
         summary="rounds of pruning with repair, each followed by distillation from the first model",
         when="MACs or parameters have to fall by half or more, quality must hold, and there is training data and time.",

@@ -18,7 +18,7 @@ class Retrain(Taught):
 
     card: ClassVar[Card] = Card(
         name="retrain",
-        version=1,
+        version=2,
         family="training",
         summary="a small model trained on the training data, without a teacher",
         when="There is much labelled training data, or a small architecture of your own to compare everything with.",
@@ -29,6 +29,7 @@ class Retrain(Taught):
         trains=True,
         minutes=5.0,
         order=90,
+        harder={"student": "narrower", "width": 0.25},
     )
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
@@ -36,8 +37,10 @@ class Retrain(Taught):
 
         Raises AttemptError without training data or a student, and what training raises.
         """
-        samples, holdout = held_out(training_samples(context), task.validation, context.seed)
+        everything = training_samples(context)
         student, edits, told = self.learner(candidate, task, context)
+        goes_on = student is candidate.model
+        samples, holdout = (everything, None) if goes_on else held_out(everything, task.validation, context.seed)
         settings, augment = self.training(), getattr(task, "augment", None)
 
         def timed(minutes: float) -> int:

@@ -133,7 +133,10 @@ class Taught(Lasting):
 def held_out(train: Samples, validation: Samples, seed: int) -> tuple[Samples, Samples]:
     """(what to train on, what to judge students by): a tenth of the training samples, 200 at least, 2,000 at most.
 
-    Of small data sets at most a fifth. What is held out is read without augmentation where it can be.
+    Of small data sets at most a fifth. What is held out is read without augmentation where it can be. Which of a
+    training's weights are the best it tells for a student that starts anew; one that goes on from the first model's
+    weights has learned these samples with it, so that their loss tells what it remembers: such a training keeps its
+    last weights, where the learning rate has come down to nothing.
     """
     count = min(_MOST_HELD_OUT, max(len(train) // 10, min(200, len(train) // 5)))
     plain = unaugmented(train, validation) or train
