@@ -7,7 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from boildown.api import Event, Latency, Quote, Result, Run, compress, measure, quote, resume, take
+    from boildown.api import (
+        Check,
+        Event,
+        Latency,
+        Quote,
+        Result,
+        Run,
+        Verification,
+        compress,
+        measure,
+        quote,
+        resume,
+        take,
+        verify,
+    )
     from boildown.domain.candidate import Candidate, Edit, Plan, Quantizer
     from boildown.domain.measurement import Interval, Measurement
     from boildown.domain.outcome import Outcome, State
@@ -35,7 +49,10 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
 _PUBLIC = {
-    "boildown.api": ("Event", "Latency", "Quote", "Result", "Run", "compress", "measure", "quote", "resume", "take"),
+    "boildown.api": (
+        *("Check", "Event", "Latency", "Quote", "Result", "Run", "Verification"),
+        *("compress", "measure", "quote", "resume", "take", "verify"),
+    ),
     "boildown.domain.candidate": ("Candidate", "Edit", "Plan", "Quantizer"),
     "boildown.domain.measurement": ("Interval", "Measurement"),
     "boildown.domain.outcome": ("Outcome", "State"),
@@ -58,6 +75,7 @@ __all__ = [
     "BoildownError",
     "Candidate",
     "Card",
+    "Check",
     "Classification",
     "ConfigError",
     "Context",
@@ -86,6 +104,7 @@ __all__ = [
     "TargetError",
     "Task",
     "Verdict",
+    "Verification",
     "__version__",
     "compress",
     "measure",
@@ -93,6 +112,7 @@ __all__ = [
     "resume",
     "setting",
     "take",
+    "verify",
 ]
 
 

@@ -84,6 +84,26 @@ def test_auto_leaves_out_what_must_miss_and_says_why(digits_model, tmp_path, mon
     assert run.best.rung == "quantize-static"
 
 
+def test_auto_leaves_what_takes_longer_than_is_left_to_a_larger_budget(plugged, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "installed", lambda: {"shrink": plugged.Shrink})
+    given = (plugged.model(), plugged.task())
+    run = bd.compress(*given, ["size <= 0.6x"], runtime="mirror", runs=tmp_path, budget="40 s")
+    (late,) = run.candidates[1:]
+    assert late.state is bd.State.FAILED
+    assert "It takes about 1 min by forecast" in late.sentence
+    assert run.outcome is bd.Outcome.OUT_OF_BUDGET
+    again = bd.resume(run.path, *given, budget="1 h")
+    assert [candidate.state for candidate in again.candidates[1:]] == [bd.State.FAILED, bd.State.MET]
+
+
+def test_a_quote_of_a_model_that_meets_the_target_says_so(plugged, tmp_path):
+    found = bd.quote(
+        plugged.model(), plugged.task(), ["size <= 1x"], ladder=["shrink"], runtime="mirror", runs=tmp_path
+    )
+    assert "the first model meets the target already: nothing would be climbed" in str(found)
+    assert "attempts run in this process" in str(found)
+
+
 def test_a_quote_lists_the_rungs_with_costs_and_minutes_and_keeps_nothing(digits_model, tmp_path):
     runs = tmp_path / "runs"
     found = bd.quote(digits_model, digits.task(), TARGET, ladder=["quantize-static", "quantize-dynamic"], runs=runs)

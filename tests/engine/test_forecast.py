@@ -9,7 +9,7 @@ import pytest
 from engine_fakes import DROP, LATENCY, SIZE, job
 
 from boildown.domain.measurement import Measurement
-from boildown.domain.target import Target
+from boildown.domain.target import Condition, Target
 from boildown.engine.forecast import Forecast, from_quote, held_against, seconds_of, sketchable
 from boildown.engine.rung import Rung, parse_rung
 from boildown.methods.base import Card, Pace
@@ -39,6 +39,13 @@ def test_what_a_sketch_may_be_off_by_is_no_miss():
     assert missed(size=0.256) == {"size"}
     assert missed(latency=0.54) == set()
     assert missed(latency=0.56, size=0.5) == {"size", "latency"}
+
+
+@pytest.mark.parametrize(("seconds", "hopeless"), [(0.0024, False), (0.0026, True)])
+def test_a_bound_in_seconds_gives_more_room_than_a_ratio_measured_side_by_side(seconds, hopeless):
+    asked = job(Target((Condition("latency", "value", "<=", 0.002, "latency <= 2 ms"),)))
+    costs = {"latency": Measurement("latency", seconds, "s", ratio=0.5)}
+    assert bool(Forecast(parse_rung("prune"), 1.0, costs, held_against(asked, costs)).misses) == hopeless
 
 
 def test_a_hopeless_rung_is_told_with_its_figures():

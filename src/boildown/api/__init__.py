@@ -1,4 +1,4 @@
-"""compress(), quote(), resume(), measure(): the one place that picks real parts and defaults."""
+"""compress(), quote(), resume(), measure(), verify(): the one place that picks real parts and defaults."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from boildown.api.climbing import compress, quote, resume
 from boildown.api.measuring import measure
 from boildown.api.run import Result, Run, show, take
 from boildown.api.sitting import Callback, Event
+from boildown.api.verifying import Check, Verification, verify
 from boildown.engine.job import Latency
 from boildown.engine.quote import Quote
 
 __all__ = [
     "Callback",
+    "Check",
     "Event",
     "Latency",
     "Quote",
     "Result",
     "Run",
+    "Verification",
     "compress",
     "measure",
     "quote",
     "resume",
     "show",
     "take",
+    "verify",
 ]

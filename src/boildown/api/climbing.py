@@ -29,7 +29,7 @@ from boildown.engine.students import OBJECT, Named, missing, named
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
-from boildown.journal.runs import resolve_run, run_id
+from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
@@ -91,9 +91,11 @@ def compress(
     found = read(asked, model, task, given)
     with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
         new = sat.bench.folder
-        final = new.rename(new.with_name(new.name.removeprefix(_NEW)))
+        final = new.with_name(new.name.removeprefix(HIDDEN))
+        Journal.create(new, {**facts, "run": final.name}).close()
+        new.rename(final)  # the run begins whole: a process killed before has left a hidden folder, and no run
         sat.bench.move(final)
-        with Journal.create(final, {**facts, "run": final.name}) as journal:
+        with Journal.open(final) as journal:
             return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
 
 
@@ -176,23 +178,8 @@ def resume(
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder) as journal:
         facts = journal.facts
-        asked = dict(facts["asked"])
-        if budget is not None:
-            asked["budget"] = budget
-        for entry in asked["factories"]["path"]:
-            if entry not in sys.path:
-                sys.path.append(entry)
-        given: dict[str, Any] = {"model": model, "task": task}
-        given = {name: asked["factories"][name] if value is None else value for name, value in given.items()}
-        began = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
-        modules = named(students, initial_student)[1]
-        if needed := [*(name for name, value in given.items() if value is None), *missing(began, modules)]:
-            raise InputError.of(
-                f"Run {folder.name} has no factory for its {' and '.join(needed)}.",
-                f"Give {' and '.join(needed)} again: "
-                f"boildown.resume({str(folder)!r}, {', '.join(f'{name}=...' for name in needed)}).",
-            )
-        found = read(asked, given["model"], given["task"], modules)
+        found = reread(facts, folder, model, task, students, initial_student, budget=budget)
+        asked = facts["asked"]
         rows = journal.attempts()
         worked = sum(row.timings.get("total", 0.0) for row in rows)
         found.budget.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
@@ -205,7 +192,38 @@ def resume(
             )
 
 
-_NEW = ".new-"
+def reread(
+    facts: Mapping[str, Any],
+    folder: Path,
+    model: nn.Module | str | None,
+    task: Task | str | None,
+    students: Sequence[nn.Module | str],
+    initial_student: nn.Module | str | None,
+    *,
+    budget: str | float | None = None,
+    call: str = "resume",
+) -> Read:
+    """The job of a run that is there, from its facts and what the user gives again.
+
+    Raises InputError naming what must be given, in a call of `boildown.` and this name.
+    """
+    asked = dict(facts["asked"])
+    if budget is not None:
+        asked["budget"] = budget
+    for entry in asked["factories"]["path"]:
+        if entry not in sys.path:
+            sys.path.append(entry)
+    given: dict[str, Any] = {"model": model, "task": task}
+    given = {name: asked["factories"][name] if value is None else value for name, value in given.items()}
+    began = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
+    modules = named(students, initial_student)[1]
+    if needed := [*(name for name, value in given.items() if value is None), *missing(began, modules)]:
+        raise InputError.of(
+            f"Run {folder.name} has no factory for its {' and '.join(needed)}.",
+            f"Give {' and '.join(needed)} again: "
+            f"boildown.{call}({str(folder)!r}, {', '.join(f'{name}=...' for name in needed)}).",
+        )
+    return read(asked, given["model"], given["task"], modules)
 
 
 def _asked(
@@ -247,7 +265,7 @@ def _plain(ladder: Any) -> Any:
 
 
 def _new_folder(runs: Path) -> Path:
-    folder = runs / f"{_NEW}{run_id()}"
+    folder = runs / f"{HIDDEN}{run_id()}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:

@@ -91,8 +91,8 @@ class Sitting:
     def quote(self, journal: Journal, read: Read, prepared: Prepared, given: Ladder) -> Quote:
         """What the ladder would do and take."""
         with self._climber(journal, read, prepared, fresh=True) as climber:
-            climber.measure_first()
-            return quote(climber, ladder(given, self.job, climber.forecast))
+            first = climber.measure_first()
+            return quote(climber, ladder(given, self.job, climber.forecast), first)
 
     def _climber(
         self, journal: Journal, read: Read, prepared: Prepared, fresh: bool

@@ -137,6 +137,11 @@ class Climber:
             if refusal:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
+            if skip and 60 * forecast.minutes > self.budget.remaining:
+                raise DeadlineError(
+                    f"It takes about {forecast.minutes:.0f} min by forecast, and {self.budget.remaining / 60:.0f} are "
+                    "left. Give the run a larger budget."
+                )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})
             candidate = self._reused(attempt) or self._applied(attempt, forecast.rung)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from boildown.domain.grammar import format_value
-from boildown.engine.attempt import Climber
+from boildown.domain.outcome import State
+from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.forecast import COSTS, Forecast, long_enough
 from boildown.engine.ladder import Ladder
 from boildown.engine.rung import Rung
@@ -26,10 +27,12 @@ class Line:
 class Quote:
     """The rungs of a ladder in order, with what their sketches cost and the minutes they would take.
 
-    A ladder that is `auto` goes on as verdicts tell: these are the rungs it may choose from.
+    A ladder that is `auto` goes on as verdicts tell: these are the rungs it may choose from. notes: what else is
+    known before work begins, in sentences.
     """
 
     lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def minutes(self) -> float:
@@ -39,7 +42,7 @@ class Quote:
     def to_json(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""
         rungs = [{**line.forecast.quote(), "asked": line.rung, "refusal": line.refusal} for line in self.lines]
-        return {"rungs": rungs, "minutes": self.minutes}
+        return {"rungs": rungs, "minutes": self.minutes, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         shown = [name for name in COSTS if any(name in line.forecast.costs for line in self.lines)]
@@ -57,12 +60,19 @@ class Quote:
             told.append("  ".join(cells).rstrip())
             if line is not None and line.refusal:
                 told.append(f"    not climbed: {line.refusal}")
-        return "\n".join([*told, f"about {self.minutes:.3g} min in all, if every rung is climbed"])
+        return "\n".join([*told, f"about {self.minutes:.3g} min in all, if every rung is climbed", *self.notes])
 
 
-def quote(climber: Climber, ladder: Ladder) -> Quote:
-    """Sketch every rung of a ladder that can be sketched."""
-    return Quote(tuple(_line(climber, ladder, rung) for rung in ladder.rungs))
+def quote(climber: Climber, ladder: Ladder, first: Attempt) -> Quote:
+    """Sketch every rung of a ladder that can be sketched. `first` is attempt 0, measured."""
+    notes = [
+        "attempts run in a child process, which ends with its time"
+        if climber.job.factories.complete
+        else "attempts run in this process: model and task are objects, and only factories can be made anew in a child"
+    ]
+    if first.state is State.MET:
+        notes.append("the first model meets the target already: nothing would be climbed")
+    return Quote(tuple(_line(climber, ladder, rung) for rung in ladder.rungs), tuple(notes))
 
 
 def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:

@@ -16,6 +16,9 @@ from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
 from boildown.journal.rows import AttemptRow
 
+HIDDEN = ".new-"
+"""How the folder of a run is called before its name until all that is checked beforehand has been."""
+
 _USABLE = (State.MET, State.MISSED, State.UNDECIDED)
 _SHOWN = 10
 _Found = TypeVar("_Found")
@@ -27,8 +30,9 @@ def run_id() -> str:
 
 
 def run_folders(runs: Path) -> list[Path]:
-    """The folders of all runs, newest first."""
-    return sorted((file.parent for file in runs.glob(f"*/{FILE}")), key=lambda run: run.name, reverse=True)
+    """The folders of all runs, newest first; those that a killed process left before they began are none."""
+    folders = (file.parent for file in runs.glob(f"*/{FILE}"))
+    return sorted((run for run in folders if not run.name.startswith(HIDDEN)), key=lambda run: run.name, reverse=True)
 
 
 def resolve_run(runs: Path, text: str) -> Path:

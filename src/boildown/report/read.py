@@ -285,7 +285,7 @@ def _line(
         minutes=f"{total / 60:.1f}" if row.timings else "",
         notes=tuple(map(_short, row.notes)),
         standings=standings,
-        forecast=proof.forecast(row.quote),
+        forecast=proof.forecast(row.quote) if row.state is not State.SKIPPED else "",
         best=best,
         front=front,
         x=cost.ratio if cost else None,

@@ -1,0 +1,230 @@
+"""verify(): whether what a run handed over still is what it says, file by file and figure by figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from boildown.api.climbing import reread
+from boildown.api.sitting import Sitting, sitting
+from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import COSTS, format_value
+from boildown.domain.measurement import Measurement
+from boildown.domain.task import Task
+from boildown.domain.verdict import Finding, Verdict, judge
+from boildown.engine.job import Job
+from boildown.engine.prepare import FIRST
+from boildown.errors import AttemptError, InputError, WorkerLost
+from boildown.journal.journal import Journal
+from boildown.journal.keys import file_hash
+from boildown.journal.rows import AttemptRow
+from boildown.journal.runs import resolve_run
+from boildown.methods.registry import installed
+from boildown.surgery.store import load_candidate
+
+_OF_THE_MACHINE = ("latency", "memory")
+_TOLERANCE = 1e-3
+"""Of a metric's value, or of its range: other processors round int8 otherwise, and an answer or two may change."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing held against its record. `agrees` is None where it could not be compared; `told` says what was found."""
+
+    what: str
+    agrees: bool | None
+    told: str
+
+    def __str__(self) -> str:
+        mark = {True: "agrees", False: "DIFFERS", None: "not compared"}[self.agrees]
+        return f"{mark:<13} {self.what}: {self.told}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What agrees with the record of a run and what does not.
+
+    verdict: as measured now; None where the files are not those that were measured, so that nothing was.
+    """
+
+    run: Path
+    checks: tuple[Check, ...]
+    verdict: Verdict | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs."""
+        return all(check.agrees is not False for check in self.checks)
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in words."""
+        wrong = [check.what for check in self.checks if check.agrees is False]
+        if wrong:
+            return f"Run {self.run.name} does not agree with its record: {', '.join(wrong)}."
+        return f"Run {self.run.name} agrees with its record."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as `--json` prints it."""
+        return {
+            "run": self.run.name,
+            "agrees": self.agrees,
+            "sentence": self.sentence,
+            "checks": [asdict(check) for check in self.checks],
+            "verdict": None if self.verdict is None else self.verdict.to_json(),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.checks), self.sentence])
+
+
+def verify(
+    run: str | Path,
+    model: nn.Module | str | None = None,
+    task: Task | str | None = None,
+    *,
+    students: Sequence[nn.Module | str] = (),
+    initial_student: nn.Module | str | None = None,
+    runs: str | Path = "runs",
+    trust: bool = False,
+) -> Verification:
+    """Hold what a run handed over against its journal and manifest, and measure it again.
+
+    The hashes of `best/` are held against journal and manifest; then the best artifact is measured beside the first
+    model's as its verdict was, on the same samples. Timings are compared on the processor they were taken on, and
+    as a verdict: met stays met. Nothing in the run folder is changed.
+
+    run, model, task, students: as for `resume`. trust: as for `measure`. Raises InputError where there is nothing to
+    verify, something is missing, or model or data are not those that the run began with.
+    """
+    folder = resolve_run(Path(runs), str(run))
+    with Journal.open(folder, readonly=True) as journal:
+        facts, rows, ending = journal.facts, {row.number: row for row in journal.attempts()}, journal.ending
+        best = rows.get(-1 if ending is None or ending.best_attempt is None else ending.best_attempt)
+        if best is None or best.artifact is None or best.verdict is None:
+            raise InputError.of(
+                f"Run {folder.name} has handed over nothing.", f"Let it end first: `boildown resume {folder.name}`."
+            )
+        files = {number: journal.artifact(row) for number, row in rows.items()}
+        looks = [look.k for look in journal.looks() if look.attempt == best.number]
+    hashes = (
+        _hash("the artifact of the first model", files[0], rows[0].sha256),
+        _hash(f"the artifact of attempt {best.number}", files[best.number], best.sha256),
+        *_delivered(folder, best),
+    )
+    if not all(check.agrees for check in hashes):
+        untouched = Check("the verdict", None, "not measured again: the files are not those that were measured")
+        return Verification(folder, (*hashes, untouched))
+    found = reread(facts, folder, model, task, students, initial_student, call="verify")
+    with tempfile.TemporaryDirectory() as scratch, sitting(found, Path(scratch), ()) as sat:
+        sat.check_identity(found, facts, folder.name)
+        recorded = Verdict.from_json(best.verdict)
+        try:
+            verdict = _measured(sat, found.first, folder, best, recorded, max(looks, default=1), trust)
+        except (AttemptError, WorkerLost) as error:
+            return Verification(folder, (*hashes, Check("the verdict", False, f"it cannot be measured again: {error}")))
+    return Verification(folder, (*hashes, *_compared(sat.job, recorded, verdict)), verdict)
+
+
+def _hash(what: str, path: Path | None, recorded: str | None) -> Check:
+    """A file held against the hash on record."""
+    if path is None or not path.is_file():
+        return Check(what, False, f"there is no file {path}")
+    found = file_hash(path)
+    if found == recorded:
+        return Check(what, True, f"sha256 {found[:16]}")
+    return Check(what, False, f"sha256 is {found[:16]}, the record says {str(recorded)[:16]}")
+
+
+def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
+    """The files of `best/` against journal and manifest, and the manifest against the journal."""
+    checks = []
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        recorded = {Path(name).as_posix(): str(sha256) for name, sha256 in manifest["files"].items()}
+        attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
+        told = attempts[manifest["best"]]
+        # Both sides as JSON has them: numbers that it lacks are spelled alike.
+        plain = json.loads(json.dumps(best.verdict, default=str))
+        same = (told["number"], told["sha256"], told["verdict"]) == (best.number, best.sha256, plain)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"it cannot be read ({type(error).__name__}: {error})"
+        return [Check("manifest.json", False, what), *_artifacts(folder, best)]
+    said = "best attempt, its hash and its verdict are those of the journal"
+    checks.append(Check("manifest.json", same, said if same else "its best attempt is not as the journal has it"))
+    there = {path.relative_to(folder).as_posix() for path in (folder / "best").rglob("*") if path.is_file()}
+    checks += [_hash(name, folder / name, recorded[name]) for name in sorted(recorded)]
+    checks += [Check(name, False, "the manifest does not know it") for name in sorted(there - recorded.keys())]
+    return [*checks, *_artifacts(folder, best)]
+
+
+def _artifacts(folder: Path, best: AttemptRow) -> list[Check]:
+    """The delivered artifact against the journal."""
+    found = sorted((folder / "best").glob("model.*")) or [folder / "best" / "model"]
+    return [_hash(f"best/{path.name} in the journal", path, best.sha256) for path in found]
+
+
+def _measured(
+    sat: Sitting, first: Candidate, folder: Path, best: AttemptRow, recorded: Verdict, look: int, trust: bool
+) -> Verdict:
+    """The verdict of the delivered artifact, as it is now on this machine."""
+    job, bench = sat.job, sat.bench
+    (path,) = (folder / "best").glob("model.*")
+    sha256 = str(best.sha256)
+    bench.trust, bench.first = trust, folder / FIRST / path.name
+    found = {"size": bench.size(path)}
+    if any(recorded.measurements[name].data == "verdict" for name in job.quality & recorded.measurements.keys()):
+        # The first model stands in: a candidate's outputs have the same structure.
+        quality = bench.quality(first, path, sha256, "verdict", first=first, look=look)
+        found |= {measurement.metric: measurement for measurement in quality}
+    if job.asks("params") or job.asks("macs"):
+        installed()  # methods bring the edits that candidates are rebuilt with
+        candidate = load_candidate((folder / str(best.artifact)).parent, first, job.students)
+        found |= {measurement.metric: measurement for measurement in bench.operations(candidate, first)}
+    if recorded.hardware == bench.machine:
+        if job.asks("latency"):
+            found["latency"] = bench.latency(path, sha256)
+        if job.asks("memory"):
+            found["memory"] = bench.memory(path, sha256)
+    return judge(job.target, found, job.confidence, bench.machine)
+
+
+def _compared(job: Job, recorded: Verdict, now: Verdict) -> list[Check]:
+    """Every figure, then every condition: as recorded, and as it is now."""
+    ranges = {metric.name: metric.range for metric in job.task.metrics}
+    checks = []
+    for name, measurement in now.measurements.items():
+        if name in recorded.measurements and name not in _OF_THE_MACHINE:
+            checks.append(_figure(measurement, recorded.measurements[name], ranges.get(name)))
+    for before, after in zip(recorded.findings, now.findings, strict=True):
+        checks.append(_condition(before, after, recorded, now))
+    return checks
+
+
+def _figure(now: Measurement, before: Measurement, spread: tuple[float, float] | None) -> Check:
+    """A figure that is no timing: costs are counted, scores may differ by an answer or two."""
+    allowed = 0.0
+    if spread is not None:
+        width = spread[1] - spread[0] if all(map(math.isfinite, spread)) else abs(before.value)
+        allowed = max(_TOLERANCE * width, 2 * width / max(before.samples, 1) if before.samples else 0.0)
+    shown = [format_value(m.value, COSTS.get(m.metric, m.unit), "value") for m in (before, now)]
+    told = shown[0] if shown[0] == shown[1] else f"{shown[1]}, the record says {shown[0]}"
+    same = now.value == before.value or abs(now.value - before.value) <= allowed
+    return Check(now.metric, same, told)
+
+
+def _condition(before: Finding, after: Finding, recorded: Verdict, now: Verdict) -> Check:
+    text = before.condition.text
+    if before.condition.metric in _OF_THE_MACHINE and after.observed is None:
+        return Check(text, None, f"it was {before.status.value} on {recorded.hardware}, and this is {now.hardware}")
+    if before.status is after.status:
+        return Check(text, True, f"{after.status.value}, {after.shown}; the record says {before.shown}")
+    told = f"{after.status.value}, {after.shown}; the record says {before.status.value}, {before.shown}"
+    return Check(text, False, told)
