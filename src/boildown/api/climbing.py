@@ -21,13 +21,13 @@ from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
-from boildown.engine.attempt import Attempt
+from boildown.engine.attempt import PROBE, Attempt
 from boildown.engine.job import Factories, Goal, Latency
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
 from boildown.errors import BoildownError, Cancelled, InputError
-from boildown.journal.journal import Journal
+from boildown.journal.journal import Journal, readable
 from boildown.journal.keys import file_hash
 from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
@@ -207,15 +207,14 @@ def reread(
 
     Raises InputError naming what must be given, in a call of `boildown.` and this name.
     """
-    asked = dict(facts["asked"])
+    with readable(folder):
+        asked, factories = dict(facts["asked"]), dict(facts["asked"]["factories"])
+        given: dict[str, Any] = {"model": model, "task": task}
+        given = {name: factories[name] if value is None else value for name, value in given.items()}
+        began = tuple((str(name), str(factory)) for name, factory in factories.get("students", ()))
+        sys.path += [entry for entry in map(str, factories["path"]) if entry not in sys.path]
     if budget is not None:
         asked["budget"] = budget
-    for entry in asked["factories"]["path"]:
-        if entry not in sys.path:
-            sys.path.append(entry)
-    given: dict[str, Any] = {"model": model, "task": task}
-    given = {name: asked["factories"][name] if value is None else value for name, value in given.items()}
-    began = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
     modules = named(students, initial_student)[1]
     if needed := [*(name for name, value in given.items() if value is None), *missing(began, modules)]:
         raise InputError.of(
@@ -268,10 +267,9 @@ def _new_folder(runs: Path) -> Path:
     folder = runs / f"{HIDDEN}{run_id()}"
     try:
         folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError.of(
-            f"The folder {runs} cannot be written: {error.strerror}.", "Give another with runs=..."
-        ) from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InputError.of(f"The folder {runs} cannot be written: {said}.", "Give another with runs=...") from None
     return folder
 
 
@@ -343,6 +341,7 @@ def _attempts(
     """The finished attempts of earlier sittings, up to the first that was cut off."""
     installed()  # methods bring the edits that their candidates are rebuilt with
     attempts: list[Attempt] = []
+    probes = {record.attempt: dict(record.data) for record in journal.records(PROBE)}
     for row in journal.attempts():
         if row.state is State.RUNNING or row.number != len(attempts):
             break
@@ -352,9 +351,11 @@ def _attempts(
             artifact.parent if artifact is not None else folder,
             key=row.candidate_key or "", parent=row.parent, state=row.state, artifact=artifact,
             sha256=row.sha256 or "", seconds=dict(row.timings), notes=list(row.notes), quote=dict(row.quote),
+            probe=probes.get(row.number, {}),
         )  # fmt: skip
         if row.verdict is not None:
-            attempt.verdict = Verdict.from_json(row.verdict)
+            with readable(folder):
+                attempt.verdict = Verdict.from_json(row.verdict)
             attempt.measurements = dict(attempt.verdict.measurements)
         if attempt.verdict is None:
             attempt.failure = row.sentence
@@ -364,6 +365,12 @@ def _attempts(
                     f"The artifact of attempt {row.number} ({artifact}) is not the one that was measured. "
                     "Bring it back from a copy, or start a new run."
                 )
-            attempt.candidate = load_candidate(artifact.parent, first, students)
+            try:
+                attempt.candidate = load_candidate(artifact.parent, first, students)
+            except (OSError, ValueError) as error:
+                raise BoildownError(
+                    f"The candidate of attempt {row.number} cannot be read: {error}. "
+                    "Bring it back from a copy, or start a new run."
+                ) from error
         attempts.append(attempt)
     return attempts

@@ -22,6 +22,7 @@ from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
 from boildown.engine.maker import Emit, Maker
 from boildown.engine.prepare import FIRST, Prepared
+from boildown.engine.probe import probe
 from boildown.engine.rung import Rung
 from boildown.engine.search import measure_variant
 from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, JournalError, WorkerLost
@@ -30,6 +31,9 @@ from boildown.journal.keys import file_hash
 from boildown.methods.base import Standing
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
+
+PROBE = "probe"
+"""The journal's records of where attempts lost quality."""
 
 _FEWER_MACS = 0.9
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
@@ -56,6 +60,8 @@ class Attempt:
     notes: list[str] = field(default_factory=list)
     quote: dict[str, Any] = field(default_factory=dict)
     """What was expected of it, as the journal keeps it."""
+    probe: dict[str, float] = field(default_factory=dict)
+    """Where it lost quality: how far its outputs diverge by quantized weights alone, and what activations add."""
 
     @property
     def sentence(self) -> str:
@@ -146,6 +152,8 @@ class Climber:
                 self.emit("notice", {"text": forecast.sentence()})
             candidate = self._reused(attempt) or self._applied(attempt, forecast.rung)
             self._measure(attempt, candidate)
+            if skip:
+                self._probe(attempt, candidate)
 
         limit = self.budget.limit(max(rung.minutes, forecast.minutes))
         self.maker.begin(number, time.monotonic() + limit)
@@ -242,6 +250,23 @@ class Climber:
         attempt.state = _STATES[attempt.verdict.status]
         if attempt.number and (said := slower(attempt.measurements)) and said not in attempt.notes:
             attempt.notes.append(said)
+
+    def _probe(self, attempt: Attempt, candidate: Candidate) -> None:
+        """Look where a quantized candidate lost the quality that it missed: the next rung may depend on it."""
+        assert attempt.verdict is not None
+        missed = {f.condition.metric for f in attempt.verdict.findings if f.status is Status.MISSED}
+        if not missed & self.job.quality:
+            return
+        try:
+            attempt.probe = probe(candidate, self.first, self.job, self.maker.check)
+        except (Cancelled, JournalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - journalled; the verdict stands without it
+            self.journal.record(attempt.number, "not probed", {"why": f"{type(error).__name__}: {error}"})
+        if attempt.probe:
+            self.journal.record(attempt.number, PROBE, attempt.probe)
+            told = ", ".join(f"{part} {value:.3g}" for part, value in attempt.probe.items())
+            attempt.notes.append(f"divergence by what is quantized, simulated: {told}")
 
     # -- keeping -------------------------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ class Auto:
         if not judged:
             return None, None
         assert judged[-1].verdict is not None
-        return diagnose(judged[-1].verdict, self._job.quality), parse_rung(judged[-1].rung).methods[-1]
+        found = diagnose(judged[-1].verdict, self._job.quality, judged[-1].probe)
+        return found, parse_rung(judged[-1].rung).methods[-1]
 
     # -- methods that keep every layer -------------------------------------------------------------------
 
@@ -176,8 +177,9 @@ class Auto:
 
 
 def _order(proposal: _Proposal, forecast: Forecast) -> tuple[Any, ...]:
-    """What may meet the costs before what cannot, then what was nearest in quality, keeps most, and is quick."""
-    return bool(forecast.misses), proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
+    """What may meet the costs, and is known to, before what cannot; then what was nearest in quality and keeps most."""
+    unknown = bool(forecast.misses), not forecast.costs
+    return *unknown, proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
 
 
 def _takes_out(rung: Rung) -> bool:

@@ -61,6 +61,8 @@ class Card:
     order: int = 100
     recovers: tuple[str, ...] = ()
     """Methods in whose place it loses less, at the same compression."""
+    mends: tuple[Literal["weights", "activations"], ...] = ()
+    """Whose quantization it makes lose less than the methods in `recovers` do."""
     continues: tuple[str, ...] = ()
     """Methods whose candidates it wins quality back for, put behind them in a chain."""
     harder: Mapping[str, Any] = field(default_factory=dict)

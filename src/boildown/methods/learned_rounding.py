@@ -50,6 +50,7 @@ class LearnedRounding:
         minutes=1.0,
         order=40,
         recovers=("quantize-static",),
+        mends=("weights",),
         harder={"bits": 4},
         shape=("bits", "edges"),
     )

@@ -64,6 +64,7 @@ class QuantizeAware(Lasting):
         minutes=10.0,
         order=50,
         recovers=("quantize-static", "quantize-mixed", "learned-rounding"),
+        mends=("weights", "activations"),
         harder={"bits": 4},
         shape=("bits", "edges"),
     )

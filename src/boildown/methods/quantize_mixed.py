@@ -51,6 +51,7 @@ class QuantizeMixed:
         minutes=3.0,
         order=30,
         recovers=("quantize-static",),
+        mends=("activations",),
         sketched=("size", "params", "macs"),
     )
 
