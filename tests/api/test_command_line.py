@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,15 @@ def test_init_writes_a_start_and_never_over_it(command, tmp_path):
     unfilled = command("compress", tmp_path / "boildown.toml", "--runs", tmp_path / "runs")
     assert unfilled.code == 2
     assert "task:build" in unfilled.err
+
+
+def test_verify_says_what_agrees_and_ends_with_its_code(command, runs, latest, tmp_path):
+    told = command("verify", "latest", "--runs", runs)
+    assert told.code == 0, told.out
+    assert f"Run {latest['run']} agrees with its record." in told.out
+    folder = shutil.copytree(latest["path"], tmp_path / "copy")
+    (folder / "best" / "ports.json").write_text("{}")
+    changed = command("verify", folder, "--json")
+    assert changed.code == 1
+    assert changed.data["agrees"] is False
+    assert command("verify", "1999", "--runs", runs).code == 2

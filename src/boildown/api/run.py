@@ -18,7 +18,7 @@ from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
 from boildown.errors import InputError
-from boildown.journal.journal import Journal
+from boildown.journal.journal import Journal, readable
 from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
@@ -202,7 +202,7 @@ def take(
 
 def show(folder: Path) -> dict[str, Any]:
     """A run as plain data, read from its journal."""
-    with Journal.open(folder, readonly=True) as journal:
+    with Journal.open(folder, readonly=True) as journal, readable(folder):
         ending, facts = journal.ending, journal.facts
         return {
             "run": folder.name,

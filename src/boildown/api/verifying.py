@@ -36,7 +36,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Check:
-    """One thing held against its record. `agrees` is None where it could not be compared; `told` says what was found."""
+    """One thing held against its record; `agrees` is None where it could not be compared."""
 
     what: str
     agrees: bool | None
@@ -136,8 +136,10 @@ def verify(
 def _hash(what: str, path: Path | None, recorded: str | None) -> Check:
     """A file held against the hash on record."""
     if path is None or not path.is_file():
-        return Check(what, False, f"there is no file {path}")
+        return Check(what, False, "there is no such file")
     found = file_hash(path)
+    if recorded is None:
+        return Check(what, False, "it is not on record")
     if found == recorded:
         return Check(what, True, f"sha256 {found[:16]}")
     return Check(what, False, f"sha256 is {found[:16]}, the record says {str(recorded)[:16]}")
@@ -148,21 +150,28 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
     checks = []
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        recorded = {Path(name).as_posix(): str(sha256) for name, sha256 in manifest["files"].items()}
+        recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
-        # Both sides as JSON has them: numbers that it lacks are spelled alike.
-        plain = json.loads(json.dumps(best.verdict, default=str))
-        same = (told["number"], told["sha256"], told["verdict"]) == (best.number, best.sha256, plain)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        same = _text([told["number"], told["sha256"], told["verdict"]]) == _text(
+            [best.number, best.sha256, best.verdict]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it cannot be read ({type(error).__name__}: {error})"
         return [Check("manifest.json", False, what), *_artifacts(folder, best)]
     said = "best attempt, its hash and its verdict are those of the journal"
     checks.append(Check("manifest.json", same, said if same else "its best attempt is not as the journal has it"))
     there = {path.relative_to(folder).as_posix() for path in (folder / "best").rglob("*") if path.is_file()}
-    checks += [_hash(name, folder / name, recorded[name]) for name in sorted(recorded)]
-    checks += [Check(name, False, "the manifest does not know it") for name in sorted(there - recorded.keys())]
+    checks += [
+        _hash(name, folder / name if name in there else None, recorded.get(name))  # no path that the manifest makes up
+        for name in sorted(there | recorded.keys())
+    ]
     return [*checks, *_artifacts(folder, best)]
+
+
+def _text(data: Any) -> str:
+    """Plain data as one text: numbers that JSON lacks are equal to themselves."""
+    return json.dumps(data, sort_keys=True, default=str)
 
 
 def _artifacts(folder: Path, best: AttemptRow) -> list[Check]:

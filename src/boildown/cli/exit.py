@@ -44,6 +44,9 @@ def explain(error: BaseException) -> None:
         typer.echo("stopped at once; `boildown resume` goes on from the last finished step", err=True)
     elif isinstance(error, BoildownError):
         typer.echo(f"error: {error}", err=True)
+    elif isinstance(error, OSError):
+        typer.echo(f"error: {error}", err=True)
+        typer.echo("  cure: see that it is there, can be read and written, and that the disk is not full", err=True)
     else:
         if os.environ.get("BOILDOWN_DEBUG"):
             traceback.print_exception(error)

@@ -6,7 +6,7 @@ import typer
 
 from boildown import api
 from boildown.cli.options import RUNS, AsJson, Runs, Which, echo_json
-from boildown.journal.journal import Journal
+from boildown.journal.journal import Journal, readable
 from boildown.journal.runs import resolve_run
 from boildown.report import facts
 from boildown.report.text import summary
@@ -23,6 +23,6 @@ def show(run: Which = "latest", runs: Runs = RUNS, as_json: AsJson = False) -> i
     if as_json:
         echo_json(api.show(folder))
         return 0
-    with Journal.open(folder, readonly=True) as journal:
+    with Journal.open(folder, readonly=True) as journal, readable(folder):
         typer.echo(summary(facts(journal)))
     return 0

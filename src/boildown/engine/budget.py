@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _UNITS = {
 }
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _RESERVE = 0.1
+_FOREVER = 1e300
 _LEAST_LIMIT = 120.0
 _WITHOUT_BUDGET = 3600.0
 
@@ -34,7 +36,7 @@ def parse_time(text: str | float | int) -> float:
     """
     cure = 'Write it like "30 min", "2 h" or "90 s".'
     if isinstance(text, int | float) and not isinstance(text, bool):
-        seconds = float(text)
+        seconds = float(text) if abs(text) < _FOREVER else math.inf
     else:
         seconds, rest = 0.0, str(text).strip().lower()
         while rest:

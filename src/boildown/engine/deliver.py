@@ -81,5 +81,10 @@ def _fill(folder: Path, artifact: Path, runtime: str, sample: Path, classes: Seq
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `manifest.json`: hashes, versions, seeds, target, verdict, and how to repeat the run."""
-    (folder / "manifest.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+    """Write `manifest.json`: hashes, versions, seeds, target, verdict, and how to repeat the run.
+
+    A process killed meanwhile leaves the old one or the new one, never half of it.
+    """
+    path, fresh = folder / "manifest.json", folder / ".manifest.json.new"
+    fresh.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+    fresh.replace(path)

@@ -4,12 +4,13 @@
 `runs` looks over the folders of many runs. Everything stored is plain JSON; nothing is unpickled.
 """
 
-from boildown.journal.journal import Journal
+from boildown.journal.journal import Journal, readable
 from boildown.journal.keys import candidate_key, hash_of, measurement_key
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
-from boildown.journal.runs import find_finished, find_measurement, resolve_run, run_folders, run_id
+from boildown.journal.runs import HIDDEN, find_finished, find_measurement, resolve_run, run_folders, run_id
 
 __all__ = [
+    "HIDDEN",
     "AttemptRow",
     "Ending",
     "Journal",
@@ -20,6 +21,7 @@ __all__ = [
     "find_measurement",
     "hash_of",
     "measurement_key",
+    "readable",
     "resolve_run",
     "run_folders",
     "run_id",

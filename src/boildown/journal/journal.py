@@ -109,7 +109,8 @@ class Journal:
     @property
     def facts(self) -> dict[str, Any]:
         """What holds for the whole run: target, goal, seed, versions and so on."""
-        return {name: plain.loads(value) for name, value in self._rows("SELECT name, value FROM facts")}
+        with readable(self.folder):
+            return {name: plain.loads(value) for name, value in self._rows("SELECT name, value FROM facts")}
 
     def update_facts(self, facts: Mapping[str, Any]) -> None:
         """Add facts; those of the same name are replaced."""
@@ -129,8 +130,9 @@ class Journal:
     def ending(self) -> Ending | None:
         """How the run ended last, or `None` if it never has."""
         query = "SELECT outcome, best_attempt, sentence, seconds, at FROM endings ORDER BY id DESC LIMIT 1"
-        for outcome, *rest in self._rows(query):
-            return Ending(Outcome[outcome], *rest)
+        with readable(self.folder):
+            for outcome, *rest in self._rows(query):
+                return Ending(Outcome[outcome], *rest)
         return None
 
     # -- attempts ------------------------------------------------------------------------------------
@@ -209,12 +211,14 @@ class Journal:
 
     def attempts(self) -> list[AttemptRow]:
         """Every attempt in order of its number."""
-        return [_attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]
+        with readable(self.folder):
+            return [_attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]
 
     def attempts_of(self, candidate_key: str) -> list[AttemptRow]:
         """The attempts at one candidate."""
         query = f"SELECT {_COLUMNS} FROM attempts WHERE candidate_key = ? ORDER BY number"
-        return [_attempt(row) for row in self._rows(query, candidate_key)]
+        with readable(self.folder):
+            return [_attempt(row) for row in self._rows(query, candidate_key)]
 
     def artifact(self, row: AttemptRow) -> Path | None:
         """Where the artifact of an attempt lies, wherever the run folder has been moved to."""
@@ -234,14 +238,16 @@ class Journal:
     def measurement(self, key: str) -> Measurement | None:
         """The latest measurement of this key."""
         query = "SELECT body FROM measurements WHERE key = ? ORDER BY at DESC, id DESC LIMIT 1"
-        for (body,) in self._rows(query, key):
-            return Measurement.from_json(plain.loads(body))
+        with readable(self.folder):
+            for (body,) in self._rows(query, key):
+                return Measurement.from_json(plain.loads(body))
         return None
 
     def measurements(self, attempt: int) -> list[Measurement]:
         """The measurements of an attempt, in the order they were made."""
         query = "SELECT body FROM measurements WHERE attempt = ? ORDER BY id"
-        return [Measurement.from_json(plain.loads(body)) for (body,) in self._rows(query, attempt)]
+        with readable(self.folder):
+            return [Measurement.from_json(plain.loads(body)) for (body,) in self._rows(query, attempt)]
 
     def add_look(self, attempt: int, data: str) -> int:
         """An attempt is about to look at the verdict's data; which look this is, from 1.
@@ -268,7 +274,8 @@ class Journal:
     def records(self, kind: str | None = None) -> list[Record]:
         """The records of one kind, or all, in order."""
         query = "SELECT attempt, kind, data, at FROM records WHERE ?1 IS NULL OR kind = ?1 ORDER BY id"
-        return [Record(attempt, name, plain.loads(data), at) for attempt, name, data, at in self._rows(query, kind)]
+        with readable(self.folder):
+            return [Record(attempt, name, plain.loads(data), at) for attempt, name, data, at in self._rows(query, kind)]
 
     # -- SQLite --------------------------------------------------------------------------------------
 
@@ -299,6 +306,18 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Read what is in a journal: JournalError where it is not what boildown writes."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise JournalError(
+            f"The journal in {folder} holds what boildown does not write ({type(error).__name__}: {error}). "
+            "Bring it back from a copy, or start a new run."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -336,11 +355,19 @@ def _readonly(path: Path) -> sqlite3.Connection:
     return connection
 
 
+_PLAIN = {"quote": dict, "verdict": dict, "candidate": dict, "timings": dict, "notes": list}
+_MAY_LACK = ("verdict", "candidate")
+
+
 def _attempt(row: tuple[Any, ...]) -> AttemptRow:
     values = dict(zip((field.name for field in fields(AttemptRow)), row, strict=True))
-    for name in ("quote", "verdict", "candidate", "timings", "notes"):
+    for name, kind in _PLAIN.items():
         values[name] = None if values[name] is None else plain.loads(values[name])
-    return AttemptRow(**{**values, "state": State(values["state"]), "notes": tuple(values["notes"])})
+        if not isinstance(values[name], kind) and not (values[name] is None and name in _MAY_LACK):
+            raise TypeError(f"the {name} of attempt {values['number']} is no {kind.__name__}")
+    if not all(isinstance(seconds, int | float) for seconds in values["timings"].values()):
+        raise TypeError(f"the timings of attempt {values['number']} are no numbers")
+    return AttemptRow(**{**values, "state": State(values["state"]), "notes": tuple(map(str, values["notes"]))})
 
 
 def _now() -> str:

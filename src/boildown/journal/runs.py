@@ -59,13 +59,15 @@ def resolve_run(runs: Path, text: str) -> Path:
 def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = None) -> tuple[Path, AttemptRow] | None:
     """The newest finished attempt at a candidate in any run, whose artifact still is what it was.
 
+    One that lies outside its run folder was not put there by a run.
     exclude: the folder or id of a run not to look at. The first of the pair is the run's folder.
     """
 
     def look(journal: Journal) -> tuple[Path, AttemptRow] | None:
         for row in reversed(journal.attempts_of(candidate_key)):
             path = journal.artifact(row)
-            if row.state in _USABLE and path is not None and row.sha256 == _sha256(path):
+            inside = path is not None and path.resolve().is_relative_to(journal.folder.resolve())
+            if row.state in _USABLE and path is not None and inside and row.sha256 == _sha256(path):
                 return journal.folder, row
         return None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from boildown.journal.journal import Journal
+from boildown.journal.journal import Journal, readable
 from boildown.report.charts import HEIGHT, WIDTH, scatter
 from boildown.report.read import ReportFacts, facts
 
@@ -31,7 +31,7 @@ def write(folder: Path) -> Path:
 
     Raises JournalError if the folder has no journal that can be read.
     """
-    with Journal.open(folder, readonly=True) as journal:
+    with Journal.open(folder, readonly=True) as journal, readable(folder):
         text = render(facts(journal))
     path, fresh = folder / "report.html", folder / ".report.html.new"
     fresh.write_text(text, encoding="utf-8")

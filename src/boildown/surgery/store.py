@@ -13,6 +13,7 @@ from types import MappingProxyType
 from torch import nn
 
 from boildown.domain.candidate import Candidate, Edit, Plan
+from boildown.errors import BoildownError
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.weights import restore, save
 
@@ -54,6 +55,15 @@ def load_candidate(
     Raises OSError or ValueError where the files are missing or damaged, ModelError for an edit of
     a newer version.
     """
+    try:
+        return _load(folder, first, students)
+    except (OSError, BoildownError):
+        raise
+    except Exception as error:  # what was written by others can fail anywhere
+        raise ValueError(f"{folder} holds no candidate that can be read: {type(error).__name__}: {error}") from error
+
+
+def _load(folder: Path, first: Candidate, students: Mapping[str, nn.Module]) -> Candidate:
     data = json.loads((folder / CANDIDATE).read_text(encoding="utf-8"))
     edits = tuple(Edit.from_json(edit) for edit in data["edits"])
     model = first.model

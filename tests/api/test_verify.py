@@ -1,0 +1,143 @@
+"""What a run handed over is held against its record; and the record says how to make it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import boildown as bd
+from boildown.journal import Journal
+
+pytestmark = pytest.mark.usefixtures("still")
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """The finished run in a folder of its own, to be spoilt."""
+    return shutil.copytree(run.path, tmp_path / run.path.name)
+
+
+@pytest.fixture
+def verify(digits_model, digits_task):
+    def verified(folder):
+        return bd.verify(folder, digits_model, digits_task)
+
+    return verified
+
+
+def test_a_run_that_is_as_it_was_agrees_in_every_file_and_figure(run, verify):
+    before = contents(run.path)
+    found = verify(run.path)
+    assert found.agrees, str(found)
+    checks = {check.what: check for check in found.checks}
+    assert {f"best/{name}" for name in ("model.onnx", "ports.json", "sample.npz", "load.py")} <= checks.keys()
+    assert {"manifest.json", "size", "accuracy", "accuracy drop <= 3 pp", "size <= 0.35x"} <= checks.keys()
+    assert all(check.agrees for check in found.checks)
+    assert found.verdict.measurements["accuracy"].value == run.best.measurements["accuracy"].value
+    assert found.verdict.measurements["accuracy"].data == "verdict"
+    assert str(found).endswith(f"Run {run.id} agrees with its record.")
+    assert contents(run.path) == before
+
+
+def contents(folder):
+    """Every file but those that SQLite keeps beside the journal while somebody reads it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("journal.db-"))
+    return {path: path.read_bytes() for path in files}
+
+
+def spoil_manifest(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda folder: (folder / "best" / "model.onnx").write_bytes(b"another"), "best/model.onnx in the journal"),
+        (lambda folder: (folder / "best" / "ports.json").write_text("{}"), "best/ports.json"),
+        (lambda folder: (folder / "best" / "load.py").unlink(), "best/load.py"),
+        (lambda folder: (folder / "best" / "more.py").write_text("print()"), "best/more.py"),
+        (lambda folder: shutil.rmtree(folder / "best"), "best/model in the journal"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 9999), "manifest.json"),
+        (lambda folder: spoil_manifest(folder, lambda m: m["attempts"][2].update(verdict=None)), "manifest.json"),
+        (lambda folder: spoil_manifest(folder, lambda m: m["files"].update({"../../x": "0"})), "../../x"),
+        (lambda folder: (folder / "attempts" / "00-first" / "model.onnx").unlink(), "the artifact of the first model"),
+    ],
+    ids=["artifact", "ports", "missing", "more", "nothing", "no manifest", "deep", "verdict", "path", "first"],
+)  # fmt: skip
+def test_what_was_changed_is_named_and_nothing_of_it_is_run(copied, verify, spoil, what):
+    spoil(copied)
+    found = verify(copied)
+    assert not found.agrees
+    assert what in [check.what for check in found.checks if check.agrees is False], str(found)
+    assert found.verdict is None
+    assert found.checks[-1].told.startswith("not measured again")
+    assert f"does not agree with its record: {what.split()[0]}" in found.sentence or what in found.sentence
+
+
+def test_a_verdict_that_was_improved_by_hand_is_found_out(copied, verify):
+    with Journal.open(copied) as journal:
+        (row,) = (row for row in journal.attempts() if row.verdict and row.number)
+        text = json.dumps(row.verdict)
+        better = json.loads(text)
+        better["measurements"]["accuracy"]["value"] = 1.0
+        journal.amend_attempt(row.number, row.state, row.sentence, better)
+    spoil_manifest(copied, lambda manifest: manifest["attempts"][row.number].update(verdict=better))
+    found = verify(copied)
+    assert [check.what for check in found.checks if check.agrees is False] == ["accuracy"]
+    assert "the record says 100.00 %" in found.sentence or "the record says 100.00 %" in str(found)
+
+
+def test_what_is_missing_or_another_is_wrong_input(run, copied, digits_model, digits_task, tmp_path):
+    with pytest.raises(bd.InputError, match=r"no factory for its model and task.*\n.*boildown\.verify\("):
+        bd.verify(copied)
+    other = type(digits_task)(train=digits_task.train, validation=digits_task.validation.subset(range(400)))
+    with pytest.raises(bd.InputError, match="The data to judge on is not what run"):
+        bd.verify(copied, digits_model, other)
+    Journal.create(tmp_path / "begun", {}).close()
+    with pytest.raises(bd.InputError, match="has handed over nothing"):
+        bd.verify(tmp_path / "begun")
+    with pytest.raises(bd.InputError, match="no run"):
+        bd.verify("1999", runs=tmp_path)
+
+
+def test_the_call_in_the_manifest_makes_the_same_again(plugged, tmp_path, monkeypatch):
+    model, task, latency = plugged.model(), plugged.task(), bd.Latency(batch=2)
+    run = bd.compress(
+        model, task, "size <= 0.3x", ladder=["shrink(size=0.5)", {"method": "shrink", "size": 0.2}], goal="smallest",
+        runtime="mirror", seed=3, latency=latency, expected={"accuracy": 0.9}, runs=tmp_path / "runs",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "before")
+    again = eval(run_command(tmp_path / "before" / run.id), {"boildown": bd, "model": model, "task": task})
+    assert [(a.rung, a.state, a.key) for a in again.candidates] == [(a.rung, a.state, a.key) for a in run.candidates]
+    assert again.best.artifact.read_bytes() == (tmp_path / "before" / run.id / "best" / "model.mirror").read_bytes()
+
+
+def test_the_command_in_the_manifest_is_what_was_typed(plugged, command, tmp_path, monkeypatch):
+    (tmp_path / "boildown.toml").write_text(
+        '[model]\nfactory = "boildown_fakes:model"\n[task]\nfactory = "boildown_fakes:task"\n'
+        '[target]\nconditions = ["size <= 0.3x"]\n[ladder]\nrungs = ["shrink(size=0.2)"]\n[run]\nruntime = "mirror"\n'
+    )
+    arguments = ["compress", str(tmp_path / "boildown.toml"), "--goal", "best", "--runs", str(tmp_path / "a b")]
+    monkeypatch.setattr(sys, "argv", ["boildown", *arguments])
+    made = command(*arguments, "--json").data
+    assert shlex.split(run_command(tmp_path / "a b" / made["run"])) == ["boildown", *arguments]
+    again = bd.compress(
+        plugged.model(), plugged.task(), "size <= 0.3x", ladder="shrink(size=0.2)", goal="best", runtime="mirror",
+        runs=tmp_path,
+    )  # fmt: skip
+    assert again.candidates[1].key == made["attempts"][1]["key"]
+    assert again.best.artifact.read_bytes() == Path(made["artifact"]).read_bytes()
+
+
+def run_command(folder):
+    return json.loads((folder / "manifest.json").read_text())["command"]
