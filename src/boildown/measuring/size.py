@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from boildown.domain.measurement import Measurement
+from boildown.runtimes.external import external_files
 
 
 def size_of(path: Path) -> int:
-    """Bytes of an artifact: a file with its external data (`<file>.data`), or a folder with all it holds.
+    """Bytes of an artifact: a file with the external data it names, or a folder with all it holds.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if there is none, InputError for an ONNX file that names data elsewhere.
     """
     if path.is_dir():
         return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
-    data = path.with_name(path.name + ".data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    named = external_files(path) if path.suffix == ".onnx" and path.is_file() else ()
+    data = {path.with_name(path.name + ".data").resolve(), *named}
+    return path.stat().st_size + sum(file.stat().st_size for file in data if file.is_file())
 
 
 def measure_size(candidate: Path, first: Path | None = None, plain: int | None = None) -> Measurement:

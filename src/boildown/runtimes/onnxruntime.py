@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from boildown.domain.candidate import Edit, Plan
 from boildown.errors import ExportError, InputError
 from boildown.runtimes.base import Array, Port, Written
+from boildown.runtimes.external import external_files
 
 _state = onnxruntime.capi.onnxruntime_pybind11_state
 _ERRORS = (
@@ -127,16 +129,16 @@ class OnnxSession:
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Load with `threads` intra-op threads, all graph optimizations, spinning off."""
-        _refuse_foreign_data(path)
+        external_files(path)  # refuses those outside its folder
         try:
             session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
-        except _ERRORS as error:
+            self.inputs: tuple[Port, ...] = tuple(map(_port, session.get_inputs()))
+            self.outputs: tuple[Port, ...] = tuple(map(_port, session.get_outputs()))
+        except Exception as error:  # a foreign file can fail anywhere, out of memory or at a name that is no text
             raise InputError.of(
                 f"{path} is not a model ONNX Runtime can load: {_first_line(error)}", "Export it again."
             ) from error
         self._session = session
-        self.inputs: tuple[Port, ...] = tuple(map(_port, session.get_inputs()))
-        self.outputs: tuple[Port, ...] = tuple(map(_port, session.get_outputs()))
         self._names = [port.name for port in self.inputs]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -148,9 +150,11 @@ class OnnxSession:
             )
         try:
             results: list[Array] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))
-        except (*_ERRORS, ValueError, RuntimeError) as error:
+        except Exception as error:
             expected = ", ".join(f"{port.name} {port.dtype}{list(port.shape)}" for port in self.inputs)
             raise InputError.of(f"the inputs do not fit: {_first_line(error)}", f"expected: {expected}") from error
+        if odd := [type(r).__name__ for r in results if not isinstance(r, np.ndarray) or r.dtype.kind not in "biuf"]:
+            raise InputError.of(f"the model returns {odd[0]}, no numbers", "let every output be a tensor of numbers")
         return results
 
 
@@ -172,39 +176,3 @@ def _port(argument: Any) -> Port:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _refuse_foreign_data(path: Path) -> None:
-    """InputError if the file is missing or keeps weights in a file outside its own folder.
-
-    A file without the word that every reference to external data contains needs no parsing.
-    """
-    if not path.is_file():
-        raise InputError.of(f"there is no file {path}", "check the path")
-    if not _contains(path, b"location"):
-        return
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:
-        raise InputError.of(f"{path} is not an ONNX file: {_first_line(error)}", "Export it again.") from error
-    folder = path.resolve().parent
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (folder / entry.value).resolve().is_relative_to(folder):
-                raise InputError.of(
-                    f"{path} reads {entry.value!r}, which lies outside its folder",
-                    "keep the weights inside the ONNX file or next to it",
-                )
-
-
-def _contains(path: Path, word: bytes, block: int = 1 << 20) -> bool:
-    """Whether the file contains `word`, read block by block so that memory stays small."""
-    tail = b""
-    with path.open("rb") as file:
-        while chunk := file.read(block):
-            if word in tail + chunk:
-                return True
-            tail = chunk[-len(word) + 1 :]
-    return False

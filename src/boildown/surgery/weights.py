@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -143,8 +142,8 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError.of(f"{path.name} is no readable safetensors file: {error}.", "Write it again.") from None
+        except Exception as error:  # a foreign file can fail anywhere
+            raise ModelError.of(f"{path.name} is no readable safetensors file: {error}.", "Write it again.") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -153,9 +152,9 @@ def _read(path: Path) -> Any:
             "Save only the weights where you trust the file: "
             f'`safetensors.torch.save_file(model.state_dict(), "{path.stem}.safetensors")`.',
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a foreign file can fail anywhere
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError.of(f"{path.name} is no readable checkpoint: {first}", "Write it again.") from None
+        raise ModelError.of(f"{path.name} is no readable checkpoint: {first}", "Write it again.") from error
 
 
 def _unwrapped(state: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
