@@ -157,3 +157,32 @@ def test_taylor_is_the_change_of_the_loss_to_first_order(looked, trained):
     assert [scores[n] for n in channels.groups[0].channels] == pytest.approx(wanted.tolist(), rel=1e-3, abs=1e-12)
     assert [p.requires_grad for p in channels.module.parameters()] == flags
     assert all(p.grad is None for p in channels.module.parameters())
+
+
+def test_what_cannot_be_refitted_goes_by_magnitude():
+    """A layer that is called twice, and a transposed convolution, have no fit; their inputs may go all the same."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shared = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+            self.up = nn.ConvTranspose2d(8, 2, 2, 2)
+
+        def forward(self, x):
+            return self.up(torch.relu(self.shared(torch.relu(self.shared(torch.relu(self.stem(x)))))))
+
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 8, 8)
+    channels, _ = find_channels(Twice().eval(), (x[:2],), {})
+    (group,) = channels.groups
+    (curve,) = curves(channels, [((x,), {})])
+    scores = importance.magnitude(channels)
+    assert list(curve.order) == sorted(group.channels, key=scores.__getitem__)
+    assert (np.diff(curve.local) > 0).all()
+    assert curve.local[-1] == pytest.approx(1)
+    with torch.no_grad():
+        wanted, found = channels.module(x), channels.silenced(curve.order[:4])(x)
+    error = (found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+    assert curve.error[3] == pytest.approx(float(error), rel=1e-3)
+    gone = choose([curve], channels.costs("macs"), 0.5)
+    assert 0.4 < channels.macs(gone) / channels.macs() < 0.6

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from boildown.surgery.channels import Channels, Costs, Group
+from boildown.surgery.importance import magnitude
 from boildown.surgery.repair import ASIDE, Fit, Layer, Pair
 from boildown.surgery.stepping import Call, Reference, computed
 
@@ -63,7 +64,10 @@ def curves(
     check: Check = lambda: None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> list[Curve]:
-    """The curve of each group that can be repaired, on calibration calls.
+    """The curve of each group, on calibration calls.
+
+    Where no layer behind a group can be refitted (all of them are called twice, or are transposed or 3-D
+    convolutions), its channels go by importance, or by magnitude.
 
     importance: score per channel, the lowest goes first. Without it, the channel goes that is missed least once the
         others have been refitted (optimal brain surgeon for whole channels: Hassibi & Stork 1993; ZipLM, arXiv
@@ -74,10 +78,13 @@ def curves(
     found = []
     for group in channels.groups:
         behind = [readers[name] for name in _behind(channels, group) if name in readers]
-        if not behind or group.width < 2:
+        if group.width < 2:
             continue
         check()
-        order, local = _eliminated(group, behind, importance, check)
+        if behind:
+            order, local = _eliminated(group, behind, importance, check)
+        else:
+            order, local = _by_score(group, magnitude(channels) if importance is None else importance)
         found.append(Curve(group, order, local, local.copy()))
     if measured:
         _measure(channels, found, readers, probes or calls[1::ASIDE] or calls, check, progress)
@@ -143,6 +150,13 @@ def _eliminated(
         gone = set(order)
         left = [number for number in left if number not in gone]
     return tuple(order), np.array(errors)
+
+
+def _by_score(group: Group, importance: Mapping[int, float]) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """The lowest first, each for its share of the whole: (order, share that is gone after each)."""
+    order = tuple(sorted(group.channels, key=lambda number: importance[number]))
+    gone = np.cumsum([importance[number] for number in order])
+    return order, gone / max(float(gone[-1]), 1e-30)
 
 
 class _State:
@@ -214,16 +228,21 @@ def _measure(
     reference = Reference(module, probes)
     first: dict[str, list[Curve]] = {}
     for curve in found:
-        name = next(name for name in _order(nodes, _behind(channels, curve.group)) if name in readers)
-        first.setdefault(name, []).append(curve)
+        behind = [name for name in _order(nodes, _behind(channels, curve.group)) if name in readers]
+        if behind:
+            first.setdefault(behind[0], []).append(curve)
+        else:
+            points = []
+            for count in _counts(curve):
+                check()
+                without = channels.silenced(curve.order[:count])
+                points.append((curve.local[count - 1], reference.error(reference.outputs(without))))
+            curve.error = _through(curve.local, points)
     pair, done = Pair(module, module, probes, check), 0
     for index, node in enumerate(nodes):
         for curve in first.get(node.name, ()):
             points = []
-            for fraction in FRACTIONS:
-                count = max(1, round(fraction * curve.group.width))
-                if count >= curve.group.width:
-                    continue
+            for count in _counts(curve):
                 gone = set(curve.order[:count])
                 behind = [readers[name] for name in _behind(channels, curve.group) if name in readers]
                 with _refitted(module, behind, gone):
@@ -234,6 +253,12 @@ def _measure(
             progress("measure what each layer's channels do", done, len(found))
         pair.target(node) if node.op != "output" else None
         pair.forget(node)
+
+
+def _counts(curve: Curve) -> list[int]:
+    """How many channels to take out for a measurement."""
+    counts = [max(1, round(fraction * curve.group.width)) for fraction in FRACTIONS]
+    return [count for count in counts if count < curve.group.width]
 
 
 def _through(local: NDArray[np.float64], points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
