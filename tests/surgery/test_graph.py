@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from boildown.errors import ExportError
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import Graph, capture, exported
 
 aten = torch.ops.aten
 
@@ -135,6 +135,46 @@ def test_equal_weights_with_another_forward_hash_differently():
 def test_example_of_one_sample_gives_a_dynamic_batch():
     graph = capture(networks.build(networks.Signal), (torch.randn(1, 2, 32),))
     assert graph.module(torch.randn(7, 2, 32)).shape == (7, 3)
+
+
+def test_a_batch_counted_by_len_stays_dynamic():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.token = nn.Linear(4, 3), nn.Parameter(torch.randn(1, 1, 4))
+
+        def forward(self, x):
+            return self.linear(torch.cat([self.token.expand(len(x), -1, -1), x], 1)).view(len(x), -1)
+
+    model, x = Counting(), torch.randn(5, 6, 4)
+    graph = capture(model, (x[:2],))
+    assert not graph.static_batch
+    assert list(graph.program.state_dict) == [name for name, _ in model.named_parameters()]
+    torch.testing.assert_close(graph.module(x), model(x))
+
+
+def test_a_decoder_leaves_out_its_cache():
+    """As those of transformers: a class that is no container of tensors, unless the config says no."""
+
+    class Config:
+        use_cache = True
+
+    class Cache:
+        pass
+
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config, self.linear = Config(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return {"logits": self.linear(x), **({"cache": Cache()} if self.config.use_cache else {})}
+
+    model, x = Decoder(), torch.randn(3, 4)
+    found = capture(model, (x,)).module(x)
+    assert list(found) == ["logits"]
+    assert model.config.use_cache
+    assert list(exported(model, (x,), {})(x)) == ["logits"]
 
 
 def test_fixed_batch_is_noted():

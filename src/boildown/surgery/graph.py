@@ -169,15 +169,16 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     """Capture a model in eval mode, fold its batch norms and name its nodes.
 
     `args` and `kwargs` are one example call; the first axis of their tensors is the batch, which
-    becomes dynamic where the model allows it (see `Graph.static_batch`). The model is left as it
-    was, training flags included. A second capture of the same unchanged model with the same input
+    becomes dynamic where the model allows it (see `Graph.static_batch`). The keys and values that a
+    decoder of transformers returns for its next call are left out. The model is left as it was,
+    training flags included. A second capture of the same unchanged model with the same input
     shapes is free. Raises ExportError naming the line that cannot be captured.
     """
     kwargs = dict(kwargs or {})
     key = _key(model, args, kwargs)
     if (known := _captured.get(model)) and known[0] == key:
         return known[1]
-    with torch.inference_mode(False), _quiet(), _eval_mode(model):
+    with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
         args, kwargs = _own(args, kwargs)
         expected = _run(model, args, kwargs)
         module = plain_module(_export(model, args, kwargs).run_decompositions({}))
@@ -191,7 +192,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
 
 def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphModule:
     """The model in eval mode as a graph of the operators it calls, nothing folded; see `capture`."""
-    with torch.inference_mode(False), _quiet(), _eval_mode(model):
+    with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
         return plain_module(_export(model, *_own(args, dict(kwargs))))
 
 
@@ -273,7 +274,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=strict)
 
     first: Exception | None = None
-    for dim, strict in ((Dim("batch"), False), (Dim.AUTO, False), (Dim("batch"), True)):
+    # Only a strict export keeps the batch dynamic through `len(x)`; AUTO may take it for a constant.
+    for dim, strict in ((Dim("batch"), False), (Dim("batch"), True), (Dim.AUTO, False)):
         try:
             return attempt(dim, strict=strict)
         except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's code raises
@@ -292,6 +294,20 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def _without_cache(model: nn.Module) -> Iterator[None]:
+    """Let decoders of transformers return no cache: it is no tensor, and one call alone has no use for it."""
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", None) is True]
+    try:
+        for config in caching:
+            config.use_cache = False
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 @contextmanager
