@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from training_networks import Jittered, classification, convolutional, images, linear_regression, same, train_samples
 
-from boildown.errors import AttemptError, Cancelled
+from boildown.errors import Cancelled
 from boildown.tasks import Classification
 from boildown.training import Training, make_loss, train
 from boildown.training.checkpoint import CHECKPOINT
@@ -116,11 +116,18 @@ def test_the_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
     assert told == ["checkpoint"] * 3
 
 
-def test_a_checkpoint_is_data_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 7, 100, -8])
+def test_a_checkpoint_is_data_and_a_damaged_one_is_told_and_made_anew(kept: int, tmp_path: Path) -> None:
     task, student = classification(), convolutional()
-    train(student, task, train_samples(task), steps=3, settings=Training(batch=16), folder=tmp_path)
+    whole = train(student, task, train_samples(task), steps=3, settings=Training(batch=16), folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     path = tmp_path / CHECKPOINT
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(AttemptError, match="damaged"):
-        train(student, task, train_samples(task), steps=3, settings=Training(batch=16), folder=tmp_path)
+    path.write_bytes(path.read_bytes()[:kept])
+    told: list[str] = []
+    again = train(
+        student, task, train_samples(task), steps=3, settings=Training(batch=16), folder=tmp_path,
+        record=lambda kind, data: told.append(f"{kind}: {data['note']}"),
+    )  # fmt: skip
+    assert same(again.model, whole.model)
+    assert len(told) == 1
+    assert told[0].startswith("checkpoint: The checkpoint checkpoint.safetensors is damaged")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from boildown.errors import AttemptError
 
 CHECKPOINT = "checkpoint.safetensors"
 """The file of a training in its folder."""
@@ -40,18 +38,17 @@ class Checkpoint:
         fresh.replace(path)
 
     @classmethod
-    def read(cls, path: Path) -> Checkpoint | None:
-        """The checkpoint at `path`, None where there is none. Raises AttemptError for a damaged file."""
+    def read(cls, path: Path, told: Callable[[str], None] = lambda _sentence: None) -> Checkpoint | None:
+        """The checkpoint at `path`; None where there is none, and for a damaged file, which `told` hears of."""
         if not path.exists():
             return None
         try:
             with safe_open(path, "pt") as file:
                 facts = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
                 return cls({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118 - not a mapping
-        except (SafetensorError, ValueError) as error:
-            raise AttemptError(
-                f"The checkpoint {path} is damaged ({error}). Delete it to train from the start."
-            ) from error
+        except Exception as error:  # noqa: BLE001 - a damaged file fails anywhere, and what it kept can be computed anew
+            told(f"The checkpoint {path.name} is damaged ({error}): started anew.")
+            return None
 
 
 def write_text(path: Path, text: str) -> None:

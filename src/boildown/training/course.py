@@ -121,11 +121,15 @@ class Course:
             self.others = [(a, b) for a, b in pairs if not a.is_floating_point()]
         self.good = self._state()
         self.written = time.monotonic()
-        saved = None if self.folder is None else Checkpoint.read(self.folder / CHECKPOINT)
+
+        def noted(sentence: str) -> None:
+            self.record("checkpoint", {"note": sentence})
+
+        saved = None if self.folder is None else Checkpoint.read(self.folder / CHECKPOINT, noted)
         if saved is not None and saved.facts.get("key") == self.key:
             self._restore(saved)
         elif saved is not None:
-            self.record("checkpoint", {"note": "The checkpoint found is of another training: started anew."})
+            noted("The checkpoint found is of another training: started anew.")
         if self.distillation is not None and self.keep and self.may_keep():
             samples, size = self.batches.samples, self.batches.size
             self.distillation.teacher.keep(samples, size, self.check, self.order.shared)
