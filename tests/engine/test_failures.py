@@ -147,3 +147,11 @@ def test_a_first_model_that_cannot_be_measured_ends_the_run_and_can_be_resumed(c
         with pytest.raises(bd.BoildownError, match="first model could not be measured: failed: the clock stands"):
             climb(GOOD)
     assert bd.resume("latest", plugged.model(), plugged.task(), runs=tmp_path).outcome is bd.Outcome.TARGET_MET
+
+
+def test_native_code_that_crashes_in_the_writer_fails_the_attempt_alone(climb):
+    run = climb("shrink(size=0.2, how=crash)", GOOD)
+    assert states(run) == ["missed", "failed", "met"]
+    assert run.candidates[1].sentence.startswith("worker lost: ")
+    assert "SIGSEGV" in run.candidates[1].sentence
+    assert "native code crashed" in run.candidates[1].sentence

@@ -64,6 +64,8 @@ class Shrink:
                 Path(self.marker).write_text("died")
             os.kill(os.getpid(), signal.SIGKILL)
         context.record("tried", {"how": self.how})
+        if self.how == "crash":
+            return candidate.derive(rewrite=Edit("shrink", 1, {"size": self.size, "crash": True}))
         poison = {"poison": POISON} if self.how == "poison" else {"poison": float("nan")} if self.how == "nan" else {}
         return candidate.derive(
             rewrite=Edit("shrink", 1, {"size": self.size, "flips": self.flips, **poison}), notes=("shrunk",)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -27,6 +29,8 @@ class Mirror:
 
     def write(self, exported, path, plan=None, rewrite=None):
         facts = dict(rewrite.args) if rewrite else {}
+        if facts.get("crash"):
+            os.kill(os.getpid(), signal.SIGSEGV)
         text = json.dumps(facts)
         size = int(FLOAT_BYTES * facts.get("size", 1.0))
         path.write_text(text + " " * (size - len(text)))
