@@ -76,16 +76,18 @@ def main() -> None:
     print(*told(found), sep="\n")
 
 
-def climb(name: str, budget: str, ladder: Any, runs: Path) -> dict[str, Any]:
+def climb(name: str, budget: str, ladder: Any, runs: Path, goal: Any = "first") -> dict[str, Any]:
     """Boil one network down and tell what came of it as plain data."""
     row, start = ROWS[name], time.perf_counter()
     run = bd.compress(
-        MODELS[row.model](), task(row.model), row.target, ladder=ladder, budget=budget, runs=runs / name, fresh=True
-    )
+        MODELS[row.model](), task(row.model), row.target, ladder=ladder, budget=budget, goal=goal, runs=runs / name,
+        fresh=True,
+    )  # fmt: skip
     minutes = (time.perf_counter() - start) / 60
     with Journal.open(run.path, readonly=True) as journal:
         rows = journal.attempts()[1:]
         searches = [record.data for record in journal.records("search")]
+        sketched = {record.data["asked"]: record.data["seconds"] for record in journal.records("forecast")}
         ending = journal.ending
     return {
         "name": name,
@@ -93,6 +95,7 @@ def climb(name: str, budget: str, ladder: Any, runs: Path) -> dict[str, Any]:
         "outcome": run.outcome.name,
         "sentence": "" if ending is None else ending.sentence,
         "minutes": minutes,
+        "sketching": {asked: seconds / 60 for asked, seconds in sketched.items()},
         "best": None if run.best is None else run.best.number,
         "attempts": [attempt(row, run.candidates[row.number]) for row in rows],
         "searches": searches,
@@ -106,6 +109,7 @@ def attempt(row: Any, result: Any) -> dict[str, Any]:
     measured = {metric: result.measurements[metric].ratio for metric in METRICS if metric in result.measurements}
     forecast = {metric: row.quote[metric]["ratio"] for metric in METRICS if metric in row.quote}
     return {
+        "asked": row.rung,
         "rung": row.quote.get("rung", row.rung),
         "state": row.state.value,
         "sentence": row.sentence,

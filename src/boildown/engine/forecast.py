@@ -111,7 +111,7 @@ class Forecaster:
         found = Forecast(rung, rung.minutes)  # not kept where time is short: with more of it a sketch may be made
         if self._budget.remaining <= 0:
             return found
-        number, self._maker.number = self._maker.number, None
+        number, self._maker.number, start = self._maker.number, None, time.monotonic()
         # However many rungs are open, sketches leave most of the budget to the climbing.
         self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
         try:
@@ -125,7 +125,8 @@ class Forecaster:
         finally:
             self._maker.number, self._maker.end = number, math.inf
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._maker.journal.record(None, "forecast", {"asked": str(rung), **found.quote()})
+        took = time.monotonic() - start
+        self._maker.journal.record(None, "forecast", {"asked": str(rung), "seconds": took, **found.quote()})
         self._known[str(rung)] = found
         return found
 
