@@ -186,3 +186,21 @@ def test_what_cannot_be_refitted_goes_by_magnitude():
     assert curve.error[3] == pytest.approx(float(error), rel=1e-3)
     gone = choose([curve], channels.costs("macs"), 0.5)
     assert 0.4 < channels.macs(gone) / channels.macs() < 0.6
+
+
+def test_outputs_before_the_end_are_kept_for_the_measurement():
+    class Sided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.side, self.mid, self.head = (nn.Linear(*size) for size in ((4, 8), (8, 2), (8, 8), (8, 3)))
+
+        def forward(self, x):
+            y = torch.relu(self.stem(x))
+            return self.side(y), x, self.head(torch.relu(self.mid(y)))
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 4)
+    channels, _ = find_channels(Sided().eval(), (x[:2],), {})
+    found = curves(channels, [((x,), {})])
+    assert [curve.group.name for curve in found] == ["stem.weight", "mid.weight"]
+    assert all((np.diff(curve.error) >= 0).all() for curve in found)

@@ -297,7 +297,8 @@ class Pair:
                 self.theirs[name] = []
 
     def _used(self, node: Node) -> bool:
-        return all(user.name in self.theirs or user.op == "output" for user in node.users)
+        """Whether no node needs it any more; outputs of the network always are needed."""
+        return all(user.name in self.theirs for user in node.users)
 
     @torch.no_grad()
     def _step(self, module: GraphModule, node: Node, env: dict[str, list[Any]]) -> None:
