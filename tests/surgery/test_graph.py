@@ -153,6 +153,28 @@ def test_a_batch_counted_by_len_stays_dynamic():
     torch.testing.assert_close(graph.module(x), model(x))
 
 
+def test_attention_with_a_learned_mask_is_captured_and_trains():
+    """With a mask that asks for gradients, attention lays its result out in another way than without."""
+
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+            self.bias = nn.Parameter(torch.randn(1, 2, 5, 5))
+
+        def forward(self, x):
+            q, k, v = (part.view(*x.shape[:2], 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+            return self.out(y.transpose(1, 2).contiguous().reshape(*x.shape[:2], -1))
+
+    model, x = Biased(), torch.randn(3, 5, 8)
+    graph = capture(model, (x[:2],))
+    torch.testing.assert_close(graph.module(x), model(x))
+    module = graph.copy()
+    module.get_parameter("bias").requires_grad_()
+    module(x).sum().backward()
+
+
 def test_a_decoder_leaves_out_its_cache():
     """As those of transformers: a class that is no container of tensors, unless the config says no."""
 
