@@ -32,7 +32,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError.of(f"{path} is not an ONNX file: {said[0]}", "Export it again.") from error
-    folder, found = path.resolve().parent, {}
+    folder, found = path.resolve().parent, dict[Path, None]()
     for name in _locations(model):
         file = _inside(folder, name)
         if file is None:
