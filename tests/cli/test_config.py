@@ -122,3 +122,9 @@ def test_the_file_that_init_writes_can_be_read(tmp_path, monkeypatch, capsys):
     read = read_config(tmp_path / "new" / "boildown.toml")
     assert (read.model, read.task) == ("model:build", "task:build")
     assert "boildown compress" in capsys.readouterr().out
+
+
+def test_what_is_nested_or_long_beyond_measure_is_refused(write):
+    for text, told in (("a = " + "[" * 5000, "nested too deep"), ("a = " + "9" * 5000, "no valid TOML")):
+        with pytest.raises(ConfigError, match=told):
+            read_config(write(text))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boildown.engine.rung import parse_rung, parse_rungs
@@ -59,6 +59,7 @@ def test_a_rung_reads_back_as_it_was_written(methods):
     assert str(again) == written
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         QuantizeStatic,
@@ -138,3 +139,11 @@ def test_the_mistakes_of_all_rungs_are_told_at_once():
 
 def test_settings_are_plain_data():
     assert settings_of(QuantizeDynamic()) == {"per_channel": True}
+
+
+def test_settings_from_toml_may_be_lists_and_only_what_can_be_written_again():
+    rung = parse_rung({"method": "prune", "keep": ["conv.weight", "it's"]})
+    assert rung == parse_rung(str(rung)) == parse_rung('prune(keep=[conv.weight, "it\'s"])')
+    for value in ({"a": 1}, [["nested"]], float("nan"), float("inf"), """both ' and \"""", [None]):
+        with pytest.raises(InputError, match="not of the right kind"):
+            parse_rung({"method": "prune", "keep": value})

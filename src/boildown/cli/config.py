@@ -91,7 +91,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError.of(f"{path} cannot be read: {error}.", "It must be a text file in UTF-8.") from None
     except RecursionError:
         raise ConfigError.of(f"{path} is nested too deep.", "A configuration has tables and short lists.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a TOMLDecodeError, or a number of too many digits
         raise ConfigError.of(f"{path} is no valid TOML: {error}.", "Mend that line; strings need quotes.") from None
 
 

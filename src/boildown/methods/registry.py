@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
@@ -49,6 +50,7 @@ def build(name: str, settings: Mapping[str, Any]) -> Method:
         raise InputError.of(f"There is no method called {name!r}.", suggestion(name, list(installed())))
     method = installed()[name]
     known = {f.name: f for f in fields(method)}  # type: ignore[arg-type]
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     mistakes = [
         mistake
         for key, value in settings.items()
@@ -74,7 +76,7 @@ def _refusal(name: str, known: Field[Any], value: Any) -> Mistake | None:
     if choices:
         return None if value in choices else Mistake(f"{told} is not possible.", f"One of: {_listed(choices)}.")
     if not _fits(value, known.default):
-        kind = _KINDS.get(type(known.default), type(known.default).__name__)
+        kind = _KINDS.get(type(known.default), "a number or text, without both kinds of quotes")
         return Mistake(f"{told} is not of the right kind.", f"Give {kind}.")
     if least is not None and not value >= least:
         return Mistake(f"{told} is too low.", f"Give {least} or more.")
@@ -119,13 +121,24 @@ def _foreign() -> Iterator[type[Method]]:
 
 
 def _fits(value: Any, default: Any) -> bool:
+    if isinstance(value, tuple):
+        return (default is None or isinstance(default, tuple)) and all(map(_is_plain, value))
     if default is None or default is MISSING:
-        return True
+        return value is None or _is_plain(value)
+    if isinstance(value, str) and not _is_plain(value):
+        return False
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, type(default)) and not (isinstance(value, bool) and not isinstance(default, bool))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is text or a number that can be written and read again."""
+    if isinstance(value, str):
+        return not {"'", '"'} <= set(value)
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _listed(values: Any) -> str:
