@@ -251,3 +251,27 @@ def test_a_plan_and_a_rewrite_exclude_each_other(tmp_path: Path) -> None:
     runtime, rewrite = get("onnxruntime"), Edit("quantize-dynamic")
     with pytest.raises(ExportError, match="not by both"):
         runtime.write(exported("residual").path, tmp_path / "x.onnx", plan_of("residual"), rewrite)
+
+
+def test_an_input_that_is_an_output_too_can_be_quantized(tmp_path: Path) -> None:
+    class Through(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(given[0]), given[0]
+
+    x = torch.randn(8, 4).clamp(-2, 2)
+    graph = capture(Through(), (x[:2],))
+    made = get("onnxruntime")
+    made.export(graph.serialize(), tmp_path / "float.onnx")
+    weight = Quantizer("layer.weight", 8, True, (0.01,) * 3, (0,) * 3, axis=0)
+    (name,) = (node.name for node in graph.module.graph.nodes if node.op == "placeholder")
+    plan = Plan({name: _unsigned(name, 4 / 255, 128)}, {weight.tensor: weight})
+    made.write(tmp_path / "float.onnx", tmp_path / "int.onnx", plan)
+    found = made.open(tmp_path / "int.onnx").run([x.numpy()])
+    with torch.no_grad():
+        wanted = simulate(graph, plan)(x)
+    np.testing.assert_allclose(found[0], wanted[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[1], x.numpy(), atol=2 / 255)

@@ -51,6 +51,7 @@ def export(program: bytes, path: Path) -> None:
         )
     fold_constants(model, input_size_limit=_ANY, output_size_limit=_ANY, should_fold=_only_moves)
     _rename_values(model, _names(captured, exported.exported_program or captured))
+    _rename_inputs(model, captured)
     _rename_weights(model, captured)
     _name_batch(model)
     ir.save(model, path)
@@ -139,6 +140,13 @@ def _rename_values(model: ir.Model, names: Mapping[str, str]) -> None:
         value.name = f"__{number}"  # free all names first: new and old ones overlap
     for value in inner:
         value.name = value.meta.pop("name")
+
+
+def _rename_inputs(model: ir.Model, captured: ExportedProgram) -> None:
+    """Give inputs that are outputs too their names back, to which the exporter adds `_orig`."""
+    names = {f"{name}_orig": str(name) for name in captured.graph_signature.user_inputs}
+    for value in model.graph.inputs:
+        value.name = names.get(value.name or "", value.name)
 
 
 def _name_batch(model: ir.Model) -> None:
