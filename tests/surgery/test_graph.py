@@ -165,7 +165,8 @@ def test_attention_with_a_learned_mask_is_captured_and_trains():
         def forward(self, x):
             q, k, v = (part.view(*x.shape[:2], 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
-            return self.out(y.transpose(1, 2).contiguous().reshape(*x.shape[:2], -1))
+            y = y.reshape(-1, 2, 5, 4).transpose(1, 2).contiguous()
+            return self.out(y.reshape(*x.shape[:2], -1))
 
     model, x = Biased(), torch.randn(3, 5, 8)
     graph = capture(model, (x[:2],))

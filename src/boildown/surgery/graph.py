@@ -59,7 +59,16 @@ _COPIES = frozenset(
         aten.slice.Tensor,
     }
 )
-_TURNS = frozenset({aten.transpose.int, aten.permute.default, aten.clone.default, aten.alias.default})
+_TURNS = frozenset(
+    {
+        aten.transpose.int,
+        aten.permute.default,
+        aten.view.default,
+        aten.reshape.default,
+        aten.clone.default,
+        aten.alias.default,
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
