@@ -10,6 +10,7 @@ import random
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -300,15 +301,14 @@ def aware(subject: Subject) -> str:
 
 def _smaller(subject: Subject, candidate: Candidate, of: str, most: float) -> str:
     """Fewer multiply-accumulates or parameters, recounted on what is left, and sound outputs."""
-    graph, before = subject.graph(candidate), subject.graph(subject.first)
-    counts = (
-        (graph.macs(), before.macs())
-        if of == "macs"
-        else (parameters(candidate.model), parameters(subject.first.model))
-    )
-    ratio = counts[0] / counts[1]
-    near = subject.nearness(candidate.model, subject.first.model)  # raises on shapes and what is not finite
-    need(ratio <= most, f"{ratio:.2f}x the {of}, asked for at most {most:g}x")
+    first, model = subject.first.model, candidate.model
+    if of == "macs":
+        ratio = subject.graph(candidate).macs() / subject.graph(subject.first).macs()
+    else:
+        ratio = parameters(model) / parameters(first)
+    near = subject.nearness(model, first)  # raises on shapes and what is not finite
+    if ratio > most:
+        raise Left(f"{ratio:.2f}x the {of} is the least it comes to, asked for {most:g}x")
     return f"{ratio:.2f}x the {of}, {near:.0f} dB to the first model"
 
 
@@ -414,6 +414,7 @@ def _subject(name: str) -> Subject:
 def fill_all(name: str, cells: Sequence[str], pipe: Connection) -> None:
     """Fill some cells of one architecture and send each as soon as it is done: what a process of its own does."""
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     for cell in cells:
         pipe.send(fill(name, cell))
 

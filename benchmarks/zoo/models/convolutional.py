@@ -13,7 +13,7 @@ NO_REPEAT = "no block is repeated"
 CONVOLUTIONS = "nearly all parameters are in convolutions"
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 def plain_cnn() -> nn.Module:
     """Convolution, batch norm, ReLU and pooling; the picture is flattened."""
     return nn.Sequential(
@@ -22,7 +22,7 @@ def plain_cnn() -> nn.Module:
     )  # fmt: skip
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 def vgg_without_norm() -> nn.Module:
     """Biases in place of batch norm, rectifiers in place, two equal layers in a row."""
     layers: list[nn.Module] = []
@@ -64,25 +64,25 @@ def _resnet(**options: str) -> nn.Module:
     return nn.Sequential(unit(3, 16), *blocks, Head(24))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnet() -> nn.Module:
     """Residual blocks with projections."""
     return _resnet()
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnet_zero_pads() -> nn.Module:
     """Shortcuts that stride by slicing and widen by padding, as CIFAR's."""
     return _resnet(shortcut="pad")
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnet_zeros_joined() -> nn.Module:
     """Shortcuts that widen by concatenating zeros."""
     return _resnet(shortcut="cat")
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnet_group_norm() -> nn.Module:
     """Group norm in the blocks."""
     return _resnet(norm="group")
@@ -105,7 +105,7 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnet_bottleneck() -> nn.Module:
     """Bottlenecks."""
     return nn.Sequential(
@@ -114,14 +114,14 @@ def resnet_bottleneck() -> nn.Module:
     )  # fmt: skip
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def resnext() -> nn.Module:
     """Grouped bottlenecks."""
     blocks = [Bottleneck(16, 16, 32, groups=4), Bottleneck(32, 16, 32, groups=4), Bottleneck(32, 24, 40, 2, groups=4)]
     return nn.Sequential(unit(3, 16), *blocks, Head(40))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 class Preactivated(nn.Module):
     """Batch norm and ReLU before every convolution."""
 
@@ -140,7 +140,7 @@ class Preactivated(nn.Module):
         return self.head(F.relu(self.last(x)))
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 class Densenet(nn.Module):
     """Every layer reads what all before it have written."""
 
@@ -159,7 +159,7 @@ class Densenet(nn.Module):
         return self.head(F.relu(x))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def mobilenet_v1() -> nn.Module:
     """Depthwise and pointwise convolutions with ReLU6."""
     layers: list[nn.Module] = [unit(3, 16, act=nn.ReLU6)]
@@ -198,14 +198,14 @@ class Inverted(nn.Module):
 _WIDTHS = ((12, 12, 1), (12, 16, 2), (16, 16, 1))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def mobilenet_v2() -> nn.Module:
     """Inverted residuals."""
     blocks = [Inverted(*widths, nn.ReLU6) for widths in _WIDTHS]
     return nn.Sequential(unit(3, 12, act=nn.ReLU6), *blocks, unit(16, 32, 1, act=nn.ReLU6), Head(32))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def mobilenet_v3() -> nn.Module:
     """Gated inverted residuals with hard swish."""
     blocks = [Inverted(*widths, nn.Hardswish, nn.Hardsigmoid()) for widths in _WIDTHS]
@@ -213,7 +213,7 @@ def mobilenet_v3() -> nn.Module:
     return nn.Sequential(unit(3, 12, act=nn.Hardswish), *blocks, unit(16, 32, 1, act=nn.Hardswish), *head)
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def efficientnet() -> nn.Module:
     """Gated inverted residuals with SiLU."""
     blocks = [Inverted(*widths, nn.SiLU, nn.Sigmoid()) for widths in _WIDTHS]
@@ -235,7 +235,7 @@ class Shuffle(nn.Module):
         return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def shufflenet() -> nn.Module:
     """Split and shuffled channels."""
     return nn.Sequential(unit(3, 24), Shuffle(24), Shuffle(24), nn.MaxPool2d(2), Shuffle(24), unit(24, 32, 1), Head(32))
@@ -262,7 +262,7 @@ def squeezenet() -> nn.Module:
     return nn.Sequential(*stem, Fire(24, 8, 32), Fire(32, 10, 40), *scores)
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 def inception() -> nn.Module:
     """Four branches, concatenated; one pools, one has two oblong filters."""
 
@@ -305,7 +305,7 @@ class Norm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def convnext() -> nn.Module:
     """ConvNeXt."""
     return nn.Sequential(
@@ -326,7 +326,7 @@ class RepBlock(nn.Module):
         return F.relu(self.three(x) + self.one(x) + self.same(x))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def repvgg() -> nn.Module:
     """RepVGG in its training form."""
     return nn.Sequential(unit(3, 16), RepBlock(16), RepBlock(16), unit(16, 24, 3, 2), RepBlock(24), Head(24))
@@ -345,13 +345,13 @@ class Ghost(nn.Module):
         return torch.cat([x, self.cheap(x)], 1)
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def ghostnet() -> nn.Module:
     """Ghost modules."""
     return nn.Sequential(unit(3, 16), Ghost(16, 32), nn.MaxPool2d(2), Ghost(32, 32), Ghost(32, 40), Head(40))
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 class Res2net(nn.Module):
     """Slices of the channels, each convolved with the sum of the one before."""
 
@@ -369,7 +369,7 @@ class Res2net(nn.Module):
         return self.head(F.relu(x + self.mix(torch.cat(parts, 1))))
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 class Cbam(nn.Module):
     """Attention over channels by two poolings, then over pixels."""
 
@@ -386,7 +386,7 @@ class Cbam(nn.Module):
         return self.head(self.more(x * torch.sigmoid(self.pixels(seen))))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 def video_3d() -> nn.Module:
     """3-D convolutions over a picture taken for a clip."""
     layers = [nn.Unflatten(1, (1, 3))]

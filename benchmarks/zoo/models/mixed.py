@@ -104,7 +104,7 @@ def several_outputs() -> nn.Module:
     return Net(forward, stem=unit(3, 16), body=unit(16, 24, 3, 2), side=nn.Conv2d(16, 2, 1), head=Head(24))
 
 
-@zoo(IMAGE, depth=NO_REPEAT)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 class Branching(nn.Module):
     """Branches on shapes and settings, a loop over a module dict, sizes computed in code."""
 
@@ -123,7 +123,7 @@ class Branching(nn.Module):
         return self.head(F.relu(self.mid(x.reshape(x.size(0), -1))))
 
 
-@zoo(IMAGE)
+@zoo(IMAGE, dynamic=CONVOLUTIONS)
 class Recursive(nn.Module):
     """The same convolution called three times, each time with a batch norm of its own."""
 

@@ -11,12 +11,11 @@ from benchmarks.zoo.entry import Net, real, whole, zoo
 from benchmarks.zoo.models.convolutional import NO_REPEAT
 from benchmarks.zoo.models.dense import NO_LINEAR
 
-NO_ROOM = "the recurrent layer's channels are tied over time, and only the output is behind it"
-RECURRENT = "its only other layer is too small to be worth two"
+RECURRENT = "nearly all of it is a recurrent layer, whose channels are tied over time"
 SERIES, WORDS = real(16, 6), whole(60, 12)
 
 
-@zoo(WORDS, depth=NO_REPEAT)
+@zoo(WORDS, depth=NO_REPEAT, prune=RECURRENT)
 def lstm() -> nn.Module:
     """Words, two LSTM layers, and a small head."""
 
@@ -27,7 +26,7 @@ def lstm() -> nn.Module:
     return Net(forward, lstm=nn.LSTM(24, 32, 2, batch_first=True, dropout=0.2), **parts)
 
 
-@zoo(SERIES, depth=NO_REPEAT)
+@zoo(SERIES, depth=NO_REPEAT, prune=RECURRENT)
 def lstm_both_ways() -> nn.Module:
     """Time first; the last states of both directions."""
 
@@ -128,7 +127,7 @@ class TextCnn(nn.Module):
         return self.head(self.drop(torch.cat([F.relu(layer(x)).amax(2) for layer in self.filters], 1)))
 
 
-@zoo(real(20, 16), depth=NO_REPEAT)
+@zoo(real(20, 16), depth=NO_REPEAT, prune=RECURRENT)
 class KeywordGru(nn.Module):
     """A spectrogram through 2-D convolutions, channels and bands flattened for a GRU."""
 
