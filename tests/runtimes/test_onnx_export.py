@@ -13,6 +13,7 @@ from torch import nn
 
 from boildown.errors import ExportError
 from boildown.runtimes import get
+from boildown.surgery.graph import capture
 
 GONE: dict[str, set[str]] = {
     "residual": {"pad"},
@@ -76,6 +77,28 @@ def test_large_rearranged_weights_are_constants() -> None:
 class _Airy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.special.airy_ai(x)
+
+
+def test_attention_under_a_learned_mask_is_exported(tmp_path: Path) -> None:
+    """Where its result is reshaped, the trace depends on whether gradients are asked for."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.bias = nn.Linear(8, 24), nn.Embedding(9, 2)
+            self.register_buffer("distance", torch.arange(5)[:, None] - torch.arange(5) + 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = (part.view(-1, 5, 2, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+            bias = self.bias(self.distance).permute(2, 0, 1)[None] + torch.zeros(len(x), 1, 1, 1)
+            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            return y.reshape(-1, 2, 5, 4).transpose(1, 2).contiguous().reshape(len(x), 5, -1)
+
+    model, x = Biased(), torch.randn(3, 5, 8)
+    get("onnxruntime").export(capture(model, (x[:2],)).serialize(), tmp_path / "model.onnx")
+    (found,) = get("onnxruntime").open(tmp_path / "model.onnx").run([x.numpy()])
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x).numpy(), atol=1e-5)
 
 
 def test_the_operator_that_cannot_be_exported_is_named(tmp_path: Path) -> None:

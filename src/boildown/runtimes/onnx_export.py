@@ -36,8 +36,11 @@ def export(program: bytes, path: Path) -> None:
     Raises ExportError naming the operator that cannot be exported, or that the file would be
     larger than 2 GB (external data is never written).
     """
-    with _quiet():
+    with _quiet(), torch.no_grad():
         captured = torch.export.load(io.BytesIO(program))
+        # The exporter traces twice, and how attention's result lies in memory depends on this.
+        for tensor in captured.state_dict.values():
+            tensor.requires_grad_(False)
         try:
             exported = torch.onnx.export(captured, dynamo=True, opset_version=OPSET, verbose=False)
         except Exception as error:
