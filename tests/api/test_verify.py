@@ -96,6 +96,21 @@ def test_a_verdict_that_was_improved_by_hand_is_found_out(copied, verify):
     assert "the record says 100.00 %" in found.sentence or "the record says 100.00 %" in str(found)
 
 
+def test_measure_refuses_a_file_of_a_run_that_is_not_what_it_measured(copied, digits_task):
+    best, first = copied / "best" / "model.onnx", copied / "attempts" / "00-first" / "model.onnx"
+    whole = best.read_bytes()
+    best.write_bytes(whole + b"\0")
+    with pytest.raises(bd.InputError, match=r"best/model\.onnx is not the file that run .* measured as an artifact"):
+        bd.measure(best, digits_task, "size <= 0.35x")
+    best.write_bytes(whole)
+    shutil.copy(first, first.with_name("whole.onnx"))
+    first.write_bytes(first.read_bytes() + b"\0")
+    with pytest.raises(bd.InputError, match="measured as the first model's artifact"):
+        bd.measure(best, digits_task, "size <= 0.35x")
+    shutil.copy(best, copied / "elsewhere.onnx")
+    assert bd.measure(copied / "elsewhere.onnx", digits_task, "size <= 0.35x", first=first.with_name("whole.onnx")).met
+
+
 def test_what_is_missing_or_another_is_wrong_input(run, copied, digits_model, digits_task, tmp_path):
     with pytest.raises(bd.InputError, match=r"no factory for its model and task.*\n.*boildown\.verify\("):
         bd.verify(copied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ from boildown.domain.verdict import Verdict, judge
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
 from boildown.engine.prepare import FIRST
-from boildown.errors import AttemptError, InputError, WorkerLost
+from boildown.errors import AttemptError, InputError, JournalError, WorkerLost
+from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
 from boildown.runtimes import get
 from boildown.tasks.splits import Splits
@@ -42,8 +44,9 @@ def measure(
 
     Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself. `trust` vouches for files of a format that could execute code when loaded (runtime
-    `eager`); without it they are refused. Raises InputError where a condition needs what is not there.
+    by itself, and both must be the files that the run measured. `trust` vouches for files of a format
+    that could execute code when loaded (runtime `eager`); without it they are refused. Raises
+    InputError where a condition needs what is not there.
     """
     path = Path(path)
     base = Path(first) if first is not None else _first_beside(path)
@@ -59,6 +62,8 @@ def measure(
         for file in (path, *([] if first is None else [base])):
             if file is not None and not file.is_file():
                 raise InputError.of(f"There is no artifact {file}.", "Check the path.")
+    with mistakes:
+        _check_record(path, base if first is None else None)
     with mistakes:
         wanted = parse_target(conditions(target), task.metrics)
     with mistakes:
@@ -101,6 +106,25 @@ def measure(
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine)
+
+
+def _check_record(path: Path, base: Path | None) -> None:
+    """Raise InputError where a file in a run folder, or the first model's beside it, is not what the run measured."""
+    run = next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
+    if run is None or not path.is_file() or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
+        return
+    with contextlib.suppress(JournalError), Journal.open(run, readonly=True) as journal:
+        recorded = {row.sha256 for row in journal.attempts()}
+        for file, what in ((path, "an artifact"), (base, "the first model's artifact")):
+            if file is not None and file_hash(file) not in recorded:
+                raise InputError.of(
+                    f"{file} is not the file that run {run.name} measured as {what}.",
+                    "Bring it back from a copy; or copy it elsewhere, and name the first model's with first=...",
+                )
+
+
+_KEPT = ("best", "attempt")
+"""The folders of a run that hold what it measured begin with one of these."""
 
 
 def _first_beside(path: Path) -> Path | None:

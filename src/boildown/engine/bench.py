@@ -117,10 +117,12 @@ class Bench:
                 fresh.replace(exported)
             path.parent.mkdir(parents=True, exist_ok=True)
             self.progress("write", 0, None)
+            fresh = path.with_name("new-" + path.name)  # a resumed run writes the first model's again
             written: Written = self._call(
                 "boildown.runtimes.calls:write",
-                self.job.runtime, str(exported), str(path), candidate.plan, candidate.rewrite,
+                self.job.runtime, str(exported), str(fresh), candidate.plan, candidate.rewrite,
             )  # fmt: skip
+            fresh.replace(path)
         return written
 
     @property
