@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from boildown.domain.grammar import format_measurement
@@ -79,4 +80,4 @@ class Live:
 
 def _plain(text: str) -> str:
     """Text that rich prints as it is."""
-    return text.replace("[", r"\[")
+    return escape(text)
