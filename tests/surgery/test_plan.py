@@ -85,6 +85,23 @@ def test_recurrent_layer_stays_float():
     assert [layer.node for layer in placement.layers] == ["linear"]
 
 
+def test_what_reads_an_lstm_cell_stays_float_with_a_reason():
+    """The file computes the cell from many operators, none of which is called by its results' names."""
+
+    class Stepping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.mid, self.head = nn.LSTMCell(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.head(self.mid(self.cell(x)[0]).relu())
+
+    placement = place(capture(Stepping(), (torch.randn(2, 3),)))
+    assert placement.activations == ("relu",)
+    assert [layer.weight for layer in placement.layers] == ["head.weight"]
+    assert "LSTM cell" in placement.left["linear"]
+
+
 def test_shared_weights_stay_float_with_a_reason():
     placement = placed(networks.Reused)
     assert [layer.node for layer in placement.layers] == ["linear"]

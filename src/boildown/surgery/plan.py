@@ -7,6 +7,7 @@ it. Attention products, softmax, normalizations and transposed convolutions stay
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -144,11 +145,19 @@ def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[
             left[node.name] = "its weight or bias is computed, not a parameter"
         elif tensor.dtype is not torch.float32:
             left[node.name] = f"its weight is {tensor.dtype}"
+        elif _unnamed(_origin(cast(Node, node.args[0]))):
+            left[node.name] = "its input is a result of an LSTM cell, which the exported file does not name"
         elif any(count[str(cast(Node, arg).target)] > 1 for arg in (weight, bias) if arg is not None):
             left[node.name] = "another layer uses the same weight or bias"
         else:
             layers[node] = None
     return layers, left
+
+
+def _unnamed(value: Node) -> bool:
+    """Whether a value is one of several results of an operator that is taken apart where it is exported."""
+    source = value.args[0] if value.target is operator.getitem else None
+    return isinstance(source, Node) and source.target is aten.lstm_cell.default
 
 
 _THREE_DIMENSIONS = frozenset({aten.conv3d.default, aten.conv3d.padding})
