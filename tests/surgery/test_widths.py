@@ -125,6 +125,23 @@ def test_magnitude_is_the_norm_of_the_filters(looked, trained):
     assert [scores[n] for n in group.channels] == pytest.approx(norms.tolist(), rel=1e-5)
 
 
+def test_magnitude_of_weights_that_are_kept_in_buffers():
+    class Buffered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("base", torch.randn(6, 4))
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(torch.relu(nn.functional.linear(x, self.base)))
+
+    model, x = Buffered(), torch.randn(2, 4)
+    channels, _ = find_channels(model, (x,), {})
+    (group,) = channels.groups
+    scores = importance.magnitude(channels)
+    assert [scores[n] for n in group.channels] == pytest.approx(model.base.square().sum(1).tolist())
+
+
 def test_norm_scale_is_the_batch_norms(looked, trained):
     channels, _ = looked
     scores = importance.norm_scale(channels)

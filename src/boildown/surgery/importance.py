@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,9 @@ Importance = Literal["hessian", "magnitude", "activation", "taylor", "norm-scale
 
 def magnitude(channels: Channels) -> dict[int, float]:
     """The norm of all filters that write a channel: Li et al., Pruning filters (arXiv 1608.08710), by L2 norm."""
-    tensors = dict(channels.module.named_parameters(remove_duplicate=False))
+    module = channels.module
+    parts = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    tensors = dict(chain(*parts))  # a parametrization may keep what it computes weights from in a buffer
     return _summed(channels, "writers", lambda slot: _along(tensors[slot.parameter].detach().square(), slot.axis))
 
 
