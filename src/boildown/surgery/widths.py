@@ -244,8 +244,8 @@ def _measure(
             points = []
             for count in _counts(curve):
                 gone = set(curve.order[:count])
-                behind = [readers[name] for name in _behind(channels, curve.group) if name in readers]
-                with _refitted(module, behind, gone):
+                touched = [readers[name] for name in _behind(channels, curve.group) if name in readers]
+                with _refitted(module, touched, gone):
                     outputs = [_suffix(module, nodes[index:], pair.theirs, b) for b in range(len(probes))]
                 points.append((curve.local[count - 1], reference.error(outputs)))
             curve.error = _through(curve.local, points)
