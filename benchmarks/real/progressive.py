@@ -1,8 +1,8 @@
 """ResNet-56 to half its MACs: rounds of pruning and distillation beside one-shot pruning and plain fine-tuning.
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.progressive [progressive|one-shot|repair-only] [--epochs 1.5]
-        [--finish 2] [--rounds 3] [--loss kd] [--lr 0.01] [--ratio 0.5] [--threads 1]
-        [--folder FOLDER] [--save SAVED]
+        [--finish 2] [--rounds 3] [--loss kd] [--lr 0.01] [--coefficient 1] [--ratio 0.5]
+        [--threads 1] [--folder FOLDER] [--save SAVED]
 
     python -m benchmarks.real.progressive --ratio 0.474 --epochs 60 --device cuda --seeds 0 1 2   # 2.11x fewer MACs
     python -m benchmarks.real.progressive --ratio 0.392 --epochs 60 --device cuda --seeds 0 1 2   # 2.55x fewer
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--loss", default="kd")
     parser.add_argument("--lr", type=float, default=Progressive.lr)
+    parser.add_argument("--coefficient", type=float, default=Progressive.coefficient)
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
@@ -108,6 +109,7 @@ def run(given: argparse.Namespace, seed: int, task: bd.Task, test: data.Samples)
             minutes=0,
             loss=given.loss,
             lr=given.lr,
+            coefficient=given.coefficient,
         )
         made = method.apply(first, task, context)
     else:

@@ -162,6 +162,7 @@ def test_what_lost_too_much_is_climbed_again_with_training_at_the_ratio_that_was
     rungs = climbed([first, bulky, lossy], size=0.2, drop=0.05)
     assert "progressive(ratio=0.47) + quantize-static" in rungs
     assert "prune(ratio=0.47) + distill + quantize-static" in rungs
+    assert "prune(ratio=0.47) + retrain + quantize-static" in rungs
     assert "prune(ratio=0.47) + quantize-aware" in rungs
 
 

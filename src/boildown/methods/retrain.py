@@ -29,6 +29,7 @@ class Retrain(Taught):
         trains=True,
         minutes=5.0,
         order=90,
+        continues=("prune", "depth", "low-rank"),
         harder={"student": "narrower", "width": 0.25},
     )
 
