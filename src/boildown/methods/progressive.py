@@ -27,8 +27,9 @@ class Progressive:
         summary="rounds of pruning with repair, each followed by distillation from the first model",
         when="MACs or parameters have to fall by half or more, quality must hold, and there is training data and time.",
         when_not=(
-            "There is no training data, or quantization or plain pruning is enough: they take minutes less. Where there "
-            "is time for many epochs, compare with `prune + retrain`: on ResNet-56 at half its MACs it did better."
+            "There is no training data, or quantization or plain pruning is enough: they take minutes less. Where "
+            "there is time for many epochs, compare with `prune + retrain`: "
+            "on ResNet-56 at half its MACs it did better."
         ),
         source=(
             "Rounds of pruning and distillation as in Aghli and Ribeiro, Combining weight pruning and knowledge "
