@@ -117,6 +117,11 @@ class Verdict:
         return self.status is Status.MET
 
     @property
+    def missed(self) -> frozenset[str]:
+        """The metrics of the conditions that are missed."""
+        return frozenset(finding.condition.metric for finding in self.findings if finding.status is Status.MISSED)
+
+    @property
     def excess(self) -> float:
         """The largest excess: how far the farthest condition is from being met."""
         return max((finding.excess for finding in self.findings), default=-math.inf)

@@ -254,8 +254,7 @@ class Climber:
     def _probe(self, attempt: Attempt, candidate: Candidate) -> None:
         """Look where a quantized candidate lost the quality that it missed: the next rung may depend on it."""
         assert attempt.verdict is not None
-        missed = {f.condition.metric for f in attempt.verdict.findings if f.status is Status.MISSED}
-        if not missed & self.job.quality:
+        if not attempt.verdict.missed & self.job.quality:
             return
         try:
             attempt.probe = probe(candidate, self.first, self.job, self.maker.check)

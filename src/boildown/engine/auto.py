@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boildown.domain.outcome import State
-from boildown.domain.verdict import Status
 from boildown.engine.attempt import Attempt
 from boildown.engine.diagnosis import Diagnosis, diagnose
 from boildown.engine.forecast import Forecast, unknown
@@ -161,7 +160,7 @@ class Auto:
     def _missed(self, attempt: Attempt) -> set[str]:
         """The metrics that an attempt missed, by its verdict or by its forecast."""
         if attempt.verdict is not None:
-            return {f.condition.metric for f in attempt.verdict.findings if f.status is Status.MISSED}
+            return set(attempt.verdict.missed)
         forecast = attempt.quote.get("misses", ()) if attempt.state is State.SKIPPED else ()
         return set(forecast)
 
@@ -178,8 +177,8 @@ class Auto:
 
 def _order(proposal: _Proposal, forecast: Forecast) -> tuple[Any, ...]:
     """What may meet the costs, and is known to, before what cannot; then what was nearest in quality and keeps most."""
-    unknown = bool(forecast.misses), not forecast.costs
-    return *unknown, proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
+    doubt = bool(forecast.misses), not forecast.costs
+    return *doubt, proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
 
 
 def _takes_out(rung: Rung) -> bool:
