@@ -102,6 +102,7 @@ def test_a_quote_of_a_model_that_meets_the_target_says_so(plugged, tmp_path):
     )
     assert "the first model meets the target already: nothing would be climbed" in str(found)
     assert "attempts run in this process" in str(found)
+    assert tmp_path.exists(), "a folder of the user's stays, and an empty one too"
 
 
 def test_a_quote_lists_the_rungs_with_costs_and_minutes_and_keeps_nothing(digits_model, tmp_path):

@@ -143,6 +143,7 @@ def _begun(
     found: Read, asked: Mapping[str, Any], runs: Path, callbacks: Sequence[Callback], command: str | None
 ) -> Iterator[tuple[Sitting, Prepared, dict[str, Any]]]:
     """A sitting with all that is checked before a run begins; its folder is hidden, and gone unless it is renamed."""
+    ours = not runs.exists()
     folder = _new_folder(runs)
     try:
         with sitting(found, folder, callbacks) as sat:
@@ -153,8 +154,9 @@ def _begun(
     finally:
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()
+            if ours:
+                with contextlib.suppress(OSError):
+                    runs.rmdir()
 
 
 def resume(
