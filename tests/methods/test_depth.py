@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from boildown.domain.candidate import Candidate
 from boildown.errors import AttemptError
+from boildown.methods import depth
 from boildown.methods.base import Context, Data
 from boildown.methods.depth import Depth
 from boildown.surgery.edits import apply_edits
@@ -96,3 +99,20 @@ def test_a_block_is_more_than_may_go(deep):
     task = digits.task()
     with pytest.raises(AttemptError, match="No block can go"):
         Depth(ratio=0.95).apply(Candidate(deep), task, Context(Data(task.train, task.train)))
+
+
+def test_another_ratio_measures_no_block_again(deep, monkeypatch):
+    task, measured = digits.task(), []
+    first, context = Candidate(copy.deepcopy(deep)), Context(Data(task.train, task.train))
+    errors = depth.errors_without
+    monkeypatch.setattr(depth, "errors_without", lambda *given: measured.append(given) or errors(*given))
+    fewer = Depth(ratio=0.5, samples=64, repair=False).apply(first, task, context)
+    assert len(measured) >= 2
+    so_far = len(measured)
+    more = Depth(ratio=0.75, samples=64, repair=False).apply(first, task, context)
+    assert len(measured) == so_far
+    assert fewer.edits[-1].args["blocks"][:1] == more.edits[-1].args["blocks"]
+    with torch.no_grad():
+        next(first.model.parameters()).mul_(2.0)
+    Depth(ratio=0.75, samples=64, repair=False).apply(first, task, context)
+    assert len(measured) > so_far, "other weights are another model"

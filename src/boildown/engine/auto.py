@@ -39,8 +39,8 @@ class Auto:
 
     def __init__(self, job: Job, forecast: Callable[[Rung], Forecast] = unknown) -> None:
         self._job, self._forecast = job, forecast
-        asked = {condition.metric for condition in job.target.conditions} - job.quality
-        self._methods = [m for m in installed().values() if not asked or asked & set(m.card.lowers)]
+        self._asked = {condition.metric for condition in job.target.conditions} - job.quality
+        self._methods = [m for m in installed().values() if not self._asked or self._asked & set(m.card.lowers)]
         self._usual = [Rung((method(),)) for method in self._methods]
         self._harder = [Rung((method(**method.card.harder),)) for method in self._methods if method.card.harder]
 
@@ -139,7 +139,8 @@ class Auto:
                         yield _Proposal(Rung((*before, link, healer(), *after)), reason, excess)
 
     def _partners(self, attempts: Sequence[Attempt]) -> list[tuple[Method, ...]]:
-        """Quantizations to put behind: the first and the smallest whose quality held, or that were never made."""
+        """Quantizations to put behind, of those whose quality held or that were never made: the first, and the smallest
+        where size is asked for."""
         found: list[tuple[Attempt, Rung]] = []
         for attempt in attempts[1:]:
             rung = parse_rung(attempt.settled)
@@ -147,9 +148,8 @@ class Auto:
             known = any(rung == other for _, other in found)
             if made and not known and not _takes_out(rung) and not self._missed_quality(attempt):
                 found.append((attempt, rung))
-        if len(found) > 1:
-            found = [found[0], min(found[1:], key=lambda pair: _size(pair[0]))]
-        return [rung.methods for _, rung in found]
+        smallest = [min(found[1:], key=lambda pair: _size(pair[0]))] if found[1:] and "size" in self._asked else []
+        return [rung.methods for _, rung in (*found[:1], *smallest)]
 
     # -- what verdicts and forecasts said ----------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 from torch.fx import GraphModule
 
@@ -13,10 +14,11 @@ from boildown.domain.task import Task
 from boildown.errors import AttemptError
 from boildown.methods.base import Card, Context
 from boildown.methods.smaller import Smaller, quantized
-from boildown.surgery.depth import Block, drop, errors_without, find_blocks
+from boildown.surgery.depth import drop, errors_without, find_blocks
 from boildown.surgery.repair import Layer, repair
 from boildown.surgery.stepping import Call, cost, largest
 from boildown.surgery.trainable import trainable
+from boildown.surgery.weights import weights_hash
 
 _PROBES = 2
 
@@ -61,7 +63,7 @@ class Depth(Smaller):
         """
         module, captured = trainable(candidate.model, *task.example())
         calls = self.calls(task, context, largest(module))
-        dropped, ratio = self._dropped(module, calls, context)
+        dropped, ratio = self._dropped(self._descent(candidate, module, context), calls, context)
         pruned, edit = drop(module, dropped)
         if self.repair:
             behind = _behind(module, pruned)
@@ -73,28 +75,61 @@ class Depth(Smaller):
         note = f"{ratio:.3f}x the {self.counted} of its parent, without {', '.join(dropped)}"
         return candidate.derive(model=pruned, edits=(*((captured,) if captured else ()), edit), notes=(note,))
 
-    def _dropped(self, module: GraphModule, calls: Sequence[Call], context: Context) -> tuple[list[str], float]:
+    def _dropped(self, descent: _Descent, calls: Sequence[Call], context: Context) -> tuple[list[str], float]:
         """(the blocks to leave out, what is then left of the cost): to the ratio, or as near as whole blocks allow."""
-        full = cost(module, self.counted)
+        wanted, left = self.share, 1.0
         dropped: list[str] = []
-        left, now = full, module
-        while left > self.share * full:
-            blocks: tuple[Block, ...] = find_blocks(now)
-            if not blocks:
+        while left > wanted:
+            step = descent.step(len(dropped), calls[:_PROBES], context.check)
+            if step is None or abs(step.left - wanted) > abs(left - wanted):
                 break
-            errors = errors_without(now, blocks, calls[:_PROBES], context.check)
-            best = min(blocks, key=lambda block: errors[block.name])
-            smaller, _ = drop(now, [best.name])
-            after = cost(smaller, self.counted)
-            if abs(after - self.share * full) > abs(left - self.share * full):
-                break
-            context.record("block", {"block": best.name, "error": errors[best.name], "left": after / full})
+            context.record("block", {"block": step.block, "error": step.error, "left": step.left})
             context.progress("leave blocks out", len(dropped), None)
-            dropped.append(best.name)
-            left, now = after, smaller
+            dropped.append(step.block)
+            left = step.left
         if not dropped:
             raise AttemptError(f"No block can go at {self.counted} {self.share:g}x. Ask for a smaller ratio.")
-        return dropped, left / full
+        return dropped, left
+
+    def _descent(self, candidate: Candidate, module: GraphModule, context: Context) -> _Descent:
+        """Which blocks go one after the other, found once for all ratios that are tried."""
+        key = (weights_hash(candidate.model), self.counted, self.samples, context.seed, context.data.calibration)
+        known = _descents.get(candidate.model)
+        if known is None or known[0] != key:
+            known = _descents[candidate.model] = (key, _Descent(module, self.counted))
+        return known[1]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A block that goes. error: of the outputs without it, relative; left: of the cost without it and all before."""
+
+    block: str
+    error: float
+    left: float
+
+
+class _Descent:
+    """Block after block out of a model, each time the one that is missed least, as far as anybody has asked."""
+
+    def __init__(self, module: GraphModule, counted: Literal["macs", "params"]) -> None:
+        self._now, self._counted, self._full = module, counted, cost(module, counted)
+        self._steps: list[_Step] = []
+
+    def step(self, number: int, calls: Sequence[Call], check: Callable[[], None]) -> _Step | None:
+        """The step of this number; None where no block is left."""
+        while len(self._steps) <= number:
+            blocks = find_blocks(self._now)
+            if not blocks:
+                return None
+            errors = errors_without(self._now, blocks, calls, check)
+            best = min(errors, key=lambda name: errors[name])
+            self._now, _ = drop(self._now, [best])
+            self._steps.append(_Step(best, errors[best], cost(self._now, self._counted) / self._full))
+        return self._steps[number]
+
+
+_descents: WeakKeyDictionary[Any, tuple[Any, _Descent]] = WeakKeyDictionary()
 
 
 def _behind(dense: GraphModule, pruned: GraphModule) -> list[str]:
