@@ -183,6 +183,27 @@ def test_of_what_meets_the_costs_by_forecast_that_which_keeps_most_comes_first()
     assert found == ["depth + quantize-static", "prune + quantize-static", "low-rank + quantize-static"]
 
 
+@pytest.mark.parametrize(("latency", "corrected"), [(0.6, True), (0.7, False), (0.45, False)])
+def test_a_ratio_that_was_a_little_too_large_is_corrected_by_what_was_missed(latency, corrected):
+    target, first = Target((DROP, LATENCY)), judged(0, "first")
+    near = judged(1, "depth + quantize-static", latency=latency, drop=0.005, target=target)
+    near.quote = {"rung": "depth(ratio=0.8) + quantize-static"}
+    steps, attempts = Auto(job(target)), [first, near]
+    while (step := steps.next(attempts)) is not None:
+        attempts.append(failed(len(attempts), str(step[0])))
+    found = [attempt.rung for attempt in attempts]
+    expected = "depth(ratio=0.647) + quantize-static"  # 0.97 * 0.8 / 1.2
+    assert (expected in found) is corrected
+    if corrected:
+        assert found.index(expected) < found.index("progressive")
+
+
+def test_a_ratio_is_corrected_twice_and_no_more():
+    target = Target((DROP, LATENCY))
+    rungs = climbed([judged(0, "first")], target=target, latency=0.55)
+    assert sum(rung.startswith("progressive(ratio=") for rung in rungs) == 1 + 2, "harder, and corrected"
+
+
 def test_two_methods_of_one_name_are_refused(plugged):
     plugged(card("quantize-static"))
     with pytest.raises(InputError, match="Two methods are called 'quantize-static'"):

@@ -15,6 +15,9 @@ from boildown.engine.rung import Rung, parse_rung
 from boildown.methods.base import Method, by_costs, settings_of
 from boildown.methods.registry import installed
 
+_OFF, _MARGIN, _CORRECTIONS = 0.25, 0.97, 2
+"""How far sketches may be off, what a corrected ratio keeps below that, and how often a chain's is corrected."""
+
 
 @dataclass(frozen=True)
 class _Proposal:
@@ -108,6 +111,7 @@ class Auto:
         room = any(self._missed_a_cost(attempt) and not self._missed_quality(attempt) for attempt in judged)
         if not trains and self._job.goal == "first" and any(map(self._fits, judged)) and not room:
             return  # costs are met and quality is not: taking out more can only lose more
+        yield from self._corrected(attempts)
         rungs = [rung for rung in self._usual if _takes_out(rung)]
         too_gentle = self._too_gentle(attempts)
         rungs += [rung for rung in self._harder if _takes_out(rung) and _names(rung) & too_gentle]
@@ -116,6 +120,18 @@ class Auto:
                 partners = [] if rung.methods[-1].card.terminal else self._partners(attempts)
                 for partner in partners or ((),):
                     yield _Proposal(Rung((*rung.methods, *partner)), f"{told}; fewer parts are needed")
+
+    def _corrected(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+        """Chains that missed a cost by no more than sketches may be off: once more, with a ratio smaller by as much."""
+        for attempt in attempts[1:]:
+            over = self._over(attempt)
+            again = sum(_links(other) == _links(attempt) for other in attempts[1:] if other.verdict is not None)
+            if not 0 < over <= _OFF or again > _CORRECTIONS:
+                continue
+            methods = parse_rung(attempt.settled).methods
+            smaller = tuple(_smaller(method, over) for method in methods)
+            if smaller != methods:
+                yield _Proposal(Rung(smaller), f"{attempt.rung} missed by {over:.0%}: its ratio was a little too large")
 
     def _mended(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
         """Chains that met the costs and missed quality, with a link that trains in the place of one or behind it."""
@@ -164,6 +180,12 @@ class Auto:
         forecast = attempt.quote.get("misses", ()) if attempt.state is State.SKIPPED else ()
         return set(forecast)
 
+    def _over(self, attempt: Attempt) -> float:
+        """How far the worst cost was missed when it was measured, relative; 0 where none was."""
+        findings = () if attempt.verdict is None else attempt.verdict.findings
+        missed = self._missed(attempt) - self._job.quality
+        return max((finding.excess for finding in findings if finding.condition.metric in missed), default=0.0)
+
     def _missed_a_cost(self, attempt: Attempt) -> bool:
         return bool(self._missed(attempt) - self._job.quality)
 
@@ -193,6 +215,16 @@ def _trains(rung: Rung) -> bool:
 def _names(of: Attempt | Rung) -> set[str]:
     rung = of if isinstance(of, Rung) else parse_rung(of.rung)
     return {method.card.name for method in rung.methods}
+
+
+def _links(of: Attempt) -> tuple[str, ...]:
+    return tuple(method.card.name for method in parse_rung(of.rung).methods)
+
+
+def _smaller(method: Method, over: float) -> Method:
+    """The same method with its ratio smaller by as much as a cost was missed; as it is where it has none."""
+    ratio = getattr(method, "ratio", None) if "ratio" in method.card.shape else None
+    return replace(method, ratio=round(_MARGIN * ratio / (1 + over), 3)) if ratio else method  # type: ignore[type-var]
 
 
 def _size(attempt: Attempt) -> float:
