@@ -89,7 +89,7 @@ def test_a_round_by_tournament_tells_its_standings(digits_model, tmp_path, monke
     context = given(few(), folder=tmp_path, record=lambda kind, data: told.append((kind, data)))
     made = Distill(steps=18, batch=32).apply(Candidate(digits_model), few(), context)
     kinds = Counter(kind for kind, _data in told)
-    assert kinds == {"standing": 7, "survivors": 1, "loss": 1}
+    assert kinds == {"standing": 7, "survivors": 1, "loss": 1, "curve": 8}
     of_classes = [name for name, loss in LOSSES.items() if loss.kind != "output" and not loss.late]
     survivors = [data for kind, data in told if kind == "survivors"]
     assert list(survivors[0]["scores"]) == of_classes

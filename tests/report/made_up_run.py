@@ -44,6 +44,41 @@ def measurements(size: float, drop: float, latency: float | None) -> dict[str, M
     return {measurement.metric: measurement for measurement in found}
 
 
+GREY = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAHElEQVR4nGNgYGBgYmRgYGBgYWFhYWJiYmBgYAAABqgAUl3zFRwA"
+    "AAAASUVORK5CYII="
+)
+"""A small grey PNG in base64."""
+
+
+def write_details(journal: Journal, best: int, word: str = "") -> None:
+    """What the engine records beside the verdicts: trainings, tournaments, layers, what changed."""
+    layer = {"kind": "conv2d", "bits": None, "input bits": None}
+    shapes = {"stem": [16, 3, 3, 3], "body.0": [32, 16, 3, 3], "head": [10, 32]}
+    first = [{**layer, "name": n + word, "node": n, "shape": shape} for n, shape in shapes.items()]
+    journal.record(0, "layers", {"layers": first})
+    pruned = [{**first[0], "bits": 8, "input bits": 8}, {**first[1], "shape": [20, 16, 3, 3]}, first[2]]
+    journal.record(best, "layers", {"layers": pruned})
+    journal.record(best, "sensitivity", {"layers": {"stem": 0.02, "body.0": 0.005, "head": float("inf")}})
+    for losses, of, scale in ((["kd" + word], 60, 1.0), (["dist"], 60, 1.1), (["kd" + word, "dist"], 540, 0.9)):
+        points = [[step, scale * (2.3 * 0.97 ** (step / 5) + 0.05)] for step in range(5, of + 1, 5)]
+        journal.record(best, "curve", {"losses": losses, "of": of, "lr": 0.01, "points": points})
+    scores = {"kd" + word: 0.91, "dist": 0.9, "hint": None}
+    for number in (0, 1):
+        journal.record(best, "survivors", {"step": 60, "losses": ["kd" + word, "dist"], "scores": scores})
+        journal.record(best, "loss", {"round": number, "loss": "kd + dist"})
+    sample = {"index": 7, "before": 1.0, "after": 0.0, "label": 1, "first": 1, "now": 0, "picture": GREY}
+    journal.record(
+        best, "changed",
+        {
+            "artifact": "ab" * 32, "data": "of the verdict", "metric": "accuracy", "of": 5000,
+            "worse": 52, "better": 10,
+            "classes": [[1, 500, 0.93, 0.87]],
+            "samples": [sample, {**sample, "index": 9, "now": 2, "picture": "not a picture\"" + word}],
+        },
+    )  # fmt: skip
+
+
 def write_run(
     folder: Path,
     target: tuple[str, ...] = ("accuracy drop <= 1 pp", "size <= 0.3x", "latency <= 0.6x"),
@@ -70,6 +105,8 @@ def write_run(
         "latency": {"batch": 1, "threads": 1},
         "data": {"train": 45000, "search": 5000, "verdict": 5000, "search labelled": True},
         "model": {"class": "ResNet" + word, "parameters": 272474},
+        "classes": ["cat" + word, "dog" + word, "bird" + word],
+        "verdict data": "of the verdict",
         "notices": ["the prefix 'module.' was taken off the weights" + word],
         "environment": {"cpu": "AMD EPYC" + word, "cores": 2, "packages": {"torch": "2.13.0", "onnx": None}},
         "command": "boildown compress boildown.toml" + word,
@@ -77,7 +114,8 @@ def write_run(
     with Journal.create(folder, facts) as journal:
         best = None
         for number, (rung, size, drop, latency) in enumerate([("first", 1.0, 0.0, 1.0), *rungs]):
-            journal.begin_attempt(number, rung + word, reason=f"the reason for {rung}{word}")
+            quote = {"minutes": 0.7, "size": {"ratio": 0.27, "value": 3e5}} if number else {}
+            journal.begin_attempt(number, rung + word, reason=f"the reason for {rung}{word}", quote=quote)
             found = measurements(size, drop, latency)
             for measurement in found.values():
                 journal.add_measurement(f"{number} {measurement.metric}", number, measurement)
@@ -91,6 +129,7 @@ def write_run(
             )  # fmt: skip
             if number:
                 journal.add_look(number, "fingerprint")
+        write_details(journal, number, word)
         journal.begin_attempt(number + 1, "distill" + word, reason="after the others")
         journal.finish_attempt(number + 1, State.SKIPPED, "distill needs train data, and the task has none" + word)
         if outcome is not None:

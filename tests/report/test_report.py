@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import json
 import os
 import re
 import subprocess
@@ -9,15 +13,15 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from made_up_run import write_run
+from made_up_run import GREY, write_run
 
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import Journal
-from boildown.report import facts, render, summary, write
+from boildown.report import facts, fragment, render, summary, write
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -26,6 +30,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.words, self.tags, self.attributes, self.open = [], [], [], []
+        self.source = text
         self.feed(text)
         self.close()
         assert self.open == []
@@ -45,7 +50,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
 
@@ -97,18 +102,72 @@ def test_the_file_is_small_and_loads_nothing(met):
     path = write(met)
     assert path == met / "report.html"
     assert path.stat().st_size < 200_000
-    page = Page(path.read_text())
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert not [pair for pair in page.attributes if pair[0] in ("src", "href") or pair[0].startswith("on")]
-    assert "default-src 'none'" in path.read_text()
-    assert "prefers-color-scheme: dark" in path.read_text()
-    assert not re.search(r"https?:|@import|url\(", path.read_text())
+    text = path.read_text()
+    page = Page(text)
+    assert not {"link", "iframe", "object", "form", "base"} & set(page.tags)
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links
+    assert all(value.startswith("#") for value in links)
+    assert all(value.startswith("data:image/png;base64,") for name, value in page.attributes if name == "src")
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name == "style"]
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"@import|url\(", text)
+    assert set(re.findall(r"https?://[^\"]*", text)) == {"http://www.w3.org/2000/svg"}, "the name of SVG alone"
     assert [p.name for p in met.glob(".report*")] == []
+
+
+def test_the_policy_allows_this_style_and_this_script_alone(met):
+    text = write(met).read_text()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    rules = dict(rule.split(" ", 1) for rule in html.unescape(policy).split("; "))
+    for tag, rule in (("style", "style-src"), ("script", "script-src")):
+        (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert rules[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+    assert {**rules, "style-src": "", "script-src": ""} == {
+        "default-src": "'none'", "style-src": "", "script-src": "", "img-src": "data:", "base-uri": "'none'",
+        "form-action": "'none'",
+    }  # fmt: skip
+
+
+def test_what_links_lead_to_is_there_and_ids_are_single(met):
+    page = Page(write(met).read_text())
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+    assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
+
+
+def test_what_was_recorded_beside_the_verdicts_is_shown(met):
+    (met / "best").mkdir(exist_ok=True)
+    (met / "best" / "load.py").write_text("import onnxruntime  # <loader>\n")
+    text = write(met).read_text()
+    page = Page(text)
+    for words in [
+        "import onnxruntime # <loader>",
+        "Forecast Measured time 0.7 min 0.9 min size 0.27x 0.26x",
+        "kd + dist, 540 steps, learning rate 0.01, 2.05 to 0.122 (in bold)",
+        "Tournament among losses, round 2, 60 steps each; what teaches then is kd + dist. kd 0.91 won dist 0.9 won",
+        "Of 5,000 samples of the verdict it does worse than the first model on 52 and better on 10, by accuracy.",
+        "dog 500 93.00 % 87.00 %",
+        "dog first dog now cat sample 7",
+        "body.0 conv2d 32 20 20 × 16 × 3 × 3 float",
+        "stem conv2d 16 16 16 × 3 × 3 × 3 8, inputs 8",
+        "the longest bar is 0.02",
+    ]:
+        assert words in page.text, words
+    assert [value for name, value in page.attributes if name == "src"] == [f"data:image/png;base64,{GREY}"]
+
+
+def test_the_chart_can_be_drawn_from_what_the_page_holds(met):
+    found = re.search(r'<script type="application/json" id="chart-data">(.*?)</script>', write(met).read_text())
+    data = json.loads(found[1])
+    assert [scale["name"] for scale in data["scales"]] == ["size", "latency", "accuracy drop"]
+    assert [point[:3] for point in data["points"]][3] == [3, "3 quantize-static", "met"]
+    assert data["scales"][0]["words"] == ["1x", "0.29x", "0.52x", "0.26x", ""]
 
 
 def test_many_attempts_stay_small(tmp_path):
     rungs = tuple((f"prune(ratio={k / 100})", k / 100, 0.03, 0.9) for k in range(1, 99))
-    assert write(write_run(tmp_path / "run", rungs=rungs, outcome=None)).stat().st_size < 200_000
+    assert write(write_run(tmp_path / "run", rungs=rungs, outcome=None)).stat().st_size < 300_000
 
 
 @pytest.mark.parametrize("word", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}</title>"])
@@ -118,6 +177,9 @@ def test_everything_a_user_names_is_escaped(tmp_path, word):
     assert page.tags == plain.tags
     assert [name for name, _ in page.attributes] == [name for name, _ in plain.attributes]
     assert page.text.count(word) > 20
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page.source, re.DOTALL)
+    assert len(scripts) == 2
+    assert not any(word in script for script in scripts)
 
 
 def test_the_first_models_figures(met):
@@ -165,7 +227,7 @@ def test_verdicts_of_another_version_leave_the_sentence(tmp_path):
         journal.finish_attempt(0, State.MISSED, "size missed", verdict={"findings": [{"text": "other"}]})
         journal.finish(Outcome.TARGET_MISSED, 0, "none met", 1.0)
     shown = read(tmp_path / "run")
-    assert shown.findings == ()
+    assert (shown.findings, shown.layers, shown.changed, shown.loader) == ((), None, None, "")
     assert "size missed" in Page(render(shown)).text
 
 
@@ -217,6 +279,43 @@ def test_report_and_journal_need_no_torch():
     code = "import sys, boildown.report, boildown.journal; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+# -- colours ---------------------------------------------------------------------------------------
+
+
+def luminance(colour):
+    """WCAG 2's relative luminance of #rrggbb."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_can_be_told_apart_in_light_dark_and_print(met):
+    blocks = re.findall(r":root \{(.*?)\}", write(met).read_text(), re.DOTALL)
+    schemes = [dict(re.findall(r"--(\w+): (#\w{6});", block)) for block in blocks]
+    assert len(schemes) == 3
+    for scheme in schemes:
+        for ground in ("page", "card"):
+            for text in ("ink", "soft", "good", "miss", "open", "bad", "mark"):
+                assert contrast(scheme[text], scheme[ground]) >= 4.5, (text, ground)
+            assert contrast(scheme["edge"], scheme[ground]) >= 3
+
+
+# -- a notebook ------------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_the_run_escaped(tmp_path):
+    text = fragment(read(write_run(tmp_path / "run", word="<i>")))
+    page = Page(text)
+    assert "quantize-static<i>" in page.text
+    assert not {"i", "script", "style"} & set(page.tags)
+    assert page.tags.count("tr") == 6
 
 
 # -- text --------------------------------------------------------------------------------------------

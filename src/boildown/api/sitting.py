@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,12 +14,14 @@ from typing import Any
 import boildown
 from boildown.api.asked import Ladder, Read
 from boildown.api.run import Run, show
+from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import relaxations
 from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.baseline import baseline
 from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
+from boildown.engine.changed import CHANGED, changed
 from boildown.engine.climb import Climbed, climb
 from boildown.engine.deliver import deliver, write_manifest
 from boildown.engine.job import Job
@@ -36,20 +40,52 @@ from boildown.report.live import Live
 
 @dataclass(frozen=True)
 class Event:
-    """What a callback receives: `kind` is attempt, step, verdict, notice or outcome."""
+    """What a callback receives: `kind` is attempt, step, record, verdict, notice or outcome.
+
+    attempt, verdict: `attempt`, the one that begins or was judged. step: `what`, how much is `done` of `total`, and
+    the seconds `left` of the budget. record: a `kind` and `data` of the journal, of the `attempt` of this number.
+    notice: `text`. outcome: `outcome`, and the folder of the `run`.
+    """
 
     kind: str
     data: Mapping[str, Any]
 
 
 Callback = Callable[[Event], None]
+Listener = Callable[[str, Mapping[str, Any]], None]
+
+_PULSE = 2.0
+
+
+class Pulse:
+    """Journals the step under way every two seconds, as the fact `now`, for those who watch from elsewhere."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float] = time.time) -> None:
+        self._journal, self._clock = journal, clock
+        self._last, self._since, self._what = -math.inf, 0.0, ""
+
+    def __call__(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Hear of an event."""
+        if kind != "step":
+            return
+        now = self._clock()
+        if data["what"] != self._what:
+            self._what, self._since = data["what"], now
+        if now - self._last >= _PULSE:
+            self._last = now
+            self._journal.update_facts({"now": {**data, "at": now, "since": self._since}})
 
 
 class Sitting:
     """Works on a run, from its preparation to what it hands over."""
 
-    def __init__(self, job: Job, bench: Bench, emit: Callable[[str, Mapping[str, Any]], None], stop: Stop) -> None:
-        self.job, self.bench, self.emit, self.stop = job, bench, emit, stop
+    def __init__(self, job: Job, bench: Bench, listeners: list[Listener], stop: Stop) -> None:
+        self.job, self.bench, self.listeners, self.stop = job, bench, listeners, stop
+
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Tell everybody who listens."""
+        for listener in self.listeners:
+            listener(kind, data)
 
     def identity(self, read: Read) -> dict[str, str]:
         """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
@@ -82,10 +118,13 @@ class Sitting:
     ) -> Run:  # fmt: skip
         """Climb, then hand over: best/, manifest, report."""
         folder = self.bench.folder
+        self.listeners.append(Pulse(journal))
         with self._climber(journal, read, prepared, fresh) as climber:
             climbed = climb(climber, ladder(given, self.job, climber.forecast), attempts, again=again)
+            if climbed.best is not None and climbed.best.number and climbed.best.judged_in_full:
+                self._compare(journal, climbed.best, read.first)
         self._hand_over(journal, climbed, read.budget.elapsed, attempts)
-        self.emit("outcome", {"outcome": climbed.outcome})
+        self.emit("outcome", {"outcome": climbed.outcome, "run": folder})
         return Run(folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
 
     def quote(self, journal: Journal, read: Read, prepared: Prepared, given: Ladder) -> Quote:
@@ -103,6 +142,16 @@ class Sitting:
                 first=read.first, prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
             )
         )  # fmt: skip
+
+    def _compare(self, journal: Journal, best: Attempt, first: Candidate) -> None:
+        """Record what the best candidate gets wrong that the first model got right: the report shows it."""
+        try:
+            found = changed(self.bench, best, first)
+        except Exception as error:  # noqa: BLE001 - journalled; the run is handed over without it
+            journal.record(best.number, "not compared", {"why": f"{type(error).__name__}: {error}"})
+        else:
+            if found is not None:
+                journal.record(best.number, CHANGED, found)
 
     def _hand_over(self, journal: Journal, climbed: Climbed, seconds: float, attempts: Sequence[Attempt]) -> None:
         folder, best = self.bench.folder, climbed.best
@@ -139,8 +188,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
     """Begin work in a run folder: shows the notices, answers Ctrl-C, and ends the child processes."""
     with Live() as live:
 
-        def emit(kind: str, data: Mapping[str, Any]) -> None:
-            live(kind, data)
+        def call(kind: str, data: Mapping[str, Any]) -> None:
             for callback in (callbacks,) if callable(callbacks) else callbacks:
                 callback(Event(kind, data))
 
@@ -148,14 +196,16 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
             live("notice", {"text": "stopping after this step; press Ctrl-C again to stop at once"})
 
         def progress(what: str, done: int, total: int | None) -> None:
-            emit("step", {"what": what, "done": done, "total": total})
+            left = read.budget.remaining if read.budget.seconds is not None else None
+            sat.emit("step", {"what": what, "done": done, "total": total, "left": left})
 
         with Stop(told) as stop, computing(stop.check):
             bench = Bench(read.job, folder, check=stop.check, progress=progress)
             bench.seconds["build"] += read.building
+            sat = Sitting(read.job, bench, [live, call], stop)
             try:
                 for notice in read.notices:
-                    emit("notice", {"text": notice})
-                yield Sitting(read.job, bench, emit, stop)
+                    sat.emit("notice", {"text": notice})
+                yield sat
             finally:
                 bench.close()

@@ -7,7 +7,22 @@ from typing import Any
 
 import typer
 
-from boildown.cli import compress, demo, doctor, init, measure, methods, report, resume, runs, show, take, verify
+from boildown.cli import (
+    compare,
+    compress,
+    demo,
+    doctor,
+    init,
+    measure,
+    methods,
+    report,
+    resume,
+    runs,
+    show,
+    take,
+    verify,
+    watch,
+)
 from boildown.cli.exit import CANCELLED, WRONG_INPUT, code_of, explain
 
 app = typer.Typer(
@@ -18,7 +33,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, init, compress, resume, runs, show, report, take, measure, verify, methods, doctor):
+for command in (
+    demo,
+    init,
+    compress,
+    watch,
+    resume,
+    runs,
+    show,
+    report,
+    compare,
+    take,
+    measure,
+    verify,
+    methods,
+    doctor,
+):
     command.add_to(app)
 
 # Newer versions of typer bring a click of their own, whose errors are not those of the package click.

@@ -20,6 +20,7 @@ from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
 from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
+from boildown.engine.layers import LAYERS, layers
 from boildown.engine.maker import Emit, Maker
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
@@ -36,6 +37,8 @@ PROBE = "probe"
 """The journal's records of where attempts lost quality."""
 
 _FEWER_MACS = 0.9
+_KEPT = (LAYERS, "changed", "curve", "loss", "sensitivity", "survivors")
+"""The records of how a candidate was made that go along with it to the run that uses it again."""
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
 
 
@@ -122,6 +125,7 @@ class Climber:
             save_candidate(self.first, attempt.folder, self.first, attempt.folder)
             attempt.candidate, attempt.artifact = self.first, self.bench.first
             attempt.sha256, attempt.notes = self.bench.first_hash, [self.prepared.agreement]
+            self._record_layers(attempt, self.first)
             self._measure(attempt, self.first)
 
         return self._journalled(attempt, climb)
@@ -211,6 +215,12 @@ class Climber:
         attempt.artifact, attempt.sha256 = path, file_hash(path)
         attempt.notes.append(self.bench.agree(candidate, path))
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
+        self._record_layers(attempt, candidate)
+
+    def _record_layers(self, attempt: Attempt, candidate: Candidate) -> None:
+        if candidate.rewrite is None:  # the file's layers are its own
+            found = layers(self.bench.graph(candidate), candidate.plan)
+            self.journal.record(attempt.number, LAYERS, {"layers": found})
 
     def _measure(self, attempt: Attempt, candidate: Candidate) -> None:
         """Cheap measurements first; verdict samples are read only by a candidate that passed search."""
@@ -324,10 +334,15 @@ class Climber:
         try:
             shutil.copytree(source.parent, attempt.folder, dirs_exist_ok=True)
             candidate = load_candidate(attempt.folder, self.first, self.job.students)
+            with Journal.open(run, readonly=True) as earlier:
+                told = [record for record in earlier.records() if record.attempt == row.number]
         except (OSError, ValueError, KeyError, BoildownError) as error:
             self.journal.record(attempt.number, "not reused", {"run": run.name, "why": str(error)})
             return None
         attempt.notes += [*candidate.notes, f"reused from run {run.name}"]
+        for record in told:
+            if record.kind in _KEPT:
+                self.journal.record(attempt.number, record.kind, record.data)
         if source.suffix == self.bench.suffix:
             attempt.candidate, attempt.artifact = candidate, attempt.folder / source.name
             attempt.sha256 = str(row.sha256)

@@ -360,6 +360,10 @@ class Bench:
             )
         return self._statistics[sha256, which]
 
+    def scored(self, sha256: str, which: Which) -> Statistics | None:
+        """Per-sample statistics of an artifact that has been scored here; None for any other."""
+        return self._statistics.get((sha256, which))
+
     def score(
         self,
         model: Runnable,

@@ -57,11 +57,16 @@ class Maker:
         self._reasons: dict[Method, str | None] = {}
         self.donor(self.first_key)  # its measurements of the first model hold here too
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
-        bench.record = lambda kind, data: journal.record(self.number, kind, data)
+        bench.record = self.record
 
     def close(self) -> None:
         """End the child process."""
         self._child.close()
+
+    def record(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Journal something of the attempt under way, and tell it."""
+        self.journal.record(self.number, kind, data)
+        self.emit("record", {"attempt": self.number, "kind": kind, "data": data})
 
     def check(self) -> None:
         """Called between steps everywhere: stop, deadline, and silence for somebody's timing."""
@@ -133,7 +138,7 @@ class Maker:
                 check=self.stop, on_progress=self.bench.progress, retries=1,
             )  # fmt: skip
             for kind, data in records:
-                self.journal.record(self.number, kind, data)
+                self.record(kind, data)
             return load_candidate(folder, self.first, self.job.students)
         context = replace(self._context(), keep=keeper(folder, self.first, self.folder / FIRST))
         candidate = apply_chain(rung, self.first, self.first_key, self.job, context, begun, sketched=sketched)
@@ -178,7 +183,7 @@ class Maker:
 
         def record(variant: Variant) -> None:
             facts = {"rung": str(variant.rung), "sketched": sketched, **asdict(variant.standing)}
-            self.journal.record(self.number, "variant", facts)
+            self.record("variant", facts)
 
         found = search(method.search(parent, self.job.task, self._context()), make, record)
         shutil.rmtree(folder, ignore_errors=True)
@@ -203,7 +208,7 @@ class Maker:
         """What a method gets in this process."""
         return context_of(
             self.job, self.first, self.folder / TRAINING, progress=self.bench.progress, check=self.check,
-            record=lambda kind, data: self.journal.record(self.number, kind, data),
+            record=self.record,
         )  # fmt: skip
 
     # -- what is known already -----------------------------------------------------------------------

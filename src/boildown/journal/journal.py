@@ -16,7 +16,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import migrations, plain
-from boildown.journal.lock import WriterLock
+from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
 
 FILE = "journal.db"
@@ -105,6 +105,11 @@ class Journal:
         self.close()
 
     # -- the run -------------------------------------------------------------------------------------
+    @property
+    def writer(self) -> int | None:
+        """The process that writes this journal, where it is one of this machine; None for none."""
+        return writer(self.folder / _LOCK)
+
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -44,7 +44,23 @@ class WriterLock:
         if _held.get(self._path) == os.getpid():
             del _held[self._path]
             with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)  # nobody writes
                 os.close(self._descriptor)
+
+
+def writer(path: Path) -> int | None:
+    """The process that holds the lock, told without touching it; None for none, or for one of another machine."""
+    if _held.get(path.resolve()) == os.getpid():
+        return os.getpid()  # to read the file would drop the lock
+    try:
+        process = int(path.read_text(encoding="ascii"))
+        if sys.platform != "win32":  # where signal 0 would be Ctrl-C
+            os.kill(process, 0)
+    except PermissionError:
+        return process
+    except (OSError, ValueError):
+        return None
+    return process
 
 
 def _busy(path: Path, writer: str) -> JournalError:

@@ -1,7 +1,7 @@
 """What a run found out: journal rows to facts, facts to one HTML file or to text."""
 
-from boildown.report.html import render, write
+from boildown.report.html import fragment, render, write
 from boildown.report.read import ReportFacts, facts
 from boildown.report.text import summary
 
-__all__ = ["ReportFacts", "facts", "render", "summary", "write"]
+__all__ = ["ReportFacts", "facts", "fragment", "render", "summary", "write"]

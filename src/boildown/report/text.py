@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boildown.report.read import AttemptLine, Figure, ReportFacts
+from boildown.report.attempts import AttemptLine
+from boildown.report.read import Figure, ReportFacts
+from boildown.report.words import printable
 
 _TOLD = ("skipped", "failed")
 _RIGHT = ("#", "size", "ratio", "drop", "latency", "min")
@@ -13,21 +15,21 @@ _RIGHT = ("#", "size", "ratio", "drop", "latency", "min")
 def summary(shown: ReportFacts) -> str:
     """The table a person wants: how the run ended, every attempt, the best one condition by condition."""
     parts = [
-        f"{shown.outcome.upper()}: {_line(shown.sentence)}",
-        f"run {_line(shown.run)}, target {_line(', '.join(shown.target))}, took {shown.took}",
-        *(f"note: {_line(notice)}" for notice in shown.notices),
+        f"{shown.outcome.upper()}: {printable(shown.sentence)}",
+        f"run {printable(shown.run)}, target {printable(', '.join(shown.target))}, took {shown.took}",
+        *(f"note: {printable(notice)}" for notice in shown.notices),
     ]
     if shown.first_figures:
-        parts.append(f"first model: {_line(', '.join(_figure(figure) for figure in shown.first_figures))}")
+        parts.append(f"first model: {printable(', '.join(_figure(figure) for figure in shown.first_figures))}")
     if shown.attempts:
         parts += ["", *_attempts(shown)]
     if shown.best is not None:
         parts += ["", *_best(shown, shown.best)]
     if shown.relaxations:
-        parts += ["", "What would have to give:", *(f"  {_line(text)}" for text in shown.relaxations)]
+        parts += ["", "What would have to give:", *(f"  {printable(text)}" for text in shown.relaxations)]
     unbeaten = [str(attempt.number) for attempt in shown.attempts if attempt.front]
     proof = [f"Pareto front: attempts {', '.join(unbeaten)}"] if len(unbeaten) > 1 else []
-    proof += [_line(text) for text in (shown.baseline, *shown.gap) if text]
+    proof += [printable(text) for text in (shown.baseline, *shown.gap) if text]
     parts += ["", *proof] if proof else []
     return "\n".join(parts)
 
@@ -37,37 +39,37 @@ def _figure(figure: Figure) -> str:
 
 
 def _attempts(shown: ReportFacts) -> list[str]:
-    quality = shown.axes.quality if shown.axes else "quality"
+    quality = shown.quality or "quality"
     head = ("#", "", "rung", "state", "size", "ratio", "drop", "latency", "min")
     rows = [
         (str(a.number), "*" if a.best else "", a.rung, a.state, a.size, a.ratio, a.drop, a.latency, a.minutes)
         for a in shown.attempts
     ]
-    top, *lines = _table([tuple(f"{quality} drop" if name == "drop" else name for name in head), *rows], head)
+    top, *lines = table([tuple(f"{quality} drop" if name == "drop" else name for name in head), *rows], head)
     told = [top]
     for attempt, line in zip(shown.attempts, lines, strict=True):
         told.append(line)
         if attempt.state in _TOLD and attempt.sentence:
-            told.append(f"      {_line(attempt.sentence)}")
-        told += [f"      {_line(standing)}" for standing in attempt.standings]
+            told.append(f"      {printable(attempt.sentence)}")
+        told += [f"      {printable(str(ranking))}" for ranking in attempt.rankings]
         if attempt.forecast:
-            told.append(f"      {_line(attempt.forecast)}")
+            told.append(f"      {printable(attempt.forecast)}")
     return told
 
 
 def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
-    title = f"Best: attempt {best.number}, {_line(best.rung)}"
+    title = f"Best: attempt {best.number}, {printable(best.rung)}"
     rows = [
         (f"  {f.condition}", f.status, f.observed, f"n = {f.samples}" if f.samples else "", f.interval)
         for f in shown.findings
     ]
-    lines = [f"{title}: {_line(shown.artifact)}" if shown.artifact else title]
-    for finding, line in zip(shown.findings, _table(rows, ("",) * 5), strict=True):
-        lines += [line, f"    {_line(finding.doubt)}"] if finding.doubt else [line]
-    return lines + [f"  {_line(note)}" for note in best.notes]
+    lines = [f"{title}: {printable(shown.artifact)}" if shown.artifact else title]
+    for finding, line in zip(shown.findings, table(rows, ("",) * 5), strict=True):
+        lines += [line, f"    {printable(finding.doubt)}"] if finding.doubt else [line]
+    return lines + [f"  {printable(note)}" for note in best.notes]
 
 
-def _table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:
     """Aligned columns, empty ones left out; numbers to the right by the column's name."""
     cells = [[_indented(cell) for cell in row] for row in rows]
     widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(names))]
@@ -82,9 +84,4 @@ def _table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:
 
 
 def _indented(cell: str) -> str:
-    return " " * (len(cell) - len(cell.lstrip(" "))) + _line(cell)
-
-
-def _line(text: str) -> str:
-    """One line without control characters: what users name must not steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+    return " " * (len(cell) - len(cell.lstrip(" "))) + printable(cell)

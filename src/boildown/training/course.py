@@ -53,6 +53,7 @@ EXPLODED, DOUBTFUL = 10.0, 2.0
 """Times the larger of the first loss and that of an all-zero output: to roll back, and not to go back to."""
 
 _PROBED = 8
+_POINTS = 120
 
 _NATIVE = frozenset({"avx512_bf16", "amx_bf16"})
 _LARGE = 200_000
@@ -489,6 +490,17 @@ class Course:
     def result(self) -> Trained:
         """A clean copy of what was learned."""
         if self.distillation is not None:
+
+    def curve(self) -> dict[str, Any]:
+        """The course of the loss as plain data: at most `_POINTS` points (step, mean loss since the one before)."""
+        width = math.ceil(len(self.history) / _POINTS) or 1
+        groups = [self.history[at : at + width] for at in range(0, len(self.history), width)]
+        return {
+            "losses": [loss.name for loss in self.order.losses],
+            "of": self.steps,
+            "lr": self.settings.lr,
+            "points": [[group[-1][0], sum(loss for _step, loss in group) / len(group)] for group in groups],
+        }
             self.distillation.remove()
         model = self.model if self.average is None else self.average
         if self.best is not None:

@@ -15,7 +15,10 @@ from boildown.training.losses.base import DistillationLoss
 from boildown.training.reading import own_random_state
 from boildown.training.settings import Augment, Check, Order, Progress, Record, Trained, Training
 
-__all__ = ["Trained", "Training", "steps_for", "train"]
+__all__ = ["CURVE", "Trained", "Training", "steps_for", "train"]
+
+CURVE = "curve"
+"""The kind of record with the course of the loss over a training, written at its end."""
 
 _TIMED, _WARM_UP = 20, 3
 
@@ -63,6 +66,7 @@ def train(
         course = Course(order, check, progress, record)
         course.prepare()
         course.climb(steps if until is None else min(until, steps))
+        record(CURVE, course.curve())
         return course.result()
 
 

@@ -1,0 +1,42 @@
+"""What a candidate's layers are, as plain data for the journal and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.fx import Node
+
+from boildown.domain.candidate import Plan
+from boildown.surgery.graph import Graph, attribute_of
+
+LAYERS = "layers"
+"""The kind of record."""
+
+
+def layers(graph: Graph, plan: Plan | None) -> list[dict[str, Any]]:
+    """Every weight of two or more dimensions with the node that reads it first, in the order of the graph.
+
+    name: of the weight, without its ending. node: the value made. shape: of the weight, output channels first.
+    bits, input bits: of the weight and of the value read; None where it is float.
+    """
+    plan = plan or Plan()
+    found: dict[str, dict[str, Any]] = {}
+    for node in graph.module.graph.nodes:
+        for weight in node.all_input_nodes if node.op == "call_function" else ():
+            tensor, name = attribute_of(weight, graph.module), str(weight.target)
+            if tensor is None or tensor.ndim < 2 or name in found or not tensor.is_floating_point():
+                continue
+            read = [plan.activations[value.name].bits for value in _values(node) if value.name in plan.activations]
+            found[name] = {
+                "name": name.removesuffix(".weight"),
+                "node": node.name,
+                "kind": str(node.target).removeprefix("aten.").partition(".")[0],
+                "shape": list(tensor.shape),
+                "bits": plan.weights[name].bits if name in plan.weights else None,
+                "input bits": read[0] if read and name in plan.weights else None,
+            }
+    return list(found.values())
+
+
+def _values(node: Node) -> list[Node]:
+    return [value for value in node.all_input_nodes if value.op != "get_attr"]
