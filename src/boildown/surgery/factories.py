@@ -1,4 +1,7 @@
-"""Factories: `"module:callable"`, the names by which a child process builds what it needs."""
+"""Factories: names by which a child process builds what it needs.
+
+`"module:callable"`, `"transformers:FOLDER"` or `"timm:NAME"`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,31 @@ import importlib
 from typing import Any
 
 from boildown.errors import InputError
+from boildown.surgery.hub import from_timm, from_transformers, said
+
+_LIBRARIES = {"transformers": from_transformers, "timm": from_timm}
+"""What stands before the colon in place of a module, and what makes a model of the rest."""
 
 
 def call_factory(name: str) -> Any:
-    """Call `module:callable`. Raises InputError naming what cannot be imported, found or called."""
+    """Call `module:callable`, or load a model of a library; see `hub`.
+
+    Raises InputError naming what cannot be imported, found, loaded or called.
+    """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise InputError.of(f"The factory {name!r} cannot be read.", 'Write "module:callable".')
+        raise InputError.of(
+            f"The factory {name!r} cannot be read.",
+            'Write "module:callable", "transformers:FOLDER" or "timm:NAME".',
+        )
+    if module_name in _LIBRARIES:
+        return _LIBRARIES[module_name](attribute)
     try:
         value: Any = importlib.import_module(module_name)
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "\0")
         raise InputError.of(
-            f"The factory {name!r} cannot be imported: {_said(error)}.",
+            f"The factory {name!r} cannot be imported: {said(error)}.",
             f"Put {module_name.split('.')[0]}.py beside the config file or install it."
             if absent
             else f"Mend {module_name}, or what it imports: `python -c 'import {module_name}'` shows where it fails.",
@@ -37,11 +52,6 @@ def call_factory(name: str) -> Any:
         raise
     except Exception as error:
         raise InputError.of(
-            f"The factory {name!r} failed: {_said(error)}.",
+            f"The factory {name!r} failed: {said(error)}.",
             f"Call it by itself to see where: `python -c 'import {module_name}; {module_name}.{attribute}()'`.",
         ) from error
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
