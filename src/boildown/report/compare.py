@@ -35,9 +35,10 @@ class Comparison:
     def __str__(self) -> str:
         """The tables for a terminal."""
         parts = [printable(f"warning: {text}") for text in self.warnings]
-        for title, rows in self.tables():
-            columns = ("", *(("",) * len(self.runs)))
-            parts += ["", *table([(title, *self.runs), *rows], columns)]
+        titled = [[(title, *self.runs), *rows] for title, rows in self.tables()]
+        lines = iter(table([row for rows in titled for row in rows], ("",) * (1 + len(self.runs))))
+        for rows in titled:  # all aligned alike, a blank line before each
+            parts += ["", *(next(lines) for _row in rows)]
         return "\n".join(parts).strip("\n")
 
     def tables(self) -> list[tuple[str, tuple[Row, ...]]]:
