@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from boildown.tasks.classification import Classification
     from boildown.tasks.embedding import Embedding
     from boildown.tasks.general import Task
+    from boildown.tasks.language_model import LanguageModel
     from boildown.tasks.regression import Regression
+    from boildown.tasks.segmentation import Segmentation
+    from boildown.tasks.token_classification import TokenClassification
 
 try:
     __version__ = version("boildown")
@@ -66,7 +69,10 @@ _PUBLIC = {
     "boildown.tasks.classification": ("Classification",),
     "boildown.tasks.embedding": ("Embedding",),
     "boildown.tasks.general": ("Task",),
+    "boildown.tasks.language_model": ("LanguageModel",),
     "boildown.tasks.regression": ("Regression",),
+    "boildown.tasks.segmentation": ("Segmentation",),
+    "boildown.tasks.token_classification": ("TokenClassification",),
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -87,6 +93,7 @@ __all__ = [
     "InputError",
     "Interval",
     "JournalError",
+    "LanguageModel",
     "Latency",
     "Measurement",
     "Method",
@@ -99,10 +106,12 @@ __all__ = [
     "Regression",
     "Result",
     "Run",
+    "Segmentation",
     "State",
     "Status",
     "TargetError",
     "Task",
+    "TokenClassification",
     "Verdict",
     "Verification",
     "__version__",

@@ -188,11 +188,11 @@ def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
             here, there = next(((a, b) for a, b in pairs if a != b), (shapes[index], shapes[0]))
             return Mistake(
                 f"{name.capitalize()} items have different shapes: item {index} {here}, item 0 {there}.",
-                "Resize or crop them to one shape, or give a DataLoader whose collate_fn pads.",
+                "Resize or crop them to one shape, or give collate=, or a DataLoader whose collate_fn, that pads.",
             )
     return Mistake(
         f"The {name} items cannot be put into batches: {type(error).__name__}: {error}",
-        "Give a DataLoader with a collate_fn that can.",
+        "Give collate=, or a DataLoader with a collate_fn, that can.",
     )
 
 

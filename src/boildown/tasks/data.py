@@ -48,7 +48,7 @@ class IndexedSamples:
 
     def __init__(
         self,
-        read: Rows | Items,
+        read: Rows | Items | Relabelled,
         indices: Sequence[int] | NDArray[np.int64],
         batch_size: int = _BATCH_SIZE,
         workers: int = 0,
@@ -92,6 +92,10 @@ class IndexedSamples:
         """The samples at these positions, in the order given."""
         chosen = self.indices[np.asarray(indices, dtype=np.int64)]
         return IndexedSamples(self.read, chosen, self.batch_size, self.workers)
+
+    def relabelled(self, change: Callable[[Any, Any], Any]) -> IndexedSamples:
+        """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none."""
+        return IndexedSamples(Relabelled(self.read, change), self.indices, self.batch_size, self.workers)
 
     def fingerprint(self, *, every: bool) -> str:
         """SHA-256 over the length and the items' types, shapes and bytes: all, or 256 evenly spaced.
@@ -149,9 +153,9 @@ class Rows:
 class Items:
     """A map-style data set read item by item and collated."""
 
-    def __init__(self, source: Any, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+    def __init__(self, source: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.source = source
-        self.collate = collate
+        self.collate = collate or stack
 
     @property
     def name(self) -> str:
@@ -181,6 +185,26 @@ class Items:
         return None
 
 
+class Relabelled:
+    """Batches read as before, with another target."""
+
+    def __init__(self, read: Rows | Items | Relabelled, change: Callable[[Any, Any], Any]) -> None:
+        self.read, self.change = read, change
+
+    @property
+    def name(self) -> str:
+        """That of what is read."""
+        return self.read.name
+
+    def __call__(self, indices: Sequence[int]) -> Any:
+        inputs, target = split_target(self.read(indices))
+        return inputs, self.change(inputs, target)
+
+    def targets(self) -> NDArray[Any] | None:
+        """None: they follow from what is read."""
+        return None
+
+
 class Unlabelled:
     """The same samples with every target None, for a search that must not look at labels."""
 
@@ -204,17 +228,24 @@ class Unlabelled:
         return self.samples.fingerprint(every=every)
 
 
-def samples_from(source: Any, batch_size: int | None = None) -> IndexedSamples:
+def stack(items: list[Any]) -> Any:
+    """A batch of items as PyTorch makes it; lists of numbers in dicts are tensors, as those of tokenizers are."""
+    return default_collate([_with_tensors(item) if isinstance(item, Mapping) else item for item in items])
+
+
+def samples_from(
+    source: Any, batch_size: int | None = None, *, collate: Callable[[list[Any]], Any] | None = None
+) -> IndexedSamples:
     """Samples from a map-style data set, a list, a TensorDataset, a pair of arrays or a DataLoader.
 
     A DataLoader gives its data set, collate_fn, batch size and workers; its shuffling is ignored,
-    its SubsetRandomSampler's choice is kept. batch_size: overrides the source's own.
-    Raises DataError for data that cannot be read by index.
+    its SubsetRandomSampler's choice is kept. batch_size: overrides the source's own. collate: makes
+    batches where the source says nothing of it. Raises DataError for data that cannot be read by index.
     """
     if isinstance(source, IndexedSamples):
         return IndexedSamples(source.read, source.indices, batch_size or source.batch_size, source.workers)
     if isinstance(source, DataLoader):
-        return _from_loader(source, batch_size)
+        return _from_loader(source, batch_size, collate)
     if isinstance(source, tuple) and _are_arrays(source):
         source = TensorDataset(*(torch.as_tensor(array) for array in source))
     if isinstance(source, Mapping | str):
@@ -233,7 +264,7 @@ def samples_from(source: Any, batch_size: int | None = None) -> IndexedSamples:
                 "list(itertools.islice(data, 5000)).",
             )
         )
-    return _indexed(source, default_collate, batch_size or _BATCH_SIZE)
+    return _indexed(source, collate, batch_size or _BATCH_SIZE)
 
 
 def split_target(item: Any) -> tuple[Any, Any]:
@@ -275,7 +306,10 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 
 
 def read_targets(samples: Samples) -> NDArray[Any] | None:
-    """All targets, shape (n, ...): cheaply where possible, else by reading every item. None if unlabelled."""
+    """All targets, shape (n, ...): cheaply where possible, else by reading every item.
+
+    None if there are none, or if they differ in length, as those of padded texts do.
+    """
     if isinstance(samples, IndexedSamples):
         cheap = samples.targets()
         if cheap is not None:
@@ -285,13 +319,13 @@ def read_targets(samples: Samples) -> NDArray[Any] | None:
         if not isinstance(target, torch.Tensor | np.ndarray):
             return None
         parts.append(target.detach().cpu().numpy() if isinstance(target, torch.Tensor) else target)
-    return np.concatenate(parts) if parts else None
+    return np.concatenate(parts) if len({part.shape[1:] for part in parts}) == 1 else None
 
 
 class _Chunks(Dataset[Any]):
     """Batches as items, so that a loader's workers read whole batches."""
 
-    def __init__(self, read: Rows | Items, indices: NDArray[np.int64], size: int) -> None:
+    def __init__(self, read: Rows | Items | Relabelled, indices: NDArray[np.int64], size: int) -> None:
         self.read, self.indices, self.size = read, indices, size
 
     def __len__(self) -> int:
@@ -301,17 +335,21 @@ class _Chunks(Dataset[Any]):
         return self.read(cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size]))
 
 
-def _indexed(source: Any, collate: Callable[[list[Any]], Any], batch_size: int, workers: int = 0) -> IndexedSamples:
+def _indexed(
+    source: Any, collate: Callable[[list[Any]], Any] | None, batch_size: int, workers: int = 0
+) -> IndexedSamples:
     """Samples of a map-style source; tensors are read by slicing where nothing but collation is asked for."""
     if type(source) is Subset:
         inner = _indexed(source.dataset, collate, batch_size, workers)
         return inner.subset(source.indices)
-    if type(source) is TensorDataset and collate is default_collate:
+    if type(source) is TensorDataset and collate is None:
         return IndexedSamples(Rows(source.tensors), np.arange(len(source)), batch_size)
     return IndexedSamples(Items(source, collate), np.arange(len(source)), batch_size, workers)
 
 
-def _from_loader(loader: DataLoader[Any], batch_size: int | None) -> IndexedSamples:
+def _from_loader(
+    loader: DataLoader[Any], batch_size: int | None, collate: Callable[[list[Any]], Any] | None
+) -> IndexedSamples:
     if isinstance(loader.dataset, IterableDataset):
         return samples_from(loader.dataset)
     if loader.batch_sampler is None:
@@ -322,7 +360,8 @@ def _from_loader(loader: DataLoader[Any], batch_size: int | None) -> IndexedSamp
             )
         )
     size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _BATCH_SIZE
-    samples = _indexed(loader.dataset, loader.collate_fn, size, loader.num_workers)
+    own = collate if loader.collate_fn is default_collate else loader.collate_fn
+    samples = _indexed(loader.dataset, own, size, loader.num_workers)
     sampler = getattr(loader.batch_sampler, "sampler", None)
     if isinstance(sampler, SubsetRandomSampler):
         return samples.subset(sorted(sampler.indices))
@@ -334,6 +373,12 @@ def _from_loader(loader: DataLoader[Any], batch_size: int | None) -> IndexedSamp
             "Choose them with torch.utils.data.Subset(dataset, indices) instead.",
         )
     )
+
+
+def _with_tensors(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The same dict with tensors in the place of lists of numbers."""
+    lists = {key for key, value in item.items() if isinstance(value, list) and _numbers(value) is not None}
+    return {key: torch.tensor(value) if key in lists else value for key, value in item.items()}
 
 
 def _are_arrays(source: tuple[Any, ...]) -> bool:

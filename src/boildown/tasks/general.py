@@ -13,7 +13,7 @@ import torch
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.checks import check_samples
-from boildown.tasks.data import map_leaves, samples_from
+from boildown.tasks.data import IndexedSamples, map_leaves, samples_from
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 
@@ -26,6 +26,9 @@ TrainingStep = Callable[[Any, Any, Any], torch.Tensor]
 Augment = Callable[[Any, Any], tuple[Any, Any]]
 """`augment(inputs, target)` changes a batch on its device; its random numbers are torch's, NumPy's or Python's."""
 
+Collate = Callable[[list[Any]], Any]
+"""`collate(items)` makes a batch of items, such as one that pads them to one length."""
+
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
 
@@ -37,6 +40,7 @@ class Options(TypedDict, total=False):
     forward: Forward | None
     training_step: TrainingStep | None
     augment: Augment | None
+    collate: Collate | None
 
 
 class Task:
@@ -52,6 +56,8 @@ class Task:
     training_step: `training_step(model, inputs, target)` gives the loss to train by, in place of `forward` and
         `loss`, where a batch takes more than one call, or has auxiliary losses.
     augment: `augment(inputs, target)` changes every training batch at random, on the device: flips, crops, mixup.
+    collate: `collate(items)` makes a batch of items, as a data collator of transformers does; a DataLoader's own
+        comes first. Axes that then differ from batch to batch stay free in the file that is exported.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -78,6 +84,7 @@ class Task:
         forward: Forward | None = None,
         training_step: TrainingStep | None = None,
         augment: Augment | None = None,
+        collate: Collate | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -89,12 +96,13 @@ class Task:
                 errors.append(error)
                 return None
 
+        self._collate = collate
         if validation is None:
             errors.append(DataError(Mistake("There is no validation data.", "Give validation=, the data to judge on.")))
-        self.train = attempt(_samples, "train", train)
-        self.calibration = attempt(_samples, "calibration", calibration)
-        self.validation = attempt(_samples, "validation", validation)
-        self.test = attempt(_samples, "test", test)
+        self.train = attempt(self.read, "train", train)
+        self.calibration = attempt(self.read, "calibration", calibration)
+        self.validation = attempt(self.read, "validation", validation)
+        self.test = attempt(self.read, "test", test)
         self._loss: Loss = attempt(as_loss, loss)
         given = metrics if isinstance(metrics, list | tuple) else [metrics]
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
@@ -125,6 +133,13 @@ class Task:
         kind = type(self)
         parts = (self._loss, self._forward, self.training_step, self.augment, kind.run, kind.loss)
         return " ".join([f"{kind.__module__}.{kind.__qualname__}", *map(written, parts)])
+
+    def read(self, name: str, source: Any) -> IndexedSamples | None:
+        """The samples of one named data set; a kind of task may read its targets otherwise. Raises DataError."""
+        try:
+            return None if source is None else samples_from(source, collate=self._collate)
+        except DataError as error:
+            raise DataError(*(Mistake(f"{name}: {m.cause}", m.cure) for m in error.mistakes)) from error
 
     def example(self) -> Call:
         """Positional and keyword arguments for one call of the model, batch of 2, on the CPU."""
@@ -208,14 +223,6 @@ def unwrap(output: Any) -> Any:
     if isinstance(output, tuple | list) and len(output) == 1:
         return output[0]
     return getattr(output, "logits", output)
-
-
-def _samples(name: str, source: Any) -> Samples | None:
-    """Samples of one named data set; its mistakes say which. Raises DataError."""
-    try:
-        return None if source is None else samples_from(source)
-    except DataError as error:
-        raise DataError(*(Mistake(f"{name}: {m.cause}", m.cure) for m in error.mistakes)) from error
 
 
 class _Seen(BaseException):

@@ -61,11 +61,23 @@ def kl_divergence(output: Any, reference: Any) -> torch.Tensor:
 
     Logits (n, C, ...), averaged over what follows C; (n,) and (n, 1) are binary logits.
     """
+    gap = _gaps(output, reference)
+    return gap.reshape(len(gap), -1).mean(1)
+
+
+def kl_of_shown(output: Any, reference: Any) -> torch.Tensor:
+    """KL(reference || output) as in `kl_divergence`, averaged over places where the reference is not 0 throughout."""
+    gap, wanted = _gaps(output, reference), torch.as_tensor(reference)
+    shown = (wanted != 0).any(1).reshape(len(gap), -1).to(gap.device)
+    return (gap.reshape(len(gap), -1) * shown).sum(1) / shown.sum(1).clamp_min(1)
+
+
+def _gaps(output: Any, reference: Any) -> torch.Tensor:
+    """KL(reference || output) in nats for every place: (n, C, ...) to (n, ...)."""
     logits, wanted = _two_sided(torch.as_tensor(output)), _two_sided(torch.as_tensor(reference))
     log_p = wanted.to(logits.device).float().log_softmax(1)
-    gap = (log_p.exp() * (log_p - logits.float().log_softmax(1))).sum(1)
     # Rounding can leave a tiny negative where both agree.
-    return gap.reshape(len(gap), -1).mean(1).clamp_min(0)
+    return (log_p.exp() * (log_p - logits.float().log_softmax(1))).sum(1).clamp_min(0)
 
 
 def relative_error(output: Any, reference: Any) -> torch.Tensor:
@@ -80,7 +92,7 @@ def _two_sided(logits: torch.Tensor) -> torch.Tensor:
     """Binary logits as two classes."""
     if logits.ndim > 1 and logits.shape[1] > 1:
         return logits
-    logits = logits.reshape(-1, 1)
+    logits = logits.unsqueeze(1) if logits.ndim == 1 else logits
     return torch.cat([torch.zeros_like(logits), logits], 1)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from torch.nn import functional
 
 from boildown.domain.grammar import COSTS, FRACTION
 from boildown.domain.task import Metric
@@ -60,7 +61,10 @@ class Top5(Accuracy):
 
 
 class F1:
-    """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), over classes that occur."""
+    """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), over classes that occur.
+
+    Where samples have many labels (tokens, pixels), those of all samples count together.
+    """
 
     name: str = "f1"
     higher_is_better: bool = True
@@ -69,16 +73,95 @@ class F1:
     decomposable: bool = False
 
     def statistic(self, output: Any, target: Any) -> Statistics:
-        """Rows of (predicted class, label), shape (n, 2)."""
-        return _rows(self.name, predicted_classes(_tensor(output)), _tensor(target))
+        """Rows of (predicted class, label), shape (n, 2); of many labels their counts, see `class_counts`."""
+        logits, labels = _tensor(output), _tensor(target)
+        if labels.numel() > len(labels):
+            return class_counts(logits, labels)
+        return _rows(self.name, predicted_classes(logits), labels)
 
     def compute(self, statistics: Statistics) -> float:
-        """Macro F1 of the rows."""
-        predicted, labels = statistics.astype(np.int64).T
-        classes = int(statistics.max()) + 1
-        hits = np.bincount(labels[predicted == labels], minlength=classes)
-        total = np.bincount(predicted, minlength=classes) + np.bincount(labels, minlength=classes)
-        return float(np.mean(2 * hits[total > 0] / total[total > 0]))
+        """Macro F1; NaN where every label is ignored."""
+        if statistics.ndim == 3:
+            hits, predicted, labelled = statistics.sum(0)
+        else:
+            said, labels = statistics.astype(np.int64).T
+            classes = int(statistics.max()) + 1
+            hits, predicted, labelled = (
+                np.bincount(x, minlength=classes) for x in (labels[said == labels], said, labels)
+            )
+        return _mean_share(2 * hits, predicted + labelled)
+
+
+class MeanIou:
+    """The mean over classes of intersection over union, of the pixels of all images together.
+
+    Classes that are neither predicted nor in any label do not count; label -100 is ignored.
+    """
+
+    name: str = "miou"
+    higher_is_better: bool = True
+    unit: str = FRACTION
+    range: tuple[float, float] = (0.0, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Counts of each image, shape (n, 3, C); see `class_counts`."""
+        return class_counts(_tensor(output), _tensor(target))
+
+    def compute(self, statistics: Statistics) -> float:
+        """The mean of hits / (predicted + labelled - hits); NaN where every label is ignored."""
+        hits, predicted, labelled = statistics.sum(0)
+        return _mean_share(hits, predicted + labelled - hits)
+
+
+class TokenAccuracy:
+    """The share of right labels among all that are not ignored (-100), those of long and short samples alike.
+
+    `accuracy` averages over samples instead, and a short one counts as much as a long one.
+    """
+
+    name: str = "token_accuracy"
+    higher_is_better: bool = True
+    unit: str = FRACTION
+    range: tuple[float, float] = (0.0, 1.0)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (right labels, labels), shape (n, 2)."""
+        predicted, labels = predicted_classes(_tensor(output)), _tensor(target)
+        if predicted.numel() != labels.numel():
+            raise unlike(predicted, labels)
+        labels = labels.reshape(len(predicted), -1)
+        counted = labels != IGNORED
+        right = (predicted.reshape(labels.shape) == labels) & counted
+        return torch.stack([right.sum(1), counted.sum(1)], 1).double().numpy()
+
+    def compute(self, statistics: Statistics) -> float:
+        """Right labels by labels; NaN where every label is ignored."""
+        right, labels = statistics.sum(0)
+        return float(right / labels) if labels else math.nan
+
+
+class Perplexity:
+    """The exponential of the mean cross entropy, in nats, of all labels that are not ignored (-100)."""
+
+    name: str = "perplexity"
+    higher_is_better: bool = False
+    unit: str = ""
+    range: tuple[float, float] = (1.0, math.inf)
+    decomposable: bool = False
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """Rows of (summed cross entropy, labels) of logits (n, C, ...) against labels (n, ...); shape (n, 2)."""
+        logits, labels = _tensor(output), _tensor(target).long()
+        gaps = functional.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
+        counted = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+        return torch.stack([gaps.double().reshape(len(labels), -1).sum(1), counted.double()], 1).numpy()
+
+    def compute(self, statistics: Statistics) -> float:
+        """The exponential of the mean over labels; NaN where every label is ignored."""
+        total, labels = statistics.sum(0)
+        return float(np.exp(total / labels)) if labels else math.nan
 
 
 class Auc:
@@ -144,6 +227,31 @@ class Mae:
         return float(np.mean(statistics))
 
 
+class Psnr:
+    """The peak signal-to-noise ratio of images in dB, averaged over them; an exact one counts 100 dB.
+
+    peak: the largest value of a pixel.
+    """
+
+    name: str = "psnr"
+    higher_is_better: bool = True
+    unit: str = "dB"
+    range: tuple[float, float] = (-math.inf, 100.0)
+    decomposable: bool = True
+
+    def __init__(self, peak: float = 1.0) -> None:
+        self.peak = peak
+
+    def statistic(self, output: Any, target: Any) -> Statistics:
+        """10 log10(peak^2 / squared error) of each image; shape (n,)."""
+        errors = np.maximum(_per_sample(_difference(output, target) ** 2), self.peak**2 * 10 ** (-self.range[1] / 10))
+        return np.asarray(10 * np.log10(self.peak**2 / errors), dtype=np.float64)
+
+    def compute(self, statistics: Statistics) -> float:
+        """Their mean."""
+        return float(np.mean(statistics))
+
+
 class R2:
     """The share of the target's variance that is explained: 1 - squared error / variance."""
 
@@ -185,7 +293,11 @@ class Spearman:
         return float((ranks[:, 0] * ranks[:, 1]).sum() / spread) if spread else 0.0
 
 
-METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in (Accuracy, Top5, F1, Auc, Rmse, Mae, R2, Spearman)}
+_KINDS: tuple[type[Metric], ...] = (
+    *(Accuracy, Top5, F1, Auc, MeanIou, TokenAccuracy, Perplexity),
+    *(Rmse, Mae, R2, Spearman, Psnr),
+)
+METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
 
 
 def metric(name: str) -> Metric:
@@ -223,14 +335,46 @@ def as_metric(given: Any) -> Metric:
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """Classes from logits: (n, C, ...) by arg-max over C; (n,) and (n, 1) are binary, positive above 0."""
+    """Classes (n, ...) from logits: (n, C, ...) by arg-max over C; (n,) and (n, 1, ...) are binary, 1 above 0."""
     if logits.ndim == 1 or logits.shape[1] == 1:
-        return (logits > 0).long().reshape(len(logits))
+        return ((logits if logits.ndim == 1 else logits[:, 0]) > 0).long()
     return logits.argmax(1)
+
+
+def class_counts(logits: torch.Tensor, labels: torch.Tensor) -> Statistics:
+    """How often each class was hit, predicted and labelled in each sample, shape (n, 3, C), ignored places left out.
+
+    logits: (n, C, ...), or (n, 1, ...) for two classes. labels: (n, ...). Raises DataError where they do not fit.
+    """
+    predicted = predicted_classes(logits)
+    if predicted.numel() != labels.numel():
+        raise unlike(logits, labels)
+    count, classes = len(logits), max(logits.shape[1], 2)
+    labels, predicted = labels.reshape(count, -1).long(), predicted.reshape(count, -1)
+    counted = labels != IGNORED
+    if bool((counted & ((labels < 0) | (labels >= classes))).any()):
+        low, high = (int(end) for end in labels[counted].aminmax())
+        raise DataError(
+            Mistake(
+                f"Labels run from {low} to {high}, the model has {classes} classes.",
+                f"Check that model and labels belong together; {IGNORED} marks a label to ignore.",
+            )
+        )
+    place = torch.arange(count).unsqueeze(1) * classes
+    rows = [
+        torch.bincount((place + said)[where], minlength=count * classes).reshape(count, classes)
+        for said, where in ((labels, counted & (predicted == labels)), (predicted, counted), (labels, counted))
+    ]
+    return torch.stack(rows, 1).double().numpy()
 
 
 def _tensor(value: Any) -> torch.Tensor:
     return torch.as_tensor(value).detach().cpu()
+
+
+def _mean_share(parts: Statistics, of: Statistics) -> float:
+    """The mean of parts / of over those classes that have any; NaN without."""
+    return float(np.mean(parts[of > 0] / of[of > 0])) if np.any(of > 0) else math.nan
 
 
 def _share(right: torch.Tensor, labels: torch.Tensor) -> Statistics:

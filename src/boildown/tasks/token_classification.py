@@ -1,0 +1,70 @@
+"""Which class, for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
+
+import torch
+
+from boildown.domain.task import Runnable, Samples
+from boildown.errors import DataError, Mistake
+from boildown.tasks.classification import Classification
+from boildown.tasks.general import Options
+from boildown.tasks.losses import Loss, kl_of_shown
+
+_CHECKED = 16
+
+MASK = "attention_mask"
+"""The input of transformers that is 0 where a token only pads."""
+
+
+class TokenClassification(Classification):
+    """Logits (n, T, C) of every token against labels (n, T); a label of -100 does not count.
+
+    The output of a batch is (n, C, T), classes second as PyTorch's losses take them, and 0 for tokens that only
+    pad, whatever the model gives for them: those where `mask(inputs)`, shape (n, T), is 0; by default the input
+    `attention_mask`, where there is one. Divergence leaves them out. The rest is as in `Classification`.
+    """
+
+    def __init__(
+        self,
+        train: Any = None,
+        calibration: Any = None,
+        validation: Any = None,
+        test: Any = None,
+        *,
+        loss: str | Loss = "cross_entropy",
+        metrics: Sequence[Any] | Any = ("token_accuracy", "f1"),
+        classes: Sequence[str] | None = None,
+        mask: Callable[[Any], Any] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self._mask = mask or shown
+        super().__init__(train, calibration, validation, test, loss=loss, metrics=metrics, classes=classes, **options)
+        self._divergence = kl_of_shown
+
+    def run(self, model: Runnable, inputs: Any) -> torch.Tensor:
+        """Logits of a batch, shape (n, C, T). Raises DataError where the model returns others than (n, T, C)."""
+        logits, mask = super().run(model, inputs), self._mask(inputs)
+        if getattr(logits, "ndim", None) != 3:
+            made = f"shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__
+            raise DataError(
+                Mistake(
+                    f"Logits of tokens are (n, T, C); the model returns {made}.",
+                    "Choose them with forward=lambda model, inputs: model(...)[...].",
+                )
+            )
+        if mask is not None:
+            logits = logits.masked_fill(~torch.as_tensor(mask).to(logits.device).bool().unsqueeze(-1), 0.0)
+        classes_second: torch.Tensor = logits.movedim(-1, 1)
+        return classes_second
+
+    def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
+        """Labels that are no class indices, in the first texts."""
+        return super().check_targets(name, samples.subset(range(min(_CHECKED, len(samples)))))
+
+
+def shown(inputs: Any) -> Any:
+    """The attention mask among a batch's inputs, None where there is none."""
+    return inputs.get(MASK) if isinstance(inputs, Mapping) else None

@@ -1,0 +1,165 @@
+"""Tasks with many labels per sample: pixels, tokens, texts; padding counts nowhere."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from boildown.errors import DataError
+from boildown.tasks import Classification, LanguageModel, Segmentation, Task, TokenClassification
+from boildown.tasks.metrics import F1, MeanIou, Perplexity, Psnr, TokenAccuracy
+
+RANDOM = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(6, 4, 5, 3, generator=RANDOM)
+PIXELS = torch.randint(0, 4, (6, 5, 3), generator=RANDOM)
+PIXELS[torch.rand(PIXELS.shape, generator=RANDOM) < 0.2] = -100
+
+
+def scored(metric, output, target, parts=2):
+    """The metric of batches scored apart, as a run scores them."""
+    rows = [metric.statistic(o, t) for o, t in zip(output.chunk(parts), target.chunk(parts), strict=True)]
+    return metric.compute(np.concatenate(rows))
+
+
+def test_miou_f1_and_token_accuracy_count_all_places_together_and_no_ignored_one():
+    said, labels = LOGITS.argmax(1)[PIXELS >= 0], PIXELS[PIXELS >= 0]
+    ious, f1s = [], []
+    for c in range(4):
+        both, either = int(((said == c) & (labels == c)).sum()), int(((said == c) | (labels == c)).sum())
+        ious.append(both / either)
+        f1s.append(2 * both / (both + either))
+    assert scored(MeanIou(), LOGITS, PIXELS) == pytest.approx(np.mean(ious))
+    assert scored(F1(), LOGITS, PIXELS) == pytest.approx(np.mean(f1s))
+    assert scored(TokenAccuracy(), LOGITS, PIXELS) == pytest.approx(float((said == labels).double().mean()))
+    # Classes that never occur do not count; nothing but ignored labels is no score.
+    perfect = F.one_hot(torch.tensor([[0, 1]]), 9).movedim(-1, 1).float()
+    assert scored(MeanIou(), perfect, torch.tensor([[0, 1]]), parts=1) == 1.0
+    nothing = torch.full_like(PIXELS, -100)
+    assert all(math.isnan(scored(m, LOGITS, nothing)) for m in (MeanIou(), F1(), TokenAccuracy(), Perplexity()))
+
+
+def test_binary_masks_and_labels_that_do_not_fit():
+    logits, mask = torch.tensor([[[[2.0, -1.0, 1.0]]]]), torch.tensor([[[[1, 0, 0]]]])
+    assert scored(MeanIou(), logits, mask, parts=1) == pytest.approx(0.5)
+    with pytest.raises(DataError, match="from 0 to 4, the model has 4 classes"):
+        MeanIou().statistic(LOGITS, torch.arange(5).view(1, 5, 1).expand(6, 5, 3))
+    with pytest.raises(DataError, match="do not fit"):
+        MeanIou().statistic(LOGITS, PIXELS[:, :2])
+
+
+def test_psnr_averages_images_and_an_exact_one_is_finite():
+    images, noise = torch.rand(3, 1, 8, 8, generator=RANDOM), torch.tensor([0.1, 0.01, 0.0]).view(3, 1, 1, 1)
+    assert Psnr().statistic(images + noise, images) == pytest.approx([20, 40, 100], abs=1e-3)
+    assert scored(Psnr(peak=255), 255 * (images + noise), 255 * images, parts=1) == pytest.approx(160 / 3, abs=1e-3)
+    assert Task("mse", Psnr(), validation=(images, images)).metrics[0].unit == "dB"
+
+
+def test_perplexity_is_the_exponential_of_the_mean_over_labels():
+    expected = F.cross_entropy(LOGITS, PIXELS).exp()
+    assert scored(Perplexity(), LOGITS, PIXELS) == pytest.approx(float(expected))
+    assert scored(Perplexity(), torch.zeros(6, 7, 5), PIXELS[:, :, 0]) == pytest.approx(7)
+
+
+def test_segmentation_ignores_the_label_that_it_is_told():
+    labels = PIXELS.where(PIXELS >= 0, 255)
+    images = torch.randn(6, 2, 5, 3, generator=RANDOM)
+    task = Segmentation(train=(images, labels), validation=(images, labels), ignore=255)
+    assert task.check() == []
+    _, target = next(task.validation.batches(6))
+    assert torch.equal(target, PIXELS)
+    assert torch.equal(task.loss(LOGITS, target), F.cross_entropy(LOGITS, PIXELS))
+    assert task.divergence(LOGITS, LOGITS.flip(0)).shape == (6,)
+    assert isinstance(task, Classification)
+    assert "label is -1" in Segmentation(validation=(images, labels.where(labels < 255, -1))).check()[0].cause
+
+
+def texts(count=8, seed=1):
+    """Dicts of different lengths, as tokenizers give them: lists."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 9, count)
+    return [
+        {"input_ids": random.integers(1, 20, n).tolist(), "labels": random.integers(0, 3, n).tolist()} for n in lengths
+    ]
+
+
+def padded(items):
+    """A collator like those of transformers."""
+    longest = max(len(item["input_ids"]) for item in items)
+
+    def pad(key, value):
+        return torch.tensor([item[key] + [value] * (longest - len(item[key])) for item in items])
+
+    batch = {"input_ids": pad("input_ids", 0), "attention_mask": pad("input_ids", 0).ne(0).long()}
+    return {**batch, "labels": pad("labels", -100)} if "labels" in items[0] else batch
+
+
+class Tagger(nn.Module):
+    """Logits of each token by itself; what stands at padding is loud."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.table = nn.Embedding(20, classes)
+        nn.init.constant_(self.table.weight[0].data, 9.0)
+
+    def forward(self, input_ids, attention_mask=None):
+        return {"logits": self.table(input_ids)}
+
+
+def test_padding_counts_in_no_metric_no_loss_and_no_divergence():
+    torch.manual_seed(0)
+    model, other, items = Tagger(), Tagger(), texts()
+    task = TokenClassification(train=items, validation=items, collate=padded)
+    assert task.check() == []
+    together, apart = list(task.validation.batches(8)), list(task.validation.batches(1))
+    found = {}
+    for name, batches in (("together", together), ("apart", apart)):
+        pairs = [(task.run(model, inputs), task.run(other, inputs), target) for inputs, target in batches]
+        assert all(output.shape[:2] == (len(target), 3) for output, _, target in pairs)
+        scores = [m.compute(np.concatenate([m.statistic(o, t) for o, _, t in pairs])) for m in task.metrics]
+        found[name] = [*scores, *torch.cat([task.divergence(o, r) for o, r, _ in pairs]).tolist()]
+    assert found["together"] == pytest.approx(found["apart"], rel=1e-5)
+    tokens = sum(len(item["input_ids"]) for item in items)
+    right = sum(int(model.table.weight[i].argmax()) == y for item in items for i, y in zip(*item.values(), strict=True))
+    assert found["apart"][0] == pytest.approx(right / tokens)
+    inputs, target = together[0]
+    flat = torch.cat([model.table.weight[torch.tensor(item["input_ids"])] for item in items])
+    assert torch.allclose(task.loss(task.run(model, inputs), target), F.cross_entropy(flat, target[target >= 0]))
+    with pytest.raises(DataError, match=r"\(n, T, C\)"):
+        task.run(lambda input_ids, attention_mask: input_ids, inputs)
+    own = TokenClassification(validation=items, collate=padded, mask=lambda x: x["input_ids"] > 99)
+    assert not own.run(model, inputs).any()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_causal_model_is_asked_for_the_next_token(labelled):
+    model = Tagger(20)
+    items = [{"input_ids": item["input_ids"]} for item in texts()]
+    if labelled:
+        items = [{**item, "labels": item["input_ids"]} for item in items]
+    task = LanguageModel(train=items, validation=items, collate=padded)
+    assert task.check() == []
+    rows = [task.metrics[0].statistic(task.run(model, x), y) for x, y in task.validation.batches(3)]
+    gaps = [
+        F.cross_entropy(model.table.weight[torch.tensor(ids[:-1])], torch.tensor(ids[1:]), reduction="sum").item()
+        for ids in (item["input_ids"] for item in items)
+    ]
+    count = sum(len(item["input_ids"]) - 1 for item in items)
+    assert task.metrics[0].compute(np.concatenate(rows)) == pytest.approx(math.exp(sum(gaps) / count), rel=1e-5)
+    inputs, target = next(task.train.batches(8))
+    assert task.loss(task.run(model, inputs), target).item() == pytest.approx(sum(gaps) / count, rel=1e-5)
+
+
+def test_texts_may_be_a_tensor_and_hidden_tokens_are_asked_for_at_their_places():
+    ids = torch.randint(1, 20, (5, 6), generator=RANDOM)
+    task = LanguageModel(validation=ids, forward=lambda model, x: model(x)["logits"])
+    assert task.check() == []
+    _, target = next(task.validation.batches(5))
+    assert torch.equal(target[:, :-1], ids[:, 1:])
+    assert (target[:, -1] == -100).all()
+    hidden = LanguageModel(validation=(ids, ids.where(ids > 9, -100)), causal=False)
+    assert torch.equal(next(hidden.validation.batches(5))[1], ids.where(ids > 9, -100))
+    with pytest.raises(DataError, match="no token ids"):
+        next(LanguageModel(validation=torch.rand(4, 6)).validation.batches(4))
