@@ -154,8 +154,8 @@ def test_what_was_forecast_stands_beside_the_time_gone():
     clock = [0.0]
     live = Live(Console(file=io.StringIO()), clock=lambda: clock[0])
     attempt = type("Attempt", (), {"rung": "distill", "quote": {"minutes": 5.0}})()
-    live("attempt", {"attempt": attempt})
-    clock[0] = 90.0
+    live("attempt", {"attempt": attempt, "gone": 30.0})
+    clock[0] = 60.0
     assert live.standing() == ["time: 1.5 min of about 5.0 min by forecast"]
 
 

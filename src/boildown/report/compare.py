@@ -14,6 +14,7 @@ from boildown.report.words import printable, told
 
 _SETTINGS = ("goal", "confidence", "budget", "ladder", "runtime", "hardware", "latency", "seed", "boildown")
 _TIMED_BY = (("cpu", "processors"), ("cores", "numbers of cores"), ("os", "systems"))
+_WIDEST = 48  # characters of a column in the terminal
 Row = tuple[str, ...]
 
 
@@ -36,7 +37,8 @@ class Comparison:
         """The tables for a terminal."""
         parts = [printable(f"warning: {text}") for text in self.warnings]
         titled = [[(title, *self.runs), *rows] for title, rows in self.tables()]
-        lines = iter(table([row for rows in titled for row in rows], ("",) * (1 + len(self.runs))))
+        cells = [tuple(_clipped(text) for text in row) for rows in titled for row in rows]
+        lines = iter(table(cells, ("",) * (1 + len(self.runs))))
         for rows in titled:  # all aligned alike, a blank line before each
             parts += ["", *(next(lines) for _row in rows)]
         return "\n".join(parts).strip("\n")
@@ -139,6 +141,10 @@ def _warnings(known: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         if _differs(facts.get(name) for facts in known):
             found.append(f"artifacts were made or timed for different settings of {name}")
     return tuple(found)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _differs(values: Any) -> bool:

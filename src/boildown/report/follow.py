@@ -77,7 +77,8 @@ class Follower:
         verdict = None if row.verdict is None else Verdict.from_json(row.verdict)
         attempt = Attempt(row.number, row.rung, row.state, row.sentence, verdict, row.quote)
         if known is None or known[0] is not State.RUNNING:
-            yield "attempt", {"attempt": attempt}
+            gone = self._clock() - datetime.fromisoformat(row.started).timestamp()
+            yield "attempt", {"attempt": attempt, "gone": gone}
         if row.state is not State.RUNNING:
             yield "verdict", {"attempt": attempt}
         self._known[row.number] = row.state, row.sentence

@@ -92,9 +92,9 @@ class Live:
         self._region.stop()
 
     def __call__(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Hear of one event of a run."""
+        """Hear of one event of a run; `gone` are the seconds since an attempt began, where it is told later."""
         if kind == "attempt":
-            self._rung, self._begun = data["attempt"].rung, self._clock()
+            self._rung, self._begun = data["attempt"].rung, self._clock() - data.get("gone", 0.0)
             self._minutes = data["attempt"].quote.get("minutes")
         elif kind == "step":
             self._show_step(**data)
@@ -147,7 +147,7 @@ class Live:
             self._until = self._clock() + left
 
     def _show_verdict(self, attempt: Climbed) -> None:
-        self._judged[attempt.number] = attempt
+        self._judged[attempt.number], self._minutes = attempt, None
         if attempt.number == 0:
             shown = ", ".join(
                 f"{m.metric} {format_measurement(m)}" for m in attempt.measurements.values() if m.metric not in _UNTOLD
