@@ -10,6 +10,7 @@ from torch import nn
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.front import compared, front
+from boildown.domain.grammar import COSTS
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.domain.verdict import Verdict
@@ -22,6 +23,7 @@ from boildown.journal.journal import Journal, readable
 from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
+from boildown.report import fragment
 from boildown.report import write as write_report
 from boildown.report.text import summary
 from boildown.surgery.graph import capture
@@ -165,8 +167,43 @@ class Run:
         with Journal.open(self.path, readonly=True) as journal:
             return summary(report_facts(journal))
 
+    def to_frame(self) -> Any:
+        """One row per attempt as a pandas DataFrame, indexed by its number: rung, state, and every metric's figures.
+
+        A metric has its value in base units under its name, and `NAME ratio` or `NAME drop` beside it. Raises
+        InputError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError.of(
+                "to_frame() needs pandas, which is not installed.", 'pip install "boildown[pandas]", or use to_json().'
+            ) from None
+        rows = [_row(attempt) for attempt in self._attempts]
+        return pandas.DataFrame(rows, index=pandas.Index([a.number for a in self._attempts], name="attempt"))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        with Journal.open(self.path, readonly=True) as journal:
+            return fragment(report_facts(journal))
+
     def __repr__(self) -> str:
         return f"<run {self.id}: {self.outcome.name}>"
+
+
+def _row(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as the columns of a table."""
+    row: dict[str, Any] = {
+        "rung": attempt.rung,
+        "state": attempt.state.value,
+        "sentence": attempt.sentence,
+        "minutes": attempt.seconds.get("total", 0.0) / 60,
+    }
+    for name, measurement in attempt.measurements.items():
+        row[name] = measurement.value
+        row |= {f"{name} drop": measurement.drop} if measurement.drop is not None and name not in COSTS else {}
+        row |= {f"{name} ratio": measurement.ratio} if measurement.ratio is not None else {}
+    return row
 
 
 def take(
