@@ -141,23 +141,28 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(parts: int) -> None:
 class Cramped(nn.Module):
     """Has memory for so many samples."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, ask: Any) -> None:
         super().__init__()
-        self.inner, self.room = small_dense(), room
+        self.inner, self.room, self.ask = small_dense(), room, ask
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            self.ask()
         return self.inner(x)
 
 
-def test_short_memory_halves_what_is_computed_at_once_and_changes_nothing_else() -> None:
+def on_cuda() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("ask", [on_cuda, lambda: torch.empty(10**15), lambda: bytearray(1 << 62)])
+def test_short_memory_halves_what_is_computed_at_once_and_changes_nothing_else(ask: Any) -> None:
     task, _ = linear_regression()
     told: list[Any] = []
     samples = train_samples(task)
-    roomy = train(Cramped(99), task, samples, steps=12, settings=SGD)
+    roomy = train(Cramped(99, ask), task, samples, steps=12, settings=SGD)
     cramped = train(
-        Cramped(5), task, samples, steps=12, settings=SGD, record=lambda kind, data: told.append((kind, data))
+        Cramped(5, ask), task, samples, steps=12, settings=SGD, record=lambda kind, data: told.append((kind, data))
     )
     for ours, theirs in zip(cramped.model.parameters(), roomy.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -165,7 +170,7 @@ def test_short_memory_halves_what_is_computed_at_once_and_changes_nothing_else()
     assert told[:-1] == [("memory", {"step": 0, "parts": 2}), ("memory", {"step": 0, "parts": 4})]
     assert "4 parts" in cramped.notes[-1]
     with pytest.raises(OutOfMemoryError, match="One sample"):
-        train(Cramped(0), task, samples, steps=12, settings=SGD)
+        train(Cramped(0, ask), task, samples, steps=12, settings=SGD)
 
 
 class Explosive(nn.Module):

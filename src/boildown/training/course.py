@@ -54,7 +54,10 @@ EXPLODED, DOUBTFUL = 10.0, 2.0
 
 _PROBED = 8
 _POINTS = 120
+_PAUSE = 100.0
+"""Times what writing a checkpoint took, until the next: a kill loses little, and writing costs one per cent."""
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _NATIVE = frozenset({"avx512_bf16", "amx_bf16"})
 _LARGE = 200_000
 """Weights above which casting them costs less than bfloat16 saves: ResNet-20 has 270,000."""
@@ -121,7 +124,7 @@ class Course:
             self.floats = [(a, b) for a, b in pairs if a.is_floating_point()]
             self.others = [(a, b) for a, b in pairs if not a.is_floating_point()]
         self.good = self._state()
-        self.written = time.monotonic()
+        self.written, self.writing = time.monotonic(), 0.0
 
         def noted(sentence: str) -> None:
             self.record("checkpoint", {"note": sentence})
@@ -285,8 +288,8 @@ class Course:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._in_parts(inputs, target)
-            except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error).lower():
+            except (RuntimeError, MemoryError) as error:
+                if not _short_of_memory(error):
                     raise
                 if self.parts >= self.batches.size:
                     raise OutOfMemoryError(
@@ -482,14 +485,13 @@ class Course:
 
     def _write(self, *, last: bool) -> None:
         """Write the state last kept, if there is a folder and enough time has gone by."""
-        if self.folder is None or (not last and time.monotonic() - self.written < self.settings.seconds):
+        start = time.monotonic()
+        pause = min(self.settings.seconds, _PAUSE * self.writing)
+        if self.folder is None or (not last and start - self.written < pause):
             return
         self.good.write(self.folder / CHECKPOINT)
         self.written = time.monotonic()
-
-    def result(self) -> Trained:
-        """A clean copy of what was learned."""
-        if self.distillation is not None:
+        self.writing = self.written - start
 
     def curve(self) -> dict[str, Any]:
         """The course of the loss as plain data: at most `_POINTS` points (step, mean loss since the one before)."""
@@ -501,6 +503,10 @@ class Course:
             "lr": self.settings.lr,
             "points": [[group[-1][0], sum(loss for _step, loss in group) / len(group)] for group in groups],
         }
+
+    def result(self) -> Trained:
+        """A clean copy of what was learned."""
+        if self.distillation is not None:
             self.distillation.remove()
         model = self.model if self.average is None else self.average
         if self.best is not None:
@@ -533,6 +539,12 @@ def _pays(models: Sequence[nn.Module | None]) -> bool:
     native = _NATIVE & set(environment()["flags"])
     largest = max(sum(p.numel() for p in model.parameters() if p.ndim > 1) for model in models if model is not None)
     return bool(native) and largest >= _LARGE
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """Whether a device, this process or the system had too little memory; torch has no one error for it."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 @contextmanager

@@ -33,7 +33,8 @@ class Training:
     precision: 'auto' is bfloat16 (float16 where that is missing) on CUDA, bfloat16 on processors that compute in it
         for networks of 200,000 weights and more (1.5 times as fast; the weights stay float32), and float32 elsewhere.
     every: steps after which the state is judged, kept for a rollback, and may be written.
-    seconds: the shortest time between two checkpoints on disk.
+    seconds: the longest time between two checkpoints on disk, but for `every`; where writing one is quick, it is
+        less: 100 times what writing takes.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
