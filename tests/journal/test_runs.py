@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,22 @@ def test_an_artifact_that_changed_is_not_reused(runs):
     (runs / "20260102-000000-abc1" / "model.onnx").write_bytes(b"changed")
     (runs / "20260101-000000-abc0" / "model.onnx").unlink()
     assert find_finished(runs, "c") is None
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("[]")])
+def test_a_candidate_whose_weights_or_lineage_changed_is_not_reused(runs, spoil):
+    folder = runs / "20260104-000000-abc3"
+    with Journal.create(folder, {}) as journal:
+        files = {name: folder / name for name in ("model.onnx", "candidate.json")}
+        for path in files.values():
+            path.write_text("{}")
+        sha256 = hashlib.sha256(b"{}").hexdigest()
+        journal.begin_attempt(1, "prune", candidate_key="c")
+        beside = {"files": {"candidate.json": sha256}}
+        journal.finish_attempt(1, State.MET, artifact=files["model.onnx"], sha256=sha256, candidate=beside)
+    assert find_finished(runs, "c")[0] == folder
+    spoil(files["candidate.json"])
+    assert find_finished(runs, "c")[0].name == "20260102-000000-abc1"
 
 
 def test_damaged_rows_of_one_run_do_not_stop_the_search(runs):

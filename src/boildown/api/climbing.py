@@ -28,7 +28,6 @@ from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
 from boildown.errors import BoildownError, Cancelled, InputError
 from boildown.journal.journal import Journal, readable
-from boildown.journal.keys import file_hash
 from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
@@ -362,9 +361,10 @@ def _attempts(
         if attempt.verdict is None:
             attempt.failure = row.sentence
         elif artifact is not None:
-            if not artifact.is_file() or file_hash(artifact) != row.sha256:
+            if changed := journal.changed(row):
+                what = "artifact" if changed[0] == artifact else "candidate"
                 raise BoildownError(
-                    f"The artifact of attempt {row.number} ({artifact}) is not the one that was measured. "
+                    f"The {what} of attempt {row.number} ({changed[0]}) is not the one that was measured. "
                     "Bring it back from a copy, or start a new run."
                 )
             try:

@@ -112,13 +112,9 @@ def verify(
             raise InputError.of(
                 f"Run {folder.name} has handed over nothing.", f"Let it end first: `boildown resume {folder.name}`."
             )
-        files = {number: journal.artifact(row) for number, row in rows.items()}
+        kept = [check for number in sorted({0, best.number}) for check in _kept(journal, number, rows.get(number))]
         looks = [look.k for look in journal.looks() if look.attempt == best.number]
-    hashes = (
-        _hash("the artifact of the first model", files[0], rows[0].sha256),
-        _hash(f"the artifact of attempt {best.number}", files[best.number], best.sha256),
-        *_delivered(folder, best),
-    )
+    hashes = (*kept, *_delivered(folder, best))
     if not all(check.agrees for check in hashes):
         untouched = Check("the verdict", None, "not measured again: the files are not those that were measured")
         return Verification(folder, (*hashes, untouched))
@@ -131,6 +127,16 @@ def verify(
         except (AttemptError, WorkerLost) as error:
             return Verification(folder, (*hashes, Check("the verdict", False, f"it cannot be measured again: {error}")))
     return Verification(folder, (*hashes, *_compared(sat.job, recorded, verdict)), verdict)
+
+
+def _kept(journal: Journal, number: int, row: AttemptRow | None) -> list[Check]:
+    """The files of an attempt against the journal, its artifact first."""
+    files = {} if row is None else journal.files(row)
+    whose = f"attempt {number}" if number else "the first model"
+    names = [f"the artifact of {whose}", *(f"{path.name} of {whose}" for path in list(files)[1:])]
+    if not files:
+        return [_hash(names[0], None, None)]
+    return [_hash(name, path, sha256) for name, (path, sha256) in zip(names, files.items(), strict=True)]
 
 
 def _hash(what: str, path: Path | None, recorded: str | None) -> Check:

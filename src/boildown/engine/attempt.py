@@ -30,7 +30,7 @@ from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineErro
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
 from boildown.methods.base import Standing
-from boildown.surgery.store import load_candidate, save_candidate
+from boildown.surgery.store import CANDIDATE, WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 
 PROBE = "probe"
@@ -293,7 +293,7 @@ class Climber:
         except (Cancelled, JournalError):
             raise
         except Exception as error:
-            if _disk_is_full(error):
+            if disk_is_full(error):
                 raise BoildownError("The disk is full. Free space, then resume the run.") from error
             details = getattr(error, "details", "") or traceback.format_exc()
             self.journal.record(attempt.number, "traceback", {"text": details})
@@ -316,7 +316,7 @@ class Climber:
             attempt.state,
             attempt.sentence,
             verdict=attempt.verdict.to_json() if attempt.verdict else None,
-            candidate=None if candidate is None else {"method": candidate.method, "settings": dict(candidate.settings)},
+            candidate=None if candidate is None else _kept(candidate, attempt.folder),
             artifact=attempt.artifact,
             sha256=attempt.sha256 or None,
             timings=attempt.seconds,
@@ -355,6 +355,12 @@ class Climber:
         return self.folder / "attempts" / f"{number:02d}-{name[:60].strip('-')}"
 
 
+def _kept(candidate: Candidate, folder: Path) -> dict[str, Any]:
+    """What the journal keeps of a candidate, with the hashes of the files that it is rebuilt from."""
+    files = {name: file_hash(folder / name) for name in (CANDIDATE, WEIGHTS) if (folder / name).is_file()}
+    return {"method": candidate.method, "settings": dict(candidate.settings), "files": files}
+
+
 def blame(links: Sequence[tuple[str, float]]) -> str:
     """What each link of a chain moved the outputs from the first model's: (method, divergence after it) in order."""
     parts, before = [], 0.0
@@ -383,6 +389,6 @@ def _named(error: Exception) -> str:
     return f"{'worker lost' if isinstance(error, WorkerLost) else type(error).__name__}: {error}"
 
 
-def _disk_is_full(error: Exception) -> bool:
-    """Whether it says so here, in a child process or in a library that wraps it."""
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error says that the disk is full: here, in a child process or in a library that wraps it."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

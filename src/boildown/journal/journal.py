@@ -16,6 +16,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import migrations, plain
+from boildown.journal.keys import file_hash
 from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
 
@@ -228,6 +229,19 @@ class Journal:
     def artifact(self, row: AttemptRow) -> Path | None:
         """Where the artifact of an attempt lies, wherever the run folder has been moved to."""
         return None if row.artifact is None else self.folder / row.artifact
+
+    def files(self, row: AttemptRow) -> dict[Path, str | None]:
+        """The files of a finished attempt, its artifact first, and the sha256 that each had; none without artifact."""
+        artifact = self.artifact(row)
+        if artifact is None:
+            return {}
+        with readable(self.folder):
+            beside = dict((row.candidate or {}).get("files", {}))
+            return {artifact: row.sha256, **{artifact.with_name(name): str(hash_) for name, hash_ in beside.items()}}
+
+    def changed(self, row: AttemptRow) -> list[Path]:
+        """The files of a finished attempt that are gone or not those that were journalled."""
+        return [path for path, sha256 in self.files(row).items() if not path.is_file() or file_hash(path) != sha256]
 
     # -- measurements, looks, records ----------------------------------------------------------------
 

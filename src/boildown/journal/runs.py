@@ -13,7 +13,6 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.errors import InputError, JournalError
 from boildown.journal.journal import FILE, Journal
-from boildown.journal.keys import file_hash
 from boildown.journal.rows import AttemptRow
 
 HIDDEN = ".new-"
@@ -57,7 +56,7 @@ def resolve_run(runs: Path, text: str) -> Path:
 
 
 def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = None) -> tuple[Path, AttemptRow] | None:
-    """The newest finished attempt at a candidate in any run, whose artifact still is what it was.
+    """The newest finished attempt at a candidate in any run, whose files still are what they were.
 
     One that lies outside its run folder was not put there by a run.
     exclude: the folder or id of a run not to look at. The first of the pair is the run's folder.
@@ -67,7 +66,7 @@ def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = N
         for row in reversed(journal.attempts_of(candidate_key)):
             path = journal.artifact(row)
             inside = path is not None and path.resolve().is_relative_to(journal.folder.resolve())
-            if row.state in _USABLE and path is not None and inside and row.sha256 == _sha256(path):
+            if row.state in _USABLE and inside and not journal.changed(row):
                 return journal.folder, row
         return None
 
@@ -85,16 +84,9 @@ def _first(runs: Path, exclude: Path | str | None, look: Callable[[Journal], _Fo
     for folder in run_folders(runs):
         if folder.name != excluded:
             with (
-                contextlib.suppress(JournalError, ValueError, TypeError, KeyError),
+                contextlib.suppress(JournalError, ValueError, TypeError, KeyError, OSError),
                 Journal.open(folder, readonly=True) as journal,
             ):
                 if (found := look(journal)) is not None:
                     return found
     return None
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        return file_hash(path)
-    except OSError:
-        return None
