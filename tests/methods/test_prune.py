@@ -117,6 +117,16 @@ def test_any_writer_of_a_group_can_be_named_to_stay(task):
         method.apply(Candidate(Block().eval()), task, context(task))
 
 
+def test_layers_to_keep_that_are_not_there_are_told_with_the_near_ones(digits_model, task):
+    method = Prune(ratio=0.5, samples=64, keep=("0.wieght", "0.weight", "7"))
+    with pytest.raises(InputError) as caught:
+        method.apply(Candidate(digits_model), task, context(task))
+    told = [(mistake.cause, mistake.cure) for mistake in caught.value.mistakes]
+    assert [cause.split("'")[1] for cause, _ in told] == ["0.wieght", "7"]
+    assert "0.weight" in told[0][1]
+    assert told[1][1] == "Near: 7.weight."
+
+
 @pytest.mark.parametrize("ratio", [-0.5, 1.0, 1.5, float("nan")])
 def test_ratios_outside_0_and_1_are_refused(ratio):
     with pytest.raises(InputError, match="ratio"):

@@ -59,9 +59,8 @@ def search(searching: Search, make: Callable[[Method], Variant], record: Callabl
 
 def measure_variant(candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench) -> Standing:
     """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples."""
-    standing = standing_of(job, measure_costs(candidate, folder, first, job, bench, timed=True))
-    path = folder / f"model{bench.suffix}"
-    sha256 = file_hash(path)
+    path, sha256 = _written(candidate, folder, bench)
+    standing = standing_of(job, _costs(candidate, path, sha256, first, job, bench, timed=True))
     divergence = bench.divergence(candidate, path, sha256, first)
     accepted = None
     if job.splits.search_labelled:
@@ -74,9 +73,20 @@ def measure_costs(
     candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool
 ) -> dict[str, Measurement]:
     """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock."""
+    return _costs(candidate, *_written(candidate, folder, bench), first, job, bench, timed=timed)
+
+
+def _written(candidate: Candidate, folder: Path, bench: Bench) -> tuple[Path, str]:
+    """The artifact of a candidate, and its hash."""
     path = folder / f"model{bench.suffix}"
     bench.write(candidate, weights_hash(candidate.model), path)
-    sha256 = file_hash(path)
+    return path, file_hash(path)
+
+
+def _costs(
+    candidate: Candidate, path: Path, sha256: str, first: Candidate, job: Job, bench: Bench, *, timed: bool
+) -> dict[str, Measurement]:
+    """What a written candidate costs."""
     found: dict[str, Measurement] = {"size": bench.size(path)}
     found |= {m.metric: m for m in bench.operations(candidate, first)}
     if timed:

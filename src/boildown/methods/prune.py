@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ import torch
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
-from boildown.errors import AttemptError
+from boildown.errors import AttemptError, InputError, Mistake
 from boildown.methods.base import Card, Context, setting
 from boildown.methods.smaller import Smaller, quantized
 from boildown.surgery import importance as importances
@@ -79,12 +80,13 @@ class Prune(Smaller):
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The model without some channels, as a graph that trains and exports.
 
-        Raises SurgeryError where removing would change what it computes, AttemptError without samples.
+        Raises SurgeryError where removing would change what it computes, AttemptError without samples, InputError
+        for names in `keep` that the model does not have.
         """
         channels, edits = look(candidate, task)
+        keep = _kept(self.keep or (), channels)
         calls = self.calls(task, context, largest(channels.module))
         ranked, scores = self._ranked(channels, calls, task, context)
-        keep = set(self.keep or ())
         pool = [curve for curve in ranked if keep.isdisjoint(slot.parameter for slot in curve.group.writers)]
         costs = channels.costs(self.counted)
         gone = choose(
@@ -161,6 +163,22 @@ def no_channels(candidate: Candidate, task: Task) -> str | None:
         return None
     told = "; ".join(f"{name}: {why}" for name, why in list(channels.left_alone.items())[:3])
     return f"no layer of the model has channels that could go ({told or 'it has no layer with weights'})"
+
+
+def _kept(names: Sequence[str], channels: Channels) -> frozenset[str]:
+    """The weights whose channels stay. Raises InputError for names that the model does not have."""
+    known = {slot.parameter for slot in channels.trace.slots} | {name for name, _ in channels.module.named_parameters()}
+    mistakes = []
+    for name in names:
+        if name not in known:
+            inside = sorted(weight for weight in known if weight.startswith(f"{name}."))
+            near = inside or difflib.get_close_matches(name, known, cutoff=0.3) or sorted(known)
+            mistakes.append(
+                Mistake(f"keep names {name!r}, which is no weight of the model.", f"Near: {', '.join(near[:3])}.")
+            )
+    if mistakes:
+        raise InputError(*mistakes)
+    return frozenset(names)
 
 
 def _some(calls: Sequence[Call]) -> Sequence[Call]:
