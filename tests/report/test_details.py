@@ -37,6 +37,13 @@ def test_a_curve_of_one_point_is_none_and_what_is_not_finite_is_left_out():
     assert found.title.startswith("task loss alone")
 
 
+def test_of_many_curves_fewer_points_are_kept_with_their_ends():
+    points = [[step, float(step)] for step in range(1, 121)]
+    found = curves([curve(points, of=number) for number in range(100, 300)])[1]
+    assert {len(c.points) for c in found} == {40}
+    assert {(c.points[0], c.points[-1]) for c in found} == {((1, 1.0), (120, 120.0))}
+
+
 def test_tournaments_are_told_by_round():
     survivors = {"step": 60, "losses": ["kd"], "scores": {"hint": None, "dist": 0.5, "kd": 0.9}}
     told = [record("survivors", survivors), record("loss", {"round": 0, "loss": "kd"})]

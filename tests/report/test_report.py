@@ -13,7 +13,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from made_up_run import GREY, write_run
+from made_up_run import GREY, hurry, write_run
 
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
@@ -168,6 +168,31 @@ def test_the_chart_can_be_drawn_from_what_the_page_holds(met):
 def test_many_attempts_stay_small(tmp_path):
     rungs = tuple((f"prune(ratio={k / 100})", k / 100, 0.03, 0.9) for k in range(1, 99))
     assert write(write_run(tmp_path / "run", rungs=rungs, outcome=None)).stat().st_size < 300_000
+
+
+def test_the_largest_of_runs_stays_below_500_kb(tmp_path):
+    rungs = tuple((f"prune(ratio={k / 100}) + distill", k / 100, 0.03, 0.9) for k in range(1, 61))
+    folder = write_run(tmp_path / "run", rungs=rungs)
+    points = [[step, 1 + step / 7] for step in range(1, 121)]
+    names = [f"stage{number // 10}.block{number % 10}.convolution" for number in range(600)]
+    found = [
+        {"name": n, "node": n, "kind": "conv2d", "shape": [512, 512, 3, 3], "bits": 8, "input bits": 8} for n in names
+    ]
+    with Journal.open(folder) as journal:
+        hurry(journal)
+        for number in range(1, 61):
+            for loss in range(9):
+                journal.record(number, "curve", {"losses": [f"loss {loss}"], "of": 120, "lr": 0.1, "points": points})
+        journal.record(60, "layers", {"layers": found})
+        (changed,) = journal.records("changed")
+        sample = {**changed.data["samples"][0], "picture": "A" * 16_000}
+        journal.record(60, "changed", {**changed.data, "samples": [sample] * 16})
+        journal.finish(Outcome.TARGET_MISSED, 60, "missed", 9.0)
+    text = write(folder).read_text()
+    assert 300_000 < len(text.encode()) < 500_000
+    assert text.count('class="curve') == 9 * 60 + 3
+    assert text.count("data:image/png") == 9
+    assert "350 more layers are in the journal" in text
 
 
 @pytest.mark.parametrize("word", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}</title>"])

@@ -11,7 +11,7 @@ from boildown.domain.grammar import format_value
 from boildown.journal.rows import Record
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_PICTURES = 200_000  # characters: the report has to stay small
+_PICTURES = 150_000  # characters: the report has to stay small
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from typing import Any
 
 from boildown.journal.rows import Record
 
+_POINTS, _FEWEST = 8000, 8
+"""Points of all curves together, and of each at least: the report has to stay small."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -45,7 +48,9 @@ def curves(records: Sequence[Record]) -> dict[int | None, tuple[Curve, ...]]:
             titled = found.setdefault(record.attempt, {})
             titled.pop(title, None)
             titled[title] = Curve(title, points)
-    return {attempt: tuple(told.values()) for attempt, told in found.items()}
+    count = sum(map(len, found.values()))
+    points = max(_FEWEST, _POINTS // max(count, 1))
+    return {a: tuple(Curve(c.title, _thinned(c.points, points)) for c in told.values()) for a, told in found.items()}
 
 
 def rankings(records: Sequence[Record]) -> dict[int | None, tuple[Ranking, ...]]:
@@ -63,6 +68,13 @@ def rankings(records: Sequence[Record]) -> dict[int | None, tuple[Ranking, ...]]
             held, number = ranked.pop(None), int(record.data["round"])
             ranked[number] = Ranking(number, held.steps, held.scores, held.winners)
     return {attempt: tuple(told.values()) for attempt, told in found.items() if told}
+
+
+def _thinned(points: tuple[tuple[int, float], ...], most: int) -> tuple[tuple[int, float], ...]:
+    """At most so many of the points, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return tuple(points[round(at * (len(points) - 1) / (most - 1))] for at in range(most))
 
 
 def _list(data: Mapping[str, Any], name: str) -> Sequence[Any]:

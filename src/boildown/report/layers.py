@@ -9,7 +9,7 @@ from typing import Any
 
 from boildown.journal.rows import Record
 
-_MOST = 400
+_MOST = 250
 
 
 @dataclass(frozen=True)
