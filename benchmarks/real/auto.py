@@ -24,6 +24,7 @@ from benchmarks.real import data
 from benchmarks.real.models import MODELS
 from benchmarks.real.progressive import shifted
 from benchmarks.real.tasks import mobilenet
+from boildown.engine.forecast import WORTH
 from boildown.journal.journal import Journal
 
 METRICS = ("size", "macs", "latency")
@@ -139,10 +140,11 @@ def told(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {network} | {asked} | {row['outcome']} | {' | '.join(cells)} | {row['minutes']:.1f} |"
     yield f"\n{sum(row['minutes'] for row in found):.1f} minutes in all"
     for metric, factor in WITHIN.items():
-        off = [max(a / b, b / a) for a, b in pairs(found, metric)]
-        if off:
-            held = sum(each <= factor for each in off)
-            yield f"{metric}: {held} of {len(off)} forecasts within {factor:g}x, {max(off):.3f}x at most"
+        for least in (0.0, WORTH) if metric == "minutes" else (0.0,):
+            off = [max(a / b, b / a) for a, b in pairs(found, metric) if max(a, b) >= least]
+            if off:
+                held, of = sum(each <= factor for each in off), f" of at least {least:g}" if least else ""
+                yield f"{metric}{of}: {held} of {len(off)} forecasts within {factor:g}x, {max(off):.3f}x at most"
     for easy in (False, True):
         of = [s for row in found for s in row["searches"] if (max(s["drop"].values(), default=0) > EASY) == easy]
         if of:

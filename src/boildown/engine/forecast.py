@@ -32,6 +32,8 @@ _TOLERANCE = {"size": 0.02, "params": 0.02, "macs": 0.02, "latency": 0.1, "memor
 """How far a sketch may be off, relative."""
 _CLOCK = 0.25
 """The same for a bound in seconds, which drifts with the machine; a ratio is measured side by side."""
+_GLANCE = 10.0
+"""Seconds that a glance at the clock takes, about."""
 _TIMED = 64
 _MOST_SECONDS = 600.0
 
@@ -143,8 +145,14 @@ class Forecaster:
         if self._worth_a_sketch(rung, worth):
             settled, costs = self._sketched(rung)
         share = costs["macs"].ratio if "macs" in costs else None
-        seconds = self.beside + seconds_of(settled, replace(self._pace, share=share or 1.0))
+        seconds = self.beside + self._links(settled) + seconds_of(settled, replace(self._pace, share=share or 1.0))
         return Forecast(settled, seconds / 60, costs, held_against(self._job, costs))
+
+    def _links(self, rung: Rung) -> float:
+        """Seconds to measure every link of a chain but the last: its outputs on the search samples, and a glance."""
+        assert self._pace is not None
+        glance = _GLANCE if self._job.asks("latency") else 0.0
+        return (len(rung.methods) - 1) * (glance + 2 * len(self._job.splits.search) * self._pace.forward)
 
     def _worth_a_sketch(self, rung: Rung, worth: float) -> bool:
         asked = any(self._job.asks(metric) for metric in COSTS)

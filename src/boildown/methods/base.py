@@ -177,7 +177,7 @@ class Pace:
 
     def calibrating(self, count: float, samples: int) -> float:
         """Seconds in which the first model computes so many calibration samples so many times, and starts to."""
-        return 2.0 + count * min(samples, self.calibration) * self.forward
+        return 1.0 + count * min(samples, self.calibration) * self.forward
 
 
 @runtime_checkable

@@ -118,7 +118,7 @@ class LearnedRounding:
 
     def duration(self, pace: Pace) -> float:
         """Learning takes most of it, layer by layer."""
-        return pace.calibrating(10 + self.steps / 10 if self.rounding == "learned" else 10, self.samples)
+        return pace.calibrating(10 + self.steps / 6 if self.rounding == "learned" else 10, self.samples)
 
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """Rounded to nearest, from a few samples."""

@@ -68,7 +68,7 @@ class QuantizeStatic:
 
     def duration(self, pace: Pace) -> float:
         """Ranges and two rounds of corrections."""
-        return pace.calibrating(8, self.samples)
+        return pace.calibrating(4, self.samples)
 
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """Rough ranges from a few samples."""
