@@ -1,25 +1,30 @@
-"""`boildown init`"""
+"""`boildown init`: a project that runs as it is, begun with the user's data and model, or one to fill in."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boildown.errors import InputError
+from boildown.errors import InputError, Mistake
+
+if TYPE_CHECKING:
+    from boildown.api.starting import Start
 
 _CONFIG = """\
 [model]
-factory = "model:build"                # module:callable in this folder that returns the nn.Module
-weights = "weights.safetensors"        # or a .pt file that holds only a state dict
-# students = ["model:small"]            # small networks of your own for methods that train
+factory = "{factory}"{factory_note}
+{weights}
 
 [task]
-factory = "task:build"                 # module:callable that returns the task
+factory = "task:build"                 # module:callable in this folder that returns the task
 
 [target]
-conditions = ["accuracy drop <= 1 pp", "size <= 0.3x"]
+conditions = [{conditions}]
 goal = "first"                         # first | smallest | fastest | best
 # confidence = 0.95                    # conditions must be proven, not only observed
 
@@ -33,6 +38,9 @@ threads = 1
 [ladder]
 rungs = "auto"                         # or ["quantize-static", "distill + quantize-static"]
 """
+_FACTORY_NOTE = "                # module:callable in this folder that returns the nn.Module"
+_WEIGHTS = "weights.safetensors"
+_NO_WEIGHTS = '# weights = "weights.safetensors"      # or a .pt file that holds only a state dict'
 _TASK = '''\
 """What the model is for: data, loss, metrics."""
 
@@ -44,6 +52,30 @@ def build() -> bd.Classification:
     train, validation = ...
     return bd.Classification(train=train, validation=validation)
 '''
+_OWN = ("accuracy drop <= 1 pp", "size <= 0.3x")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of the command, as they were given."""
+
+    folder: Path
+    csv: Path | None
+    parquet: Path | None
+    image_folder: Path | None
+    target: str | None
+    kind: str | None
+    text: tuple[str, ...]
+    model: str | None
+    weights: Path | None
+    transformers: Path | None
+    timm: str | None
+    size: int | None
+
+    @property
+    def table(self) -> Path | None:
+        """The file of a table, of either kind."""
+        return self.csv or self.parquet
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,15 +85,169 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to; here by default.", metavar="[DIR]")] = Path(),
+    csv: Annotated[Path | None, typer.Option("--csv", help="A CSV file with a header to learn from.")] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", help="The same as a Parquet file.")] = None,
+    image_folder: Annotated[
+        Path | None, typer.Option("--image-folder", help="A folder with a folder of images for every class.")
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="The column of the table to predict.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="classification or regression, where the values do not tell.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A column that holds text, for --transformers. May be given again."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Your model, module:callable; without one a small one is trained.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights: safetensors or a state dict.")] = None,
+    transformers: Annotated[
+        Path | None, typer.Option("--transformers", help="The folder of a Hugging Face model, with its tokenizer.")
+    ] = None,
+    timm: Annotated[str | None, typer.Option("--timm", help="The name of a timm network.")] = None,
+    size: Annotated[int | None, typer.Option("--size", help="Pixels of a side of the images.")] = None,
+    minutes: Annotated[float, typer.Option("--minutes", help="The most minutes to train a small model.")] = 2.0,
 ) -> int:
-    """Write a boildown.toml and a task.py to fill in."""
-    files = {folder / "boildown.toml": _CONFIG, folder / "task.py": _TASK}
-    there = [path.name for path in files if path.exists()]
+    """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
+    asked = _Asked(
+        folder, csv, parquet, image_folder, target, kind, tuple(text or ()), model, weights, transformers, timm, size
+    )
+    if mistakes := list(_mistakes(asked)):
+        raise InputError(*mistakes)
+    start = _start(asked)
+    files = {"boildown.toml": _config(asked, start), "task.py": _TASK if start is None else start.code}
+    files |= {} if start is None else start.files
+    _refuse_existing(folder, [*files, _WEIGHTS])
+    for line in () if start is None else start.told:
+        typer.echo(line)
+    trained = None if start is None or start.network is None else _trained(start, minutes)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+        typer.echo(folder / name)
+    if trained is not None:
+        from boildown.surgery.weights import save
+
+        save(trained, folder / _WEIGHTS)
+        typer.echo(folder / _WEIGHTS)
+    todo = "Then:" if start is not None else "Fill in task.py and the factories, then:"
+    typer.echo(f"{todo} boildown compress {folder / 'boildown.toml'}")
+    return 0
+
+
+def _mistakes(asked: _Asked) -> Iterator[Mistake]:
+    """What does not go together, or is not there."""
+    sources = {"--csv": asked.csv, "--parquet": asked.parquet, "--image-folder": asked.image_folder}
+    given = [name for name, value in sources.items() if value is not None]
+    models = {"--model": asked.model, "--transformers": asked.transformers, "--timm": asked.timm}
+    named = [name for name, value in models.items() if value is not None]
+    for names, what in ((given, "data"), (named, "model")):
+        if len(names) > 1:
+            yield Mistake(f"{' and '.join(names)} are two kinds of {what}.", "Give one of them.")
+    if asked.table is not None and asked.target is None:
+        yield Mistake("--target is not given: the column to predict.", _columns(asked.table))
+    for option, value in (("--target", asked.target), ("--kind", asked.kind), ("--text", asked.text or None)):
+        if value is not None and asked.table is None:
+            yield Mistake(f"{option} is about a table, and none is given.", "Give --csv FILE or --parquet FILE.")
+    if asked.text and asked.transformers is None:
+        yield Mistake("--text is about a model that reads text, and none is given.", "Give --transformers FOLDER.")
+    if asked.kind not in (None, "classification", "regression"):
+        yield Mistake(f"--kind {asked.kind} is not known.", "Say classification or regression.")
+    if asked.transformers is not None and asked.image_folder is not None:
+        yield Mistake("--transformers reads text here, and --image-folder holds images.", "Give --csv, or --timm.")
+    if asked.timm is not None and asked.table is not None:
+        yield Mistake("--timm networks read images, and a table holds none.", "Give --image-folder.")
+    if asked.size is not None and (asked.image_folder is None or asked.size < 8):
+        yield Mistake(f"--size {asked.size} is no size of images in a folder.", "Give --image-folder, and 8 or more.")
+    if asked.model is not None and not all(part.strip() for part in (*asked.model.partition(":"),)):
+        yield Mistake(f"--model {asked.model} cannot be read.", "Write module:callable, such as model:build.")
+    if asked.weights is not None and not asked.weights.is_file():
+        yield Mistake(f"There is no weights file {asked.weights}.", "Check the path.")
+    if asked.weights is not None and not named:
+        yield Mistake("--weights belong to a model, and none is given.", "Give --model module:callable as well.")
+    if asked.weights is not None and asked.transformers is not None:
+        yield Mistake("--transformers brings its weights along.", "Leave --weights out.")
+
+
+def _columns(path: Path) -> str:
+    """The cure for a target that was not named: the columns there are."""
+    from boildown.tasks.columns import read
+
+    try:
+        return f"Name one of: {', '.join(read(path))}."
+    except InputError as error:
+        return str(error)
+
+
+def _start(asked: _Asked) -> Start | None:
+    """The project of the user's data, or None without any."""
+    from boildown.api import starting
+
+    if asked.table is not None and asked.target is not None and asked.transformers is not None:
+        return starting.start_text(asked.table, asked.target, asked.transformers, asked.folder, asked.text)
+    if asked.table is not None and asked.target is not None:
+        return starting.start_table(asked.table, asked.target, asked.folder, asked.kind, train=asked.model is None)  # type: ignore[arg-type]
+    if asked.image_folder is not None:
+        if asked.timm is not None:
+            return starting.start_timm(
+                asked.image_folder, asked.folder, asked.timm, size=asked.size, train=asked.weights is None
+            )
+        look = starting.usual_look() if asked.model else None
+        return starting.start_images(asked.image_folder, asked.folder, look, size=asked.size)
+    return None
+
+
+def _config(asked: _Asked, start: Start | None) -> str:
+    weights = _NO_WEIGHTS
+    if asked.weights is not None:
+        weights = f'weights = "{_relative(asked.weights, asked.folder)}"'
+    elif start is None or start.network is not None:
+        weights = f'weights = "{_WEIGHTS}"        # or a .pt file that holds only a state dict'
+    conditions = _OWN if start is None else start.conditions
+    factory = asked.model or (_factory(asked) if start is None else start.factory)
+    return _CONFIG.format(
+        factory=factory,
+        factory_note=_FACTORY_NOTE if factory == "model:build" else "",
+        weights=weights,
+        conditions=", ".join(f'"{condition}"' for condition in conditions),
+    )
+
+
+def _factory(asked: _Asked) -> str:
+    """The factory where nothing is known of the data."""
+    if asked.transformers is not None:
+        return f"transformers:{_relative(asked.transformers, asked.folder)}"
+    return "model:build" if asked.timm is None else f"timm:{asked.timm}"
+
+
+def _trained(start: Start, minutes: float) -> Any:
+    """The small network, trained while its progress is shown."""
+    from boildown.api.starting import shown, train_first
+    from boildown.report.live import Live
+
+    assert start.network is not None
+    parameters = sum(parameter.numel() for parameter in start.network.parameters())
+    typer.echo(
+        f"There is no model: training a small one of {parameters:,} parameters, for {minutes:g} minutes at most."
+    )
+    with Live() as live:
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            live("step", {"what": what, "done": done, "total": total})
+
+        trained, scores = train_first(start, minutes, progress=progress)
+    typer.echo(f"On the data to judge on it shows: {shown(start.task, scores)}.")
+    return trained
+
+
+def _refuse_existing(folder: Path, names: list[str]) -> None:
+    there = [name for name in names if (folder / name).exists()]
     if there:
         raise InputError.of(f"{', '.join(there)} exists already in {folder.resolve()}.", "Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
-        typer.echo(path)
-    typer.echo("Fill in task.py and the factories, then: boildown compress boildown.toml")
-    return 0
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path as the configuration names it: relative to it where that is near, else absolute."""
+    resolved, base = path.resolve(), folder.resolve()
+    return Path(os.path.relpath(resolved, base)).as_posix() if resolved.is_relative_to(base) else resolved.as_posix()

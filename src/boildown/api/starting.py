@@ -1,0 +1,284 @@
+"""What a project begins with: a task of the user's files, and a small trained network for who has no model yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from boildown.domain.grammar import format_value
+from boildown.domain.task import Task
+from boildown.errors import ModelError
+from boildown.methods.taught import held_out
+from boildown.surgery.factories import call_factory
+from boildown.tasks.classification import Classification
+from boildown.tasks.data import read_targets
+from boildown.tasks.images import IMAGENET, ImageFolder, Look, written
+from boildown.tasks.networks import TableNetwork, image_network
+from boildown.tasks.table import Kind, Table, validation_share
+from boildown.tasks.text import TextTable
+from boildown.training import Training, steps_for, train
+
+Network = TypeVar("Network", bound=nn.Module)
+
+LEAST_STEPS, EPOCHS = 2000, 40
+_TASK = '''\
+"""{title}"""
+
+from pathlib import Path
+
+from {module} import {name}
+
+HERE = Path(__file__).parent
+
+
+def build():
+{body}
+'''
+_NETWORK = '''\
+"""The small network that `boildown init` trained."""
+
+from boildown.tasks.networks import {name}
+
+
+def build():
+    return {call}
+'''
+
+
+@dataclass(frozen=True)
+class Start:
+    """A project that can be written: the task with its code, conditions that suit it, what a person should know.
+
+    files: what the code reads, by name, and model.py where there is one. factory: of the model. network: one that is
+    to be trained first.
+    """
+
+    task: Task
+    code: str
+    conditions: tuple[str, ...]
+    told: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    factory: str = "model:build"
+    network: nn.Module | None = None
+
+
+def start_table(path: Path, target: str, folder: Path, kind: Kind | None = None, *, train: bool = True) -> Start:
+    """Begin with a CSV or Parquet file, in a project that lies in `folder`. Raises InputError with every mistake.
+
+    train: begin with a small network of its own, too.
+    """
+    table, told = Table.find(path, target, kind)
+    share = validation_share(table.rows)
+    task = table.task(path, validation=share)
+    what = f"one of {len(table.classes)} classes" if table.classes else "a number"
+    told = [f"{target!r} is {what}, predicted from {len(table.columns)} columns.", *told]
+    code = _TASK.format(
+        title=f"Predict {target} from other columns of {path.name}; columns.json says how they become numbers.",
+        module="boildown.tasks.table", name="Table",
+        body=f'    table = Table.load(HERE / "columns.json")\n'
+        f"    return table.task({_place(path, folder)}, validation={share})  # the share of rows to judge on",
+    )  # fmt: skip
+    files = {"columns.json": table.dump()}
+    everything = (*told, *_sizes(task))
+    if not train:
+        return Start(task, code, _conditions(task), everything, files)
+    numbers = sum(column.kind == "number" for column in table.columns)
+    categories = [len(column.categories) for column in table.columns if column.kind == "category"]
+    regression = table.kind == "regression"
+    outputs = len(table.classes) or 1
+    network = _fresh(lambda: TableNetwork(numbers, categories, outputs, regression=regression))
+    network.standardize(*_whole(task))
+    called = f"TableNetwork({numbers}, {categories}, {outputs}{', regression=True' if regression else ''})"
+    files["model.py"] = _NETWORK.format(name="TableNetwork", call=called)
+    return Start(task, code, _conditions(task), everything, files, network=network)
+
+
+def start_images(root: Path, folder: Path, look: Look | None = None, *, size: int | None = None) -> Start:
+    """Begin with a folder of images, in a project that lies in `folder`. Raises InputError with every mistake.
+
+    look: what a network that is there already expects; by default as the images are. size: in place of its own.
+    """
+    found, told = ImageFolder.find(root)
+    own = look is None
+    look = found.look() if look is None else look
+    if size is not None:
+        look = Look(size, look.channels, look.crop, look.mean, look.std)
+    share = validation_share(len(found.files))
+    task = found.task(look, validation=share)
+    parted = any(part == "validation" for part, *_ in found.files)
+    code = _TASK.format(
+        title=f"Tell the {len(found.classes)} classes of images in {root.name}/ apart.",
+        module="boildown.tasks.images", name="image_folder",
+        body=f"    return image_folder(\n        {_place(root, folder)},\n        {written(look)},\n"
+        + ("" if parted else f"        validation={share},  # the share of images to judge on\n")
+        + "    )",
+    )  # fmt: skip
+    channels, classes, side = look.channels, len(found.classes), look.size
+    colours = "grey" if channels == 1 else "colour"
+    told = [f"{len(found.files):,} images of {classes} classes, read at {look.size} x {look.size} in {colours}.", *told]
+    called = f"image_network({channels}, {side}, {classes})"
+    return Start(
+        task, code, _conditions(task), (*told, *_sizes(task)),
+        files={"model.py": _NETWORK.format(name="image_network", call=called)} if own else {},
+        network=_fresh(lambda: image_network(channels, side, classes)) if own else None,
+    )  # fmt: skip
+
+
+def start_timm(root: Path, folder: Path, name: str, *, size: int | None = None, train: bool = True) -> Start:
+    """Begin with a folder of images and a timm network, perhaps with settings: `resnet18?pretrained=true`.
+
+    train: it has no weights for these classes yet. Raises InputError with every mistake.
+    """
+    start = start_images(root, folder, timm_look(name.partition("?")[0]), size=size)
+    assert isinstance(start.task, Classification)
+    assert start.task.classes is not None
+    factory = f"timm:{name}{'&' if '?' in name else '?'}num_classes={len(start.task.classes)}"
+    return replace(start, factory=factory, network=call_factory(factory) if train else None)
+
+
+def start_text(path: Path, target: str, model: Path, folder: Path, texts: Sequence[str] = ()) -> Start:
+    """Begin with a file of texts and the folder of a Hugging Face model. Raises InputError with every mistake."""
+    table, told = TextTable.find(path, target, model, texts)
+    share = validation_share(table.rows)
+    task = table.task(path, model, validation=share)
+    what = {"classification": f"one of {len(table.classes)} classes", "regression": "a number"}.get(table.kind)
+    what = (
+        f"how alike {' and '.join(table.texts)} are" if what is None else f"{what}, read off {', '.join(table.texts)}"
+    )
+    code = _TASK.format(
+        title=f"{target} of {path.name}: {what}; texts.json says how the columns are read.",
+        module="boildown.tasks.text", name="TextTable",
+        body=f'    table = TextTable.load(HERE / "texts.json")\n'
+        f"    return table.task({_place(path, folder)}, {_place(model, folder)}, validation={share})",
+    )  # fmt: skip
+    named = model.resolve()
+    named = named.relative_to(folder.resolve()) if named.is_relative_to(folder.resolve()) else named
+    return Start(
+        task, code, _conditions(task), (f"{target!r} is {what}.", *told, *_sizes(task)), {"texts.json": table.dump()},
+        f"transformers:{named.as_posix()}",
+    )  # fmt: skip
+
+
+def timm_look(name: str) -> Look:
+    """What a timm network expects of its images. Raises ModelError where timm is not there, or has no such network."""
+    try:
+        import timm
+    except Exception as error:
+        raise ModelError.of(
+            f"timm networks need timm, which cannot be imported: {type(error).__name__}: {error}.",
+            'pip install "boildown[timm]"',
+        ) from error
+    found = timm.get_pretrained_cfg(name)
+    if found is None:
+        raise ModelError.of(f"timm has no network {name!r}.", "`timm.list_models()` lists them.")
+    channels, size, _ = found.input_size
+    return Look(size, channels, found.crop_pct, tuple(found.mean), tuple(found.std))
+
+
+def usual_look() -> Look:
+    """What most networks for images expect: 224 pixels, normalized as ImageNet is."""
+    return Look(224, 3, 0.875, *IMAGENET)
+
+
+def train_first(
+    start: Start,
+    minutes: float,
+    *,
+    seed: int = 0,
+    progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
+) -> tuple[nn.Module, dict[str, float]]:
+    """The small network of a start, trained, and its scores on validation by metric.
+
+    minutes: the most it takes. Raises ModelError where it has learned nothing.
+    """
+    task = start.task
+    assert task.train is not None
+    assert start.network is not None
+    settings = Training(batch=64)
+    samples, judged = held_out(task.train, task.validation, seed)
+    epochs = EPOCHS * max(1, len(samples) // settings.batch)
+    steps = min(
+        max(LEAST_STEPS, epochs), steps_for(minutes, start.network, task, samples, settings=settings, seed=seed)
+    )
+    trained = train(
+        start.network, task, samples, steps=steps, settings=settings, holdout=judged, seed=seed, progress=progress
+    )
+    scores = _scores(trained.model, task)
+    if isinstance(task, Classification) and scores["accuracy"] <= majority(task):
+        raise ModelError.of(
+            f"A small network learns nothing here: it is right in {scores['accuracy']:.1%}, the most frequent class is "
+            f"the answer in {majority(task):.1%}.",
+            "Give more data or more --minutes, or a model of your own: --model module:callable --weights FILE.",
+        )
+    return trained.model, scores
+
+
+def majority(task: Task) -> float:
+    """The share of the most frequent class of validation."""
+    targets = read_targets(task.validation)
+    assert targets is not None
+    return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
+
+
+def shown(task: Task, scores: Mapping[str, float]) -> str:
+    """Scores for people."""
+    return ", ".join(f"{m.name} {format_value(scores[m.name], m.unit, 'value')}" for m in task.metrics)
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, task: Task) -> dict[str, float]:
+    batches = [(task.run(model, inputs), target) for inputs, target in task.validation.batches()]
+    return {
+        metric.name: metric.compute(np.concatenate([metric.statistic(*batch) for batch in batches]))
+        for metric in task.metrics
+    }
+
+
+def _conditions(task: Task) -> tuple[str, ...]:
+    """A target to begin with: a point of each score, or 2 % of an error, and a third of the size."""
+    quality = [
+        f"{metric.name} drop <= 1 pp"
+        if np.isfinite(metric.range).all() and metric.range[0] == 0
+        else f"{metric.name} drop <= 0.01"
+        if metric.higher_is_better
+        else f"{metric.name} <= 1.02x"
+        for metric in task.metrics
+    ]
+    return (*quality, "size <= 0.35x")
+
+
+def _sizes(task: Task) -> tuple[str, ...]:
+    """How many samples serve what, and whether they are few."""
+    assert task.train is not None
+    judged = len(task.validation)
+    told = f"{len(task.train):,} samples to train on, {judged:,} to judge on."
+    if judged >= 1000:
+        return (told,)
+    return (told, "Below 1,000 to judge on a drop of one point is within the noise; more data would tell.")
+
+
+def _whole(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """All training inputs and targets."""
+    assert task.train is not None
+    parts = list(task.train.batches(4096))
+    return torch.cat([inputs for inputs, _ in parts]), torch.cat([target for _, target in parts])
+
+
+def _fresh(make: Callable[[], Network], seed: int = 0) -> Network:
+    """A network with the first weights of a seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def _place(path: Path, folder: Path) -> str:
+    """A path as code: relative to the project where it lies in it."""
+    inside = path.resolve().is_relative_to(folder.resolve())
+    found = path.resolve().relative_to(folder.resolve()) if inside else path.resolve()
+    return f'HERE / "{found.as_posix()}"' if inside else f'Path("{found.as_posix()}")'

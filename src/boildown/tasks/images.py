@@ -1,0 +1,229 @@
+"""A folder of images as a task: a folder for every class, perhaps below train/ and val/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from boildown.errors import DataError, Mistake
+from boildown.tasks.classification import Classification
+from boildown.tasks.columns import some
+from boildown.tasks.table import fractions
+
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation by which networks from ImageNet expect their inputs to be normalized."""
+
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    "test": "test",
+}
+_KEPT_BYTES = 256e6
+_LARGEST, _OWN_SIZE = 64, 96
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an image becomes a tensor: resized, cut to a square, scaled to 0..1, normalized.
+
+    size: pixels of a side. crop: the share of the resized shorter side that is kept. mean, std: of each channel.
+    """
+
+    size: int
+    channels: int = 3
+    crop: float = 1.0
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    def read(self, path: Path) -> NDArrayOfBytes:
+        """The pixels of one image, uint8 (size, size, channels). Raises DataError where it cannot be read."""
+        image = _pillow()
+        try:
+            with image.open(path) as opened:
+                picture = opened.convert("L" if self.channels == 1 else "RGB")
+        except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+            raise DataError.of(f"The image {path} cannot be read: {error}.", "Mend it, or leave it out.") from None
+        shorter = round(self.size / self.crop)
+        scale = shorter / min(picture.size)
+        if scale != 1:
+            width, height = (max(shorter, round(side * scale)) for side in picture.size)
+            picture = picture.resize((width, height), image.Resampling.BILINEAR)
+        left, top = ((side - self.size) // 2 for side in picture.size)
+        picture = picture.crop((left, top, left + self.size, top + self.size))
+        return np.asarray(picture).reshape(self.size, self.size, self.channels)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (..., size, size, channels) to float32 (..., channels, size, size)."""
+        scaled = pixels.movedim(-1, -3).float() / 255
+        mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        return (scaled - mean) / std
+
+
+NDArrayOfBytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Image files with their labels; pixels stay in memory where all of them fit into 256 MB."""
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], look: Look) -> None:
+        self.paths, self.targets, self.look = list(paths), list(labels), look
+        shape = (len(self.paths), look.size, look.size, look.channels)
+        self._kept = torch.empty(shape, dtype=torch.uint8) if np.prod(shape) <= _KEPT_BYTES else None
+        self._read = np.zeros(len(self.paths), bool)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.look.normalize(self._pixels(index)), self.targets[index]
+
+    def _pixels(self, index: int) -> Tensor:
+        if self._kept is None:
+            return torch.from_numpy(self.look.read(self.paths[index]).copy())
+        if not self._read[index]:
+            self._kept[index] = torch.from_numpy(self.look.read(self.paths[index]).copy())
+            self._read[index] = True
+        return self._kept[index]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images below a folder: their classes by name, and for each its part (or none), path and class."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[tuple[str | None, str, int], ...]
+
+    @classmethod
+    def find(cls, root: Path) -> tuple[ImageFolder, list[str]]:
+        """Every image below the folder, and what a person should know of it, in sentences.
+
+        Raises DataError with every mistake: no classes, too few images, classes that only some parts have.
+        """
+        _pillow()
+        if not root.is_dir():
+            raise DataError.of(f"There is no folder {root}.", "Name one with a folder of images for every class.")
+        below = _folders(root)
+        parts: dict[str | None, Path] = {None: root}
+        if below and all(folder.name.casefold() in _PARTS for folder in below):
+            parts = {_PARTS[folder.name.casefold()]: folder for folder in below}
+        found: list[tuple[str | None, Path, str]] = []
+        others: list[str] = []
+        for part, folder in parts.items():
+            others += [path.name for path in folder.iterdir() if path.is_file() and path.suffix.casefold() in ENDINGS]
+            for of_class in _folders(folder):
+                paths = sorted(path for path in of_class.rglob("*") if path.is_file() and not path.name.startswith("."))
+                images = [path for path in paths if path.suffix.casefold() in ENDINGS]
+                others += [path.name for path in paths if path.suffix.casefold() not in ENDINGS]
+                found += [(part, path, of_class.name) for path in images]
+        classes = tuple(sorted({name for _part, _path, name in found}))
+        if mistakes := _mistakes(root, found, classes, set(parts)):
+            raise DataError(*mistakes)
+        places = {name: place for place, name in enumerate(classes)}
+        files = tuple((part, path.relative_to(root).as_posix(), places[name]) for part, path, name in found)
+        told = [f"{len(others):,} files are no images in the folder of a class: {some(others, 3)}."] if others else []
+        return cls(root, classes, files), told
+
+    def look(self) -> Look:
+        """How to read the images for a network of no fixed size: as they are where they are small and alike.
+
+        Reads the beginning of every file. Raises DataError naming those that are no images.
+        """
+        image, sizes, modes, broken = _pillow(), set(), set(), []
+        for _part, name, _class in self.files:
+            try:
+                with image.open(self.root / name) as opened:
+                    sizes.add(opened.size)
+                    modes.add(opened.mode)
+            except (OSError, ValueError, SyntaxError, image.DecompressionBombError):
+                broken.append(name)
+        if broken:
+            raise DataError.of(
+                f"{len(broken)} files cannot be read as images: {some(broken)}.", "Mend them, or leave them out."
+            )
+        side = min(min(size) for size in sizes)
+        size = side if side <= _OWN_SIZE and len(sizes) == 1 else _LARGEST
+        return Look(size, channels=1 if modes <= {"L", "1"} else 3)
+
+    def task(self, look: Look, *, validation: float = 0.2, seed: int = 0) -> Classification:
+        """The task. Where the folder has no part for validation, a file's name and the seed decide where it goes.
+
+        validation: the share of images that is judged on, where they are not parted already.
+        """
+        look = replace(look, mean=_per_channel(look.mean, look.channels), std=_per_channel(look.std, look.channels))
+        parts = [part for part, _name, _class in self.files]
+        if "validation" not in parts:
+            judged = fractions([name for _part, name, _class in self.files], seed) < validation
+            parts = [
+                part if part == "test" else "validation" if held else "train"
+                for part, held in zip(parts, judged, strict=True)
+            ]
+        data: dict[str, Any] = {}
+        for part in ("train", "validation", "test"):
+            chosen = [file for file, its in zip(self.files, parts, strict=True) if its == part]
+            if chosen:
+                data[part] = Images([self.root / name for _, name, _ in chosen], [label for *_, label in chosen], look)
+        return Classification(**data, classes=self.classes)
+
+
+def image_folder(root: Path | str, *, validation: float = 0.2, seed: int = 0, **look: Any) -> Classification:
+    """The task of a folder of images, see `ImageFolder` and `Look`. Raises DataError with every mistake."""
+    found, _told = ImageFolder.find(Path(root))
+    return found.task(Look(**look), validation=validation, seed=seed)
+
+
+def written(look: Look) -> str:
+    """A look as the arguments of `image_folder`."""
+    return ", ".join(f"{name}={value!r}" for name, value in asdict(look).items())
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return tuple(values) * channels if len(values) == 1 else tuple(values)[:channels]
+
+
+def _mistakes(
+    root: Path, found: Sequence[tuple[str | None, Path, str]], classes: Sequence[str], parts: set[str | None]
+) -> list[Mistake]:
+    if not classes:
+        loose = [path for path in root.iterdir() if path.suffix.casefold() in ENDINGS]
+        cause = f"{root} holds {len(loose)} images, and no folders of them." if loose else f"{root} holds no images."
+        return [Mistake(cause, "Put the images of each class into a folder of its own: cats/1.png, dogs/1.png.")]
+    mistakes = []
+    if len(classes) == 1:
+        mistakes.append(
+            Mistake(f"{root} has one class only: {classes[0]}.", "A folder for each of at least two classes is needed.")
+        )
+    few = [name for name in classes if sum(name == its for *_, its in found) < 2]
+    if few:
+        mistakes.append(Mistake(f"Classes with one image only: {some(few)}.", "Add to them, or leave them out."))
+    if None not in parts and "train" not in parts:
+        mistakes.append(Mistake(f"{root} has folders for {', '.join(map(str, parts))}, and none for train.", "Add it."))
+    if "train" in parts:
+        trained = {name for part, _path, name in found if part == "train"}
+        unknown = sorted({name for part, _path, name in found if part != "train"} - trained)
+        if unknown and trained:
+            mistakes.append(Mistake(f"Classes that train lacks: {some(unknown)}.", "Give them the same folders."))
+    return mistakes
+
+
+def _pillow() -> Any:
+    """Pillow's `Image`. Raises DataError where it is not installed."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise DataError.of(
+            "Images are read with Pillow, which is not installed.", 'pip install "boildown[images]"'
+        ) from None
+    return Image

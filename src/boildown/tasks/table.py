@@ -1,0 +1,215 @@
+"""A CSV or Parquet file as a task: which column is predicted from which, found once and kept as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from boildown.domain.task import Samples
+from boildown.errors import DataError, Mistake
+from boildown.tasks.classification import Classification
+from boildown.tasks.columns import Column, Texts, is_missing, judge, number, read, some
+from boildown.tasks.data import samples_from
+from boildown.tasks.regression import Regression
+
+Kind = Literal["classification", "regression"]
+
+_MOST_WHOLE_CLASSES, _ROWS_PER_CLASS = 20, 10
+_MOST_CLASSES = 1000
+_LOPSIDED = 0.8
+_LEAST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is predicted from which columns.
+
+    A sample is one row of float32 numbers, one for each of `columns` in their order: numbers as they are, and
+    categories as their number in the list. rows: how many there were to begin with. classes: the texts of the
+    target, in the order of the outputs. lopsided: one class has most of the rows, so that accuracy says little.
+    """
+
+    target: str
+    kind: Kind
+    columns: tuple[Column, ...]
+    rows: int
+    classes: tuple[str, ...] = ()
+    lopsided: bool = False
+
+    @classmethod
+    def find(cls, path: Path, target: str, kind: Kind | None = None) -> tuple[Table, list[str]]:
+        """What a file holds, and what a person should know of it, in sentences.
+
+        kind: in place of what the target's values look like. Raises DataError with every mistake.
+        """
+        texts = read(path)
+        if target not in texts:
+            raise DataError.of(
+                f"{path.name} has no column {target!r} to predict.", f"Its columns are: {some(list(texts), 30)}."
+            )
+        rows = _labelled(texts, target)
+        answers = rows.pop(target)
+        if len(answers) < _LEAST_ROWS:
+            raise DataError.of(
+                f"{path.name} has {len(answers)} rows with a value of {target!r}.",
+                "Some hundred are needed, 5,000 are better: a fifth of them will be judged on.",
+            )
+        told = []
+        if unlabelled := len(texts[target]) - len(answers):
+            told.append(f"{unlabelled:,} rows without a value of {target!r} are left out.")
+        chosen, mistakes = _kind(target, answers, kind)
+        columns = []
+        for name, values in rows.items():
+            column, why = (None, "it repeats the target") if values == answers else judge(name, values)
+            columns += [] if column is None else [column]
+            if why:
+                told.append(f"Column {name!r} is left out: {why}." if column is None else f"Column {name!r}: {why}.")
+        if not columns:
+            mistakes.append(Mistake(f"{path.name} has no column to predict {target!r} from.", " ".join(told)))
+        if mistakes:
+            raise DataError(*mistakes)
+        columns.sort(key=lambda column: column.kind == "category")
+        counts = Counter(map(_plain, answers))
+        lopsided = chosen == "classification" and max(counts.values()) >= _LOPSIDED * len(answers)
+        classes = tuple(sorted(counts, key=_in_order)) if chosen == "classification" else ()
+        return cls(target, chosen, tuple(columns), len(answers), classes, lopsided), told
+
+    @classmethod
+    def load(cls, path: Path) -> Table:
+        """The inverse of `dump`."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        columns = tuple(Column(**{**column, "categories": tuple(column["categories"])}) for column in data["columns"])
+        return cls(**{**data, "columns": columns, "classes": tuple(data["classes"])})
+
+    def dump(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def encode(self, rows: Mapping[str, Sequence[str]]) -> NDArray[np.float32]:
+        """Rows, given as the texts of every column, as the network's inputs, shape (rows, columns).
+
+        Raises DataError for columns that are not there.
+        """
+        absent = [column.name for column in self.columns if column.name not in rows]
+        if absent:
+            raise DataError.of(
+                f"The table lacks the columns {some(absent)}.", "Give a file with the columns it began with."
+            )
+        encoded = [column.encode(rows[column.name]) for column in self.columns]
+        return np.stack(encoded, 1).astype(np.float32)
+
+    def task(
+        self, path: Path, *, validation: float = 0.2, test: Path | None = None, seed: int = 0
+    ) -> Classification | Regression:
+        """The task: train and validation from one file, and if you like the data for the verdict from another.
+
+        validation: the share of rows that is judged on. A row's values and the seed decide where it goes, so that
+        it stays there when rows are added, and equal rows stay together. Raises DataError with every mistake.
+        """
+        samples, rows = self._samples(path)
+        judged = _hashed(rows, seed) < validation
+        train, held = (np.flatnonzero(part) for part in (~judged, judged))
+        if not len(train) or not len(held):
+            raise DataError.of(f"{path.name} has too few rows to be split.", "Give more, or another share.")
+        data: dict[str, Any] = {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
+        if test is not None:
+            data["test"] = self._samples(test)[0]
+        if self.kind == "regression":
+            return Regression(**data)
+        metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
+        return Classification(**data, metrics=metrics, classes=self.classes)
+
+    def _samples(self, path: Path) -> tuple[Samples, Texts]:
+        """The samples of a file, and the rows they were made of."""
+        texts = read(path)
+        if self.target not in texts:
+            raise DataError.of(f"{path.name} has no column {self.target!r}.", "Give a file with the target in it.")
+        rows = _labelled(texts, self.target)
+        answers = [_plain(value) for value in rows[self.target]]
+        inputs = torch.from_numpy(self.encode(rows))
+        if self.kind == "regression":
+            targets = torch.tensor([number(value) for value in answers], dtype=torch.float32)
+        else:
+            unknown = sorted(set(answers) - set(self.classes))
+            if unknown:
+                raise DataError.of(
+                    f"{path.name} has classes that were not there: {some(unknown)}.", "Begin with `boildown init`."
+                )
+            places = {name: place for place, name in enumerate(self.classes)}
+            targets = torch.tensor([places[value] for value in answers])
+        return samples_from((inputs, targets)), rows
+
+
+def validation_share(count: int) -> float:
+    """The share to judge on: 1,000 samples where they are no more than two fifths, else a fifth at least."""
+    return round(min(0.4, max(0.2, 1000 / max(count, 1))), 2)
+
+
+def fractions(keys: Sequence[str], seed: int) -> NDArray[np.float64]:
+    """For each key a number from 0 to 1 that depends on it and on the seed alone."""
+    digests = (hashlib.blake2b(f"{seed}|{key}".encode(), digest_size=8).digest() for key in keys)
+    return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+
+
+def _hashed(rows: Texts, seed: int) -> NDArray[np.float64]:
+    return fractions(["\x1f".join(values) for values in zip(*rows.values(), strict=True)], seed)
+
+
+def _labelled(texts: Texts, target: str) -> Texts:
+    """The rows that have a value of the target."""
+    kept = [place for place, value in enumerate(texts[target]) if not is_missing(value)]
+    return {name: [values[place] for place in kept] for name, values in texts.items()}
+
+
+def _kind(target: str, answers: Sequence[str], asked: Kind | None) -> tuple[Kind, list[Mistake]]:
+    """What is predicted, by the target's values; and what speaks against it."""
+    counts = Counter(map(_plain, answers))
+    numbers = np.array([number(value) for value in answers])
+    numeric, whole = bool(np.isfinite(numbers).all()), bool(np.isfinite(numbers).all() and (numbers % 1 == 0).all())
+    few = len(counts) <= _MOST_WHOLE_CLASSES and len(answers) >= _ROWS_PER_CLASS * len(counts)
+    kind = asked or ("regression" if numeric and not (whole and few) else "classification")
+    mistakes = []
+    if len(counts) == 1:
+        mistakes.append(Mistake(f"{target!r} is {next(iter(counts))!r} in every row.", "Predict another column."))
+    elif kind == "regression" and not numeric:
+        odd = [value for value, good in zip(answers, np.isfinite(numbers), strict=True) if not good]
+        mistakes.append(
+            Mistake(
+                f"{target!r} holds values that are no numbers: {some(sorted(set(odd)))}.",
+                "Leave them empty, or predict classes.",
+            )
+        )
+    elif kind == "classification" and len(counts) > min(_MOST_CLASSES, len(answers) // 2):
+        mistakes.append(
+            Mistake(
+                f"{target!r} has {len(counts):,} different values in {len(answers):,} rows: too many for classes.",
+                "Predict another column, or join rare values; for numbers say --kind regression.",
+            )
+        )
+    elif kind == "classification" and (rare := [name for name, count in counts.items() if count < 2]):
+        mistakes.append(
+            Mistake(f"{target!r} has classes with one row only: {some(rare)}.", "Leave those rows out, or add to them.")
+        )
+    return kind, mistakes
+
+
+def _plain(value: str) -> str:
+    """A class as it is called: 1.0 is 1."""
+    text = value.strip()
+    found = number(text)
+    return str(int(found)) if np.isfinite(found) and found % 1 == 0 else text
+
+
+def _in_order(name: str) -> tuple[float, str]:
+    """Numbers by their size, then texts."""
+    found = number(name)
+    return (found if np.isfinite(found) else np.inf, name)

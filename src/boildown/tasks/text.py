@@ -1,0 +1,252 @@
+"""A CSV or Parquet file of texts as a task for a Hugging Face model: classes, numbers, or how alike two texts are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from boildown.errors import DataError, ModelError
+from boildown.tasks.classification import Classification
+from boildown.tasks.columns import is_missing, number, read, some
+from boildown.tasks.embedding import Embedding
+from boildown.tasks.regression import Regression
+from boildown.tasks.table import fractions
+
+Kind = Literal["classification", "regression", "embedding"]
+
+_STEP = 16
+_MOST_TOKENS = 512
+_COVERED = 0.99
+_WORDS = 3
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Which columns a model reads, and what it predicts of them.
+
+    kind: `embedding` holds the cosine of the embeddings of two texts against a score. length: tokens to which every
+    text is cut or padded. rows: how many there were to begin with. classes: in the order of the model's outputs.
+    """
+
+    texts: tuple[str, ...]
+    target: str
+    kind: Kind
+    length: int
+    rows: int
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def find(cls, path: Path, target: str, model: Path, texts: Sequence[str] = ()) -> tuple[TextTable, list[str]]:
+        """How a file is read for the model in a folder, and what a person should know of it, in sentences.
+
+        texts: the columns that hold texts; by default those with sentences in them. Raises InputError with every
+        mistake.
+        """
+        rows = read(path)
+        absent = [name for name in (target, *texts) if name not in rows]
+        if absent:
+            raise DataError.of(
+                f"{path.name} has no column {some(absent)}.", f"Its columns are: {some(list(rows), 30)}."
+            )
+        chosen = tuple(texts) or _with_sentences(rows, target)
+        if len(chosen) not in (1, 2):
+            raise DataError.of(
+                f"Which columns of {path.name} hold the text is not plain: {some(chosen) or 'none has sentences'}.",
+                "Name one, or the two of a pair: --text NAME.",
+            )
+        kind, classes = _predicts(model, pair=len(chosen) == 2)
+        found = cls(chosen, target, kind, 0, 0, classes)
+        answers = [value for value in rows[target] if not is_missing(value)]
+        found._targets(path.name, answers)
+        lengths = _lengths(model, [rows[name] for name in chosen], together=kind != "embedding")
+        wanted = int(np.quantile(lengths, _COVERED))
+        length = min(_limit(model), -(-wanted // _STEP) * _STEP)
+        cut = float((lengths > length).mean())
+        told = [f"Texts are padded to {length} tokens" + (f"; {cut:.1%} are longer, and cut." if cut else ".")]
+        return cls(chosen, target, kind, length, len(answers), classes), told
+
+    @classmethod
+    def load(cls, path: Path) -> TextTable:
+        """The inverse of `dump`."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**data, "texts": tuple(data["texts"]), "classes": tuple(data["classes"])})
+
+    def dump(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def task(
+        self, path: Path, model: Path, *, validation: float = 0.2, seed: int = 0
+    ) -> Classification | Regression | Embedding:
+        """The task: train and validation from one file. A row's texts and the seed decide where it goes.
+
+        Raises InputError with every mistake.
+        """
+        rows = read(path)
+        absent = [name for name in (*self.texts, self.target) if name not in rows]
+        if absent:
+            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
+        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
+        texts = [[rows[name][place] for place in kept] for name in self.texts]
+        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
+        pair = len(texts) == 2 and self.kind != "embedding"
+        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
+        encoded = Encoded([encode(model, *side, length=self.length, types=pair) for side in sides], targets)
+        judged = fractions(["\x1f".join(row) for row in zip(*texts, strict=True)], seed) < validation
+        train, held = (np.flatnonzero(part).tolist() for part in (~judged, judged))
+        data: dict[str, Any] = {"train": Subset(encoded, train), "validation": Subset(encoded, held)}
+        if self.kind == "embedding":
+            return Embedding(**data, forward=mean_of_tokens)
+        return Regression(**data) if self.kind == "regression" else Classification(**data, classes=self.classes)
+
+    def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
+        """Targets as numbers. Raises DataError for those that the model does not know."""
+        if self.kind != "classification":
+            odd = [value for value in answers if not np.isfinite(number(value))]
+            if odd:
+                raise DataError.of(
+                    f"{self.target!r} of {file} holds values that are no numbers: {some(sorted(set(odd)))}.",
+                    "Mend them.",
+                )
+            return torch.tensor([number(value) for value in answers], dtype=torch.float32)
+        places = {name: place for place, name in enumerate(self.classes)}
+        places |= {str(place): place for place in places.values() if str(place) not in places}
+        unknown = sorted({value.strip() for value in answers} - set(places))
+        if unknown:
+            raise DataError.of(
+                f"{self.target!r} of {file} has classes that the model does not have: {some(unknown)}.",
+                f"The model's are {some(self.classes)}, or their numbers from 0: rename them in one of the two.",
+            )
+        return torch.tensor([places[value.strip()] for value in answers])
+
+
+class Encoded(Dataset[Any]):
+    """Encoded texts, or pairs of them, with their targets."""
+
+    def __init__(self, sides: Sequence[Mapping[str, Tensor]], targets: Tensor) -> None:
+        self.sides, self.targets = list(sides), targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        sides = [{name: values[index] for name, values in side.items()} for side in self.sides]
+        return (sides[0] if len(sides) == 1 else tuple(sides)), self.targets[index]
+
+
+def encode(model: Path, *texts: Sequence[str], length: int, types: bool = False) -> dict[str, Tensor]:
+    """Texts, or pairs of them, as a model's inputs, int64 (n, length) each. types: tell the first text from the second.
+
+    Raises ModelError where the folder has no tokenizer.
+    """
+    tokenizer = _tokenizer(model)
+    padding = tokenizer.padding or {"pad_id": configuration(model).get("pad_token_id") or 0}
+    tokenizer.enable_padding(**{**padding, "length": length, "direction": padding.get("direction", "right")})
+    tokenizer.enable_truncation(length)
+    found = tokenizer.encode_batch(_calls(texts))
+    parts = {
+        "input_ids": "ids",
+        "attention_mask": "attention_mask",
+        **({"token_type_ids": "type_ids"} if types else {}),
+    }
+    return {name: torch.tensor([getattr(each, part) for each in found]) for name, part in parts.items()}
+
+
+def mean_of_tokens(model: Any, side: Mapping[str, Tensor]) -> Tensor:
+    """One vector per text, (n, d): the model's own, or the mean of the vectors of its tokens."""
+    output = model(**side)
+    if isinstance(output, Mapping):
+        output = next(iter(output.values()))
+    vectors = torch.as_tensor(output[0] if isinstance(output, tuple | list) else output)
+    if vectors.ndim == 2:
+        return vectors
+    shown = side["attention_mask"].to(vectors.device).unsqueeze(-1).to(vectors.dtype)
+    return (vectors * shown).sum(1) / shown.sum(1).clamp_min(1)
+
+
+def configuration(model: Path) -> dict[str, Any]:
+    """A model folder's config.json. Raises ModelError where there is none."""
+    try:
+        data: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError.of(
+            f"{model} is no folder of a Hugging Face model: its config.json cannot be read ({type(error).__name__}).",
+            "Give the folder that save_pretrained wrote, with the model and its tokenizer.",
+        ) from None
+    return data
+
+
+def _predicts(model: Path, *, pair: bool) -> tuple[Kind, tuple[str, ...]]:
+    """What the model in a folder predicts, and its classes."""
+    config = configuration(model)
+    kind = str((config.get("architectures") or [""])[0])
+    if kind.endswith("ForSequenceClassification"):
+        names = config.get("id2label") or {str(place): f"LABEL_{place}" for place in range(2)}
+        classes = tuple(str(names[key]) for key in sorted(names, key=int))
+        return ("classification", classes) if len(classes) > 1 else ("regression", ())
+    if kind.endswith("Model") and pair:
+        return "embedding", ()
+    raise ModelError.of(
+        f"{model.name} is a {kind or 'model of unknown kind'}: what it predicts of {'a pair' if pair else 'a text'} "
+        "is not plain.",
+        "Give a model for sequence classification, or two columns of texts and a score for an encoder; for anything "
+        "else write task.py yourself: `boildown init` begins one.",
+    )
+
+
+def _with_sentences(rows: Mapping[str, Sequence[str]], target: str) -> tuple[str, ...]:
+    """The columns whose values have some words on average."""
+    return tuple(
+        name
+        for name, values in rows.items()
+        if name != target and sum(len(value.split()) for value in values) >= _WORDS * len(values)
+    )
+
+
+def _lengths(model: Path, texts: Sequence[Sequence[str]], *, together: bool) -> NDArray[np.int64]:
+    """Tokens of every text, or of every pair."""
+    tokenizer = _tokenizer(model)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    calls = [_calls(texts)] if together else [_calls([side]) for side in texts]
+    return np.array([len(each.ids) for call in calls for each in tokenizer.encode_batch(call)])
+
+
+def _calls(texts: Sequence[Sequence[str]]) -> list[Any]:
+    """What a tokenizer is to encode: texts, or pairs of them."""
+    return list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
+
+
+def _limit(model: Path) -> int:
+    """The most tokens the model takes."""
+    longest = configuration(model).get("max_position_embeddings")
+    return min(_MOST_TOKENS, int(longest)) if longest else _MOST_TOKENS
+
+
+def _tokenizer(model: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ModelError.of(
+            "Hugging Face models are read with transformers, which is not installed.",
+            'pip install "boildown[transformers]"',
+        ) from None
+    file = model / "tokenizer.json"
+    if not file.is_file():
+        raise ModelError.of(
+            f"{model} has no tokenizer.json.",
+            f"Write it there: `AutoTokenizer.from_pretrained({str(model)!r}).save_pretrained({str(model)!r})`.",
+        )
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise ModelError.of(f"{file} is no readable tokenizer: {error}.", "Save it again.") from error

@@ -1,0 +1,156 @@
+"""`boildown init` with the user's own data: what it writes runs as it is, what does not go together is told at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from boildown.cli import app
+from boildown.cli.config import read_config
+from boildown.errors import InputError
+from boildown.surgery.weights import load
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """The command, in a process whose import path is left as it was."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def called(*arguments):
+        result = CliRunner().invoke(app, ["init", *map(str, arguments)], standalone_mode=False)
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
+
+    return called
+
+
+@pytest.fixture
+def sold(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "sold.csv"
+    with path.open("w", newline="") as file:
+        rows = (
+            [f"{x:.3f}", random.choice(["north", "south"]), "yes" if x > 0 else "no"] for x in random.normal(size=300)
+        )
+        csv.writer(file).writerows([["x", "side", "bought"], *rows])
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for place, name in enumerate(("dark", "light")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = random.integers(120 * place, 120 * place + 120, (8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def built(folder, name):
+    return runpy.run_path(str(folder / f"{name}.py"))["build"]()
+
+
+def test_a_table_becomes_a_project_with_a_trained_network(call, sold, tmp_path):
+    folder = tmp_path / "new"
+    told = call(folder, "--csv", sold, "--target", "bought", "--minutes", 0.01)
+    assert "'bought' is one of 2 classes, predicted from 2 columns." in told
+    assert "There is no model: training a small one" in told
+    assert "boildown compress" in told
+    read = read_config(folder / "boildown.toml")
+    assert (read.model, read.task) == ("model:build", "task:build")
+    assert read.target == ["accuracy drop <= 1 pp", "size <= 0.35x"]
+    model, task = built(folder, "model").eval(), built(folder, "task")
+    load(model, read.arguments["weights"])
+    inputs, target = next(task.validation.batches(512))
+    assert len(target) > 80
+    assert (model(inputs).argmax(1) == target).float().mean() > 0.9
+    assert task.classes == ("no", "yes")
+
+
+def test_numbers_ask_for_an_error_that_hardly_grows(call, sold, tmp_path):
+    call(tmp_path / "new", "--csv", sold, "--target", "x", "--minutes", 0.001)
+    assert read_config(tmp_path / "new" / "boildown.toml").target == ["rmse <= 1.02x", "size <= 0.35x"]
+    assert built(tmp_path / "new", "model").regression
+
+
+def test_a_folder_of_images_becomes_a_project(call, pictures, tmp_path):
+    folder = tmp_path
+    told = call(folder, "--image-folder", pictures, "--minutes", 0.02)
+    assert "80 images of 2 classes, read at 8 x 8 in grey." in told
+    assert 'HERE / "pictures"' in (folder / "task.py").read_text(), "data inside the project moves with it"
+    task, model = built(folder, "task"), built(folder, "model").eval()
+    load(model, folder / "weights.safetensors")
+    inputs, target = next(task.validation.batches(64))
+    assert (model(inputs).argmax(1) == target).float().mean() > 0.9
+
+
+def test_a_model_of_the_users_is_named_and_nothing_trained(call, pictures, tmp_path):
+    folder = tmp_path / "new"
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    told = call(folder, "--image-folder", pictures, "--model", "net:build", "--weights", tmp_path / "mine.safetensors")
+    assert "training" not in told
+    assert sorted(path.name for path in folder.iterdir()) == ["boildown.toml", "task.py"]
+    read = read_config(folder / "boildown.toml")
+    assert (read.model, read.arguments["weights"]) == ("net:build", tmp_path / "mine.safetensors")
+    assert built(folder, "task").train.read.source.look.size == 224
+
+
+def test_a_hugging_face_folder_is_named_with_its_texts(call, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tmp_path / "bert"
+    model.mkdir()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "good": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(model / "tokenizer.json"))
+    config = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "no", "1": "yes"}}
+    (model / "config.json").write_text(json.dumps(config))
+    data = tmp_path / "said.csv"
+    data.write_text("text,liked\n" + "".join(f"this was good {i},{i % 2}\n" for i in range(40)))
+    told = call(tmp_path, "--csv", data, "--target", "liked", "--transformers", model)
+    assert "'liked' is one of 2 classes, read off text." in told
+    assert read_config(tmp_path / "boildown.toml").model == "transformers:bert"
+    assert len(built(tmp_path, "task").validation) > 5
+
+
+def test_every_mistake_is_told_at_once_and_nothing_written(call, sold, pictures, tmp_path):
+    folder = tmp_path / "new"
+    with pytest.raises(InputError) as caught:
+        call(
+            folder, "--csv", sold, "--image-folder", pictures, "--kind", "guess", "--model", "net", "--timm", "vit",
+            "--weights", tmp_path / "absent.pt", "--size", 2,
+        )  # fmt: skip
+    told = str(caught.value)
+    for part in (
+        "--csv and --image-folder are two kinds of data", "--model and --timm are two kinds of model",
+        "--target is not given", "Name one of: x, side, bought.", "--kind guess", "--model net cannot be read",
+        "There is no weights file", "--size 2", "--timm networks read images",
+    ):  # fmt: skip
+        assert part in told
+    assert all(mistake.cure for mistake in caught.value.mistakes)
+    assert not folder.exists()
+
+
+def test_what_is_there_is_not_written_over(call, sold, tmp_path):
+    (tmp_path / "task.py").write_text("mine")
+    with pytest.raises(InputError, match=r"task\.py exists already"):
+        call(tmp_path, "--csv", sold, "--target", "bought")
+    assert (tmp_path / "task.py").read_text() == "mine"
+
+
+def test_a_network_that_learns_nothing_is_not_begun_with(call, tmp_path):
+    random = np.random.default_rng(0)
+    noise = tmp_path / "noise.csv"
+    rows = "".join(f"{x:.3f},{'a' if random.random() < 0.93 else 'b'}\n" for x in random.normal(size=200))
+    noise.write_text("x,y\n" + rows)
+    with pytest.raises(InputError, match="learns nothing here"):
+        call(tmp_path / "new", "--csv", noise, "--target", "y", "--minutes", 0.001)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,122 @@
+"""What a column of a file holds, read from CSV as people write it."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from boildown.errors import DataError
+from boildown.tasks.columns import judge, read
+
+ROWS = [str(value) for value in np.random.default_rng(0).normal(size=60).round(3)]
+
+
+def write(tmp_path, text, name="data.csv", encoding="utf-8"):
+    path = tmp_path / name
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b\n1.5,x\n2.5,y\n",
+        "a;b\n1,5;x\n2,5;y\n",
+        "a\tb\n1.5\tx\n2.5\ty\n",
+        "\ufeffa,b\r\n1.5,x\r\n\r\n2.5,y\r\n",
+        'a,b\n"1.5","x"\n2.5,y',
+    ],
+)
+def test_delimiters_decimal_commas_and_quotes(tmp_path, text):
+    assert read(write(tmp_path, text)) == {"a": ["1.5", "2.5"], "b": ["x", "y"]}
+
+
+def test_a_value_over_two_lines_is_one(tmp_path):
+    assert read(write(tmp_path, 'a,b\n"one\ntwo",1\n')) == {"a": ["one\ntwo"], "b": ["1"]}
+
+
+def test_thousands_before_a_decimal_comma(tmp_path):
+    read_back = read(write(tmp_path, "price;town\n1.234,50;Ulm\n;Bonn\n2,75;A, B\n"))
+    assert read_back == {"price": ["1234.50", "", "2.75"], "town": ["Ulm", "Bonn", "A, B"]}
+
+
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read(write(tmp_path, "a,a,b\n1,2\n1,2,3,4\n1,2,3\n"))
+    told = str(caught.value)
+    assert len(caught.value.mistakes) == 2
+    assert "same name: a" in told
+    assert "2 rows have another number of values (row 2, 3)" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        ("a,b\n", "has no rows"),
+        ("1,2\n3,4\n", "begins with numbers"),
+        ("1,2\n", "begins with numbers"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path, text, told):
+    with pytest.raises(DataError, match=told):
+        read(write(tmp_path, text))
+
+
+def test_another_encoding_and_an_absent_file_are_named(tmp_path):
+    with pytest.raises(DataError, match="not UTF-8"):
+        read(write(tmp_path, "größe,b\n1,2\n", encoding="latin-1"))
+    with pytest.raises(DataError, match="no file"):
+        read(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["", "NA", " ? "], "it is empty"),
+        (["x"] * 9, "always holds 'x'"),
+        ([str(i) for i in range(7, 40)], "numbers the rows"),
+        ([f"name {i}" for i in range(60)], "looks like a name"),
+        ([f"2026-01-{i % 28 + 1:02}" for i in range(60)], "holds dates"),
+    ],
+)
+def test_what_is_of_no_use_is_left_out(values, why):
+    column, told = judge("c", values)
+    assert column is None
+    assert why in told
+
+
+def test_numbers_with_gaps_take_the_median():
+    column, told = judge("c", [*ROWS, "", "NA", "about 3"])
+    assert column.kind == "number"
+    assert "1 values that are no numbers" in told
+    assert "about 3" in told
+    assert column.encode(["1", "", "about 3", "inf"]).tolist() == [
+        1.0,
+        *[pytest.approx(np.median([*map(float, ROWS)]))] * 3,
+    ]
+
+
+def test_categories_are_numbered_by_how_often_they_occur():
+    column, told = judge("c", ["red", "blue ", "blue", ""] * 20)
+    assert (column.kind, column.categories, told) == ("category", ("blue", "red"), "")
+    assert column.encode(["red", "blue", "", "green"]).tolist() == [2.0, 1.0, 0.0, 0.0]
+    many, told = judge("c", [str(i % 90) + "x" for i in range(900)])
+    assert len(many.categories) == 64
+    assert "26 rarest" in told
+
+
+def test_parquet_is_read_as_text_or_says_what_to_install(tmp_path, monkeypatch):
+    path = tmp_path / "data.parquet"
+    path.write_bytes(b"PAR1 and so on")
+    table = {"a": [1, None, 2.5], "b": [True, False, True]}
+    fake = types.ModuleType("pyarrow")
+    fake.parquet = types.SimpleNamespace(read_table=lambda _path: types.SimpleNamespace(to_pydict=lambda: table))
+    monkeypatch.setitem(sys.modules, "pyarrow", fake)
+    assert read(path) == {"a": ["1", "", "2.5"], "b": ["True", "False", "True"]}
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"boildown\[parquet\]"):
+        read(path)
