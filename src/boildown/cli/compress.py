@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +29,18 @@ def compress(
     budget: Annotated[str | None, typer.Option("--budget", help='Wall time, like "30 min".')] = None,
     ladder: Annotated[
         list[str] | None,
-        typer.Option("--ladder", help="auto, a ready ladder, or a rung. May be given again."),
+        typer.Option(
+            "--ladder", help="auto, a ready ladder, or a rung. May be given again.", autocompletion=ladders_beginning
+        ),
     ] = None,
-    goal: Annotated[str | None, typer.Option("--goal", help="first, smallest, fastest or best.")] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            "--goal",
+            help="first, smallest, fastest or best.",
+            autocompletion=lambda: ["first", "smallest", "fastest", "best"],
+        ),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse nothing of earlier runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and take.")] = False,
     runs: Runs = RUNS,
@@ -50,7 +59,7 @@ def compress(
         arguments["goal"] = goal
     if dry_run:
         return _quote(read, target, arguments, as_json)
-    run = api.compress(
+    run = bd.compress(
         read.model,
         read.task,
         target or read.target,
@@ -67,7 +76,7 @@ def compress(
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:
     left_out = ("goal", "confidence", "fresh")
     given = {name: value for name, value in arguments.items() if name not in left_out}
-    found = api.quote(read.model, read.task, target or read.target, **given)
+    found = bd.quote(read.model, read.task, target or read.target, **given)
     if as_json:
         echo_json(found.to_json())
     else:

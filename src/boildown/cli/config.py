@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boildown.engine.job import Latency
+import boildown as bd
 from boildown.errors import ConfigError, Mistake
 from boildown.methods.registry import suggestion
 
@@ -129,7 +129,7 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
     if "weights" in model:
         arguments["weights"] = folder / model["weights"]
     if "latency" in tables:
-        arguments["latency"] = Latency(**tables["latency"])
+        arguments["latency"] = bd.Latency(**tables["latency"])
     conditions = target["conditions"]
     conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]
     return Config(model["factory"], tables["task"]["factory"], conditions, arguments)

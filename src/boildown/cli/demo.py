@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.exit import of_outcome
 from boildown.cli.options import RUNS, AsJson, Runs, echo_json
 from boildown.errors import InputError
@@ -42,7 +42,7 @@ def demo(
     if not as_json:
         parameters = sum(p.numel() for p in model.parameters())
         typer.echo(f"trained {parameters:,} parameters in {time.perf_counter() - start:.0f} s\n")
-    run = api.compress(model, digits.task(), list(target or TARGET), runs=runs)
+    run = bd.compress(model, digits.task(), list(target or TARGET), runs=runs)
     if as_json:
         echo_json(run.to_json())
     else:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
 from boildown.cli.options import AsJson, Trust, echo_json
-from boildown.engine.job import Latency
+from boildown.report.junit import write_junit
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,22 +31,25 @@ def measure(
     first: Annotated[
         Path | None, typer.Option("--first", help="The first model's artifact, for drops and ratios.")
     ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML too, for CI.")] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
     """Measure an artifact and hold it against the target: a gate for CI."""
     read = read_config(config)
-    verdict = api.measure(
+    verdict = bd.measure(
         artifact,
         read.task,
         target or read.target,
         first=first,
         confidence=read.arguments.get("confidence"),
-        latency=read.arguments.get("latency", Latency()),
+        latency=read.arguments.get("latency", bd.Latency()),
         runtime=read.arguments.get("runtime", "onnxruntime"),
         batch_size=read.arguments.get("batch_size"),
         trust=trust,
     )
+    if junit is not None:
+        write_junit(verdict, artifact.name, junit)
     if as_json:
         echo_json(verdict.to_json())
     else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from boildown.cli.options import AsJson, echo_json
+from boildown.cli.options import AsJson, echo_json, methods_beginning
 from boildown.errors import InputError
 from boildown.methods.base import Method
 from boildown.methods.registry import installed, suggestion
@@ -19,7 +19,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="A method; all of them without.", metavar="NAME")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A method; all of them without.", metavar="NAME", autocompletion=methods_beginning),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """List the methods, or show the card of one."""

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from boildown.journal.runs import run_folders
+from boildown.methods.registry import listed
+
+RUNS = Path("runs")
+READY = ("auto", "quick", "post-training")
+"""Ladders that are ready, by name."""
+
+
+def runs_beginning(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of runs that complete what was typed, newest first."""
+    names = [folder.name for folder in run_folders(Path(ctx.params.get("runs") or RUNS))]
+    yield from (name for name in ("latest", *names) if name.startswith(incomplete))
+
+
+def methods_beginning(incomplete: str) -> Iterator[str]:
+    """Names of methods that complete what was typed."""
+    yield from (name for name in listed() if name.startswith(incomplete))
+
+
+def ladders_beginning(incomplete: str) -> Iterator[str]:
+    """Ladders, and methods as rungs, that complete what was typed; in a chain the link after the last +."""
+    before, plus, link = incomplete.rpartition("+")
+    made = f"{before}{plus}{' ' if plus else ''}"
+    yield from (f"{made}{name}" for name in (*(() if plus else READY), *listed()) if name.startswith(link.strip()))
+
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="The file is your own: it may be of a format that could run code (.pt2).")
 ]
-Which = Annotated[str, typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN")]
-
-RUNS = Path("runs")
+Which = Annotated[
+    str,
+    typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN", autocompletion=runs_beginning),
+]
 
 
 def echo_json(data: Any) -> None:

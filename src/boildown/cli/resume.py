@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.exit import of_outcome
 from boildown.cli.options import RUNS, AsJson, Runs, Which, echo_json
 
@@ -23,7 +23,7 @@ def resume(
     as_json: AsJson = False,
 ) -> int:
     """Go on with a run where it stood."""
-    resumed = api.resume(run, budget=budget, runs=runs)
+    resumed = bd.resume(run, budget=budget, runs=runs)
     if as_json:
         echo_json(resumed.to_json())
     else:

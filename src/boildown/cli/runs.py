@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from boildown import api
 from boildown.cli.options import RUNS, AsJson, Runs, echo_json
 from boildown.errors import JournalError
 from boildown.journal.runs import run_folders
@@ -17,6 +16,8 @@ def add_to(app: typer.Typer) -> None:
 
 def runs_(runs: Runs = RUNS, as_json: AsJson = False) -> int:
     """List the runs, newest first."""
+    from boildown import api  # torch comes with it, and completion must not wait for that
+
     found = []
     for folder in run_folders(runs):
         try:

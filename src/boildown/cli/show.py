@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from boildown import api
 from boildown.cli.options import RUNS, AsJson, Runs, Which, echo_json
 from boildown.journal.journal import Journal, readable
 from boildown.journal.runs import resolve_run
@@ -21,6 +20,8 @@ def show(run: Which = "latest", runs: Runs = RUNS, as_json: AsJson = False) -> i
     """Show a run: the first model, the ladder climbed, the verdict."""
     folder = resolve_run(runs, run)
     if as_json:
+        from boildown import api  # torch comes with it, and completion must not wait for that
+
         echo_json(api.show(folder))
         return 0
     with Journal.open(folder, readonly=True) as journal, readable(folder):

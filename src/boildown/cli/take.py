@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.options import RUNS, Runs, Trust, Which
 
 
@@ -24,5 +24,5 @@ def take(
     runs: Runs = RUNS,
 ) -> int:
     """Write a deployable folder for any attempt of a run, whatever its verdict."""
-    typer.echo(api.take(run, attempt, to, runs=runs, trust=trust))
+    typer.echo(bd.take(run, attempt, to, runs=runs, trust=trust))
     return 0

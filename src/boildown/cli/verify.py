@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from boildown import api
+import boildown as bd
 from boildown.cli.exit import MET, NOT_MET
 from boildown.cli.options import RUNS, AsJson, Runs, Trust, Which, echo_json
 
@@ -16,7 +16,7 @@ def add_to(app: typer.Typer) -> None:
 
 def verify(run: Which = "latest", runs: Runs = RUNS, trust: Trust = False, as_json: AsJson = False) -> int:
     """Check what a run handed over against its record, and measure it again."""
-    found = api.verify(run, runs=runs, trust=trust)
+    found = bd.verify(run, runs=runs, trust=trust)
     if as_json:
         echo_json(found.to_json())
     else:

@@ -1,0 +1,34 @@
+"""A verdict as a JUnit file, which every CI system shows: one test case per condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from boildown.domain.verdict import Status, Verdict
+
+
+def junit(verdict: Verdict, artifact: str) -> str:
+    """The XML: a condition that is missed or undecided is a failure; every figure is a property of the suite."""
+    failed = sum(finding.status is not Status.MET for finding in verdict.findings)
+    counts = {"tests": str(len(verdict.findings)), "failures": str(failed), "errors": "0"}
+    suite = ElementTree.Element("testsuite", {"name": "boildown", **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, measurement in sorted(verdict.measurements.items()):
+        for what, value in (("", measurement.value), (" drop", measurement.drop), (" ratio", measurement.ratio)):
+            if value is not None:
+                ElementTree.SubElement(properties, "property", {"name": f"{name}{what}", "value": f"{value:.6g}"})
+    for finding in verdict.findings:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": artifact, "name": finding.condition.text})
+        if finding.status is not Status.MET:
+            said = {"message": finding.sentence(), "type": finding.status.value}
+            ElementTree.SubElement(case, "failure", said)
+        ElementTree.SubElement(case, "system-out").text = finding.sentence()
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def write_junit(verdict: Verdict, artifact: str, path: Path) -> None:
+    """Write it; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(junit(verdict, artifact), encoding="utf-8")
