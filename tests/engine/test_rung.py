@@ -138,7 +138,7 @@ def test_the_mistakes_of_all_rungs_are_told_at_once():
 
 
 def test_settings_are_plain_data():
-    assert settings_of(QuantizeDynamic()) == {"per_channel": True}
+    assert settings_of(QuantizeDynamic()) == {"per_channel": True, "embeddings": 8}
 
 
 def test_settings_from_toml_may_be_lists_and_only_what_can_be_written_again():

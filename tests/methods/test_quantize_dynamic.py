@@ -10,6 +10,7 @@ import boildown as bd
 from boildown.domain.candidate import Candidate, Edit, Plan
 from boildown.methods.base import Context, Data
 from boildown.methods.quantize_dynamic import QuantizeDynamic
+from boildown.surgery.graph import exported
 from boildown.testing.method import MethodSuite
 
 
@@ -53,7 +54,7 @@ class TestConformance(MethodSuite):
 def test_it_works_on_the_file_alone():
     candidate = Candidate(Recurrent().eval())
     made = QuantizeDynamic(per_channel=False).apply(candidate, rows(), Context(Data(None, None)))
-    assert made.rewrite == Edit("quantize-dynamic", 1, {"per_channel": False})
+    assert made.rewrite == Edit("quantize-dynamic", 1, {"per_channel": False, "embeddings": 8})
     assert (made.plan, made.edits) == (None, ())
     assert made.model is candidate.model
 
@@ -61,6 +62,14 @@ def test_it_works_on_the_file_alone():
 def test_a_quantized_model_is_left_alone():
     for candidate in (Candidate(Recurrent(), plan=Plan()), Candidate(Recurrent(), rewrite=Edit("x"))):
         assert QuantizeDynamic().applies_to(candidate, rows()) == "the model is quantized already"
+
+
+def test_four_bits_are_for_models_with_an_embedding_table():
+    harder = QuantizeDynamic(**QuantizeDynamic.card.harder)
+    assert harder.applies_to(Candidate(Recurrent()), rows()) == "the model has no embedding table"
+    texts = nn.Sequential(nn.Embedding(300, 8), nn.Linear(8, 3)).eval()
+    assert harder.applies_to(Candidate(texts), rows()) is None
+    assert harder.applies_to(Candidate(exported(texts, (torch.zeros(2, 4).long(),), {})), rows()) is None
 
 
 def test_nothing_may_follow_it():

@@ -11,8 +11,8 @@ from torch.fx import GraphModule
 
 from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Task
-from boildown.methods.base import Card, Context, setting
-from boildown.surgery.graph import attribute_of
+from boildown.methods.base import Card, Context, setting, settings_of
+from boildown.surgery.graph import attribute_of, capture
 from boildown.surgery.nodes import base_name
 
 _LAYERS = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.Embedding, nn.MultiheadAttention)
@@ -29,23 +29,33 @@ class QuantizeDynamic:
         version=1,
         family="quantization",
         summary="int8 weights, activations quantized at run time; no calibration",
-        when="Transformers, LSTMs and other models whose weights lie in linear, recurrent or embedding layers.",
+        when=(
+            "Transformers, LSTMs and other models whose weights lie in linear, recurrent or embedding layers. Where "
+            "most lie in an embedding table, 4 bits for it take MiniLM from 0.25x to 0.20x size at the same score."
+        ),
         when_not="Convolutional models: their layers would stay float.",
         source="onnxruntime.quantization.quantize_dynamic",
         lowers=("size", "latency", "memory"),
         minutes=0.1,
         order=10,
+        harder={"embeddings": 4},
         terminal=True,
     )
 
     per_channel: bool = setting(True, "one scale per output channel instead of one per weight tensor")
+    embeddings: int = setting(8, "bits of a number in an embedding table", choices=(8, 4))
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether enough of the model's parameters lie where dynamic quantization works."""
         if candidate.plan is not None or candidate.rewrite is not None:
             return "the model is quantized already"
         total = sum(p.numel() for p in candidate.model.parameters())
-        share = sum({id(p): p.numel() for p in _reached(candidate.model)}.values()) / max(total, 1)
+        model = candidate.model
+        if _multiplies(model):
+            model = capture(model, *task.example()).module
+        if self.embeddings < 8 and next(_tables(model), None) is None:
+            return "the model has no embedding table"
+        share = sum({id(p): p.numel() for p in _reached(model)}.values()) / max(total, 1)
         if share < _LEAST_SHARE:
             return (
                 f"only {share:.0%} of the parameters lie in linear, recurrent or embedding layers; "
@@ -55,18 +65,35 @@ class QuantizeDynamic:
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same model with a rewrite of its exported file."""
-        return candidate.derive(rewrite=Edit("quantize-dynamic", 1, {"per_channel": self.per_channel}))
+        return candidate.derive(rewrite=Edit("quantize-dynamic", 1, settings_of(self)))
 
     sketch = apply
 
 
+def _multiplies(model: nn.Module) -> bool:
+    """Whether modules that are not PyTorch's have matrices, which the graph may know as linear layers."""
+    own = (module for module in model.modules() if not type(module).__module__.startswith("torch."))
+    return any(parameter.ndim == 2 for module in own for parameter in module.parameters(recurse=False))
+
+
+def _tables(model: nn.Module) -> Iterator[Tensor]:
+    """The embedding tables of a model, or of a graph."""
+    yield from (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    yield from _tensors_of(model, frozenset({"embedding"}))
+
+
 def _reached(model: nn.Module) -> Iterator[Tensor]:
-    """The parameters of the layers that become integer; in a graph, which surgery returns, layers are operators."""
-    if isinstance(model, GraphModule):
-        for node in model.graph.nodes:
-            if node.op == "call_function" and base_name(node) in _OPERATORS:
-                tensors = (attribute_of(value, model) for value in node.all_input_nodes)
-                yield from (tensor for tensor in tensors if tensor is not None)
+    """The parameters of the layers that become integer."""
+    yield from _tensors_of(model, _OPERATORS)
     for module in model.modules():
         if isinstance(module, _LAYERS):
             yield from module.parameters()
+
+
+def _tensors_of(model: nn.Module, operators: frozenset[str]) -> Iterator[Tensor]:
+    """The tensors that operators of these kinds read, in a graph, which is what surgery returns."""
+    if isinstance(model, GraphModule):
+        for node in model.graph.nodes:
+            if node.op == "call_function" and base_name(node) in operators:
+                tensors = (attribute_of(value, model) for value in node.all_input_nodes)
+                yield from (tensor for tensor in tensors if tensor is not None)

@@ -9,33 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from onnx import ModelProto
 
 from boildown.domain.candidate import Edit
 from boildown.errors import ExportError
+from boildown.runtimes import embeddings
 
 _OPERATORS = ["MatMul", "LSTM", "Attention", "Gather", "EmbedLayerNormalization"]
 """What ONNX Runtime quantizes dynamically to a gain; Gemm is rewritten to MatMul. Its ConvInteger is slower
 than float convolution."""
 
 
-def quantize(model: ModelProto, rewrite: Edit) -> tuple[ModelProto, dict[str, Any]]:
+def quantize(graph: ir.Model, rewrite: Edit) -> tuple[ModelProto, dict[str, Any]]:
     """The quantized model and how many operators of each kind became integer.
 
     `rewrite.args`: `per_channel` (default false: one scale per output costs bytes and, on the
-    transformers and LSTMs measured, gained nothing) and `reduce_range` (default false; 7-bit weights
-    for CPUs whose 8-bit products saturate). Raises ExportError if nothing can be quantized so.
+    transformers and LSTMs measured, gained nothing), `reduce_range` (default false; 7-bit weights
+    for CPUs whose 8-bit products saturate) and `embeddings` (default 8; bits of embedding tables, 4
+    or 8). Raises ExportError if nothing can be quantized so.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    unknown = set(rewrite.args) - {"per_channel", "reduce_range"}
-    if (rewrite.op, rewrite.version) != ("quantize-dynamic", 1) or unknown:
+    bits = rewrite.args.get("embeddings", 8)
+    unknown = set(rewrite.args) - {"per_channel", "reduce_range", "embeddings"}
+    if (rewrite.op, rewrite.version) != ("quantize-dynamic", 1) or unknown or bits not in (4, 8):
         raise ExportError(f"No file can be rewritten by {rewrite.to_json()}.\n  Use 'quantize-dynamic', version 1.")
+    if bits == 4:
+        embeddings.pack(graph)
+    model = ir.to_proto(graph)
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes = [info for info in model.graph.value_info if info.name not in weights]  # it transposes some
     del model.graph.value_info[:]
     model.graph.value_info.extend(shapes)
-    before = Counter(node.op_type for node in model.graph.node)
+    before = Counter(node.op_type for node in model.graph.node if node.op_type not in _INTEGER)
     root = logging.getLogger()
     level = root.level
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +63,7 @@ def quantize(model: ModelProto, rewrite: Edit) -> tuple[ModelProto, dict[str, An
         quantized = onnx.load(result)
     after = Counter(node.op_type for node in quantized.graph.node)
     integer = {kind: count for kind, count in (after - before).items() if kind in _INTEGER}
-    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in quantized.graph.initializer):
+    if not any(tensor.data_type in _STORED for tensor in quantized.graph.initializer):
         raise ExportError(
             "Nothing in this model can be quantized dynamically: it has no linear, LSTM, attention or "
             "embedding layer.\n  Quantize it statically."
@@ -64,4 +71,8 @@ def quantize(model: ModelProto, rewrite: Edit) -> tuple[ModelProto, dict[str, An
     return quantized, {"integer_operators": integer}
 
 
-_INTEGER = {"MatMulInteger", "DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization", "DequantizeLinear"}
+_STORED = {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
+_INTEGER = {
+    *("MatMulInteger", "DynamicQuantizeLSTM", "QAttention", "QEmbedLayerNormalization", "DequantizeLinear"),
+    "GatherBlockQuantized",
+}

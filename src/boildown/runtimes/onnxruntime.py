@@ -55,7 +55,7 @@ class OnnxRuntime:
         """
         import onnx_ir as ir
 
-        from boildown.runtimes import dynamic, lean, qdq, qoperator
+        from boildown.runtimes import dynamic, lean, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
@@ -63,16 +63,19 @@ class OnnxRuntime:
         lean.clean(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
         if rewrite is not None:
-            proto, found = dynamic.quantize(ir.to_proto(model), rewrite)
+            tune.tune(model)
+            proto, found = dynamic.quantize(model, rewrite)
             lean.strip(proto)
             form, data = "dynamic", proto.SerializeToString()
             facts |= found
         elif plan is None:
+            tune.tune(model)
             proto = ir.to_proto(model)
             lean.strip(proto)
             form, data = "float", proto.SerializeToString()
         else:
             convolutions = qdq.insert(model, plan)
+            tune.tune(model)
             written = {}
             for form, change in (("qdq", None), ("qoperator", qoperator.convert)):
                 if change is not None:
