@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find() -> str | None:
-    """The path of a browser, or None."""
+    """The path of a browser, or None; what it is driven through is not there on Windows."""
+    if sys.platform == "win32":
+        return None
     return os.environ.get("BOILDOWN_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
