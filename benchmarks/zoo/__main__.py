@@ -68,9 +68,7 @@ def run(name: str, cells: list[str], results: Results) -> None:
 
 _forks = "forkserver" in multiprocessing.get_all_start_methods()
 _processes: Any = multiprocessing.get_context("forkserver" if _forks else "spawn")
-_processes.set_forkserver_preload(
-    ["benchmarks.zoo.cells", "boildown.runtimes.onnxruntime", "boildown.runtimes.onnx_export"]
-)
+_processes.set_forkserver_preload(["benchmarks.zoo.warm"])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 import boildown as bd
@@ -39,7 +40,7 @@ from boildown.methods.quantize_dynamic import QuantizeDynamic
 from boildown.methods.quantize_static import QuantizeStatic
 from boildown.runtimes import get
 from boildown.surgery.channels import Channels, find_channels, remove
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.tasks.general import as_call, unwrap
@@ -119,7 +120,7 @@ class Subject:
 
     def graph(self, candidate: Candidate) -> Graph:
         """The captured graph of a candidate."""
-        return capture(candidate.model, *self.task.example())
+        return captured(candidate, *self.task.example())
 
     def write(self, candidate: Candidate) -> tuple[Path, int]:
         """The candidate's file and its bytes; candidates with the same model share an export."""
@@ -352,13 +353,38 @@ def zero(subject: Subject) -> str:
     for seed, share in enumerate((0.25, 0.5)):
         gone = drawn(channels, share, seed)
         pruned, _ = remove(channels, gone, call)
-        zeroed, missing = copy.deepcopy(subject.first.model), channels.silenced(gone).state_dict()
-        zeroed.load_state_dict({name: missing[name] for name in zeroed.state_dict() if name in missing}, strict=False)
+        zeroed, own = with_zeros(subject.first.model, channels, gone)
         for size in subject.batches(subject.first):
-            worst = max(worst, apart(subject.by_module(zeroed.eval(), size), subject.by_module(pruned.eval(), size)))
+            worst = max(worst, apart(subject.by_module(zeroed, size), subject.by_module(pruned.eval(), size)))
         removed = max(removed, len(gone))
     need(worst <= EXACT, f"outputs differ by {worst:.1e}")
-    return f"{removed} of {sum(group.width for group in channels.groups)} channels, {worst:.0e} apart"
+    where = "" if own else ", held against the graph with zeros, as its weights are computed"
+    return f"{removed} of {sum(group.width for group in channels.groups)} channels, {worst:.0e} apart{where}"
+
+
+def with_zeros(model: nn.Module, channels: Channels, gone: Sequence[int]) -> tuple[nn.Module, bool]:
+    """The user's own module with zeros for channels, and True; the graph with zeros where its weights are computed."""
+    module = plain_weights(model)
+    own, before, after = module.state_dict(), channels.module.state_dict(), channels.silenced(gone)
+    for name, zeros in after.state_dict().items():
+        turned = name in own and own[name].ndim == 2 and own[name].shape == before[name].T.shape
+        if name in own and torch.equal(own[name], before[name]):
+            own[name] = zeros
+        elif turned and torch.equal(own[name].T, before[name]):
+            own[name] = zeros.T
+        else:
+            return after.eval(), False
+    module.load_state_dict(own)
+    return module, True
+
+
+def plain_weights(model: nn.Module) -> nn.Module:
+    """A copy of the model whose parametrizations were removed by PyTorch itself."""
+    model = copy.deepcopy(model)
+    for module in [part for part in model.modules() if parametrize.is_parametrized(part)]:
+        for name in list(module.parametrizations):
+            parametrize.remove_parametrizations(module, name)
+    return model.eval()
 
 
 def drawn(channels: Channels, share: float, seed: int) -> list[int]:

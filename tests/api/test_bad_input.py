@@ -323,6 +323,14 @@ def test_a_model_of_one_batch_size_is_told_so(refused):
     refused("cannot be called", "batches of any size", model=Baked(10, 10), kind=bd.DataError)
 
 
+def test_a_model_that_counts_its_samples_is_told_so(refused):
+    class Counting(nn.Linear):
+        def forward(self, x):
+            return torch.stack([super(Counting, self).forward(row) for row in x])
+
+    refused("for batches of 2 samples only", "nor branch on how many", model=Counting(10, 10), kind=bd.ModelError)
+
+
 def test_a_model_that_chooses_its_way_by_its_data_is_refused(refused):
     class Branches(nn.Linear):
         def forward(self, x):

@@ -565,8 +565,8 @@ CASES: dict[str, Case] = {
         _net(normalised_weights, stem=lambda: conv(3, 5), mid=lambda: weight_norm(conv(5, 6)),
              head=lambda: nn.Linear(6, 3)),
         (_IMAGE,),
-        [],
-        {"stem.weight": "a layer's weights are computed", "mid": "its weights are computed", "head.weight": OUTPUT},
+        [("stem.weight", 5, 1), ("mid.weight", 6, 1)],
+        {"head.weight": OUTPUT},
     ),
 }  # fmt: skip
 

@@ -130,7 +130,9 @@ def near(first, second, tolerance=1e-5):
     return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(first, second, strict=True))
 
 
-KINDS = [networks.Residual, networks.Signal, networks.SqueezeExcite, networks.Encoder, networks.TwoInputs]
+KINDS = [
+    networks.Residual, networks.Signal, networks.SqueezeExcite, networks.Encoder, networks.TwoInputs, networks.Reused,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

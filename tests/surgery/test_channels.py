@@ -338,7 +338,7 @@ def test_transposed_weights_are_weights():
     assert [(group.name, group.width) for group in numbered.groups] == [("weight", 7)]
     pruned, _ = remove(numbered, numbered.groups[0].channels[::2], ((image(2, 5),), {}))
     assert pruned.weight.shape == (3, 5)
-    assert pruned.other.shape == (3, 4)
+    assert pruned.other.shape == (4, 3)
 
 
 def as_layer_first(net, x):

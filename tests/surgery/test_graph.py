@@ -200,6 +200,22 @@ def test_a_decoder_leaves_out_its_cache():
     assert list(exported(model, (x,), {})(x)) == ["logits"]
 
 
+def test_parts_may_be_called_as_a_graph_calls_its_own():
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.code, self.graph = nn.Linear(4, 3), nn.Parameter(torch.randn(3))
+
+        def forward(self, x, *, scale):
+            return self.code(x) * scale + self.graph
+
+    model, call = Coder(), ((torch.randn(2, 4),), {"scale": torch.randn(2, 1)})
+    graph = capture(model, *call)
+    assert not graph.static_batch
+    assert set(graph.program.state_dict) == {"model.code.weight", "model.code.bias", "model.graph"}
+    torch.testing.assert_close(graph.module(*call[0], **call[1]), model(*call[0], **call[1]))
+
+
 def test_fixed_batch_is_noted():
     class Fixed(nn.Module):
         def __init__(self):
@@ -211,6 +227,7 @@ def test_fixed_batch_is_noted():
 
     graph = capture(Fixed(), (torch.randn(2, 4),))
     assert graph.static_batch
+    assert graph.batch == 2
     assert graph.macs() == 12
 
 

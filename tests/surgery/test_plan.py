@@ -102,11 +102,28 @@ def test_what_reads_an_lstm_cell_stays_float_with_a_reason():
     assert "LSTM cell" in placement.left["linear"]
 
 
-def test_shared_weights_stay_float_with_a_reason():
+def test_a_layer_that_is_called_twice_is_quantized_for_both_calls_or_none():
     placement = placed(networks.Reused)
+    assert [layer.node for layer in placement.layers] == ["conv2d", "conv2d_1", "linear"]
+    assert placement.weights == ("conv.weight", "head.weight")
+    assert placement.shared == {"conv.weight"}
+    left = placed(networks.Reused, skip={"conv2d_1"}).left
+    assert left == {"conv2d": "another call of it stays float", "conv2d_1": "asked to stay float"}
+
+
+def test_a_weight_that_is_also_an_embedding_stays_float_with_a_reason():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.mid, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, ids):
+            return self.head(self.mid(self.words(ids)))
+
+    placement = place(capture(Tied(), (torch.zeros(2, 3, dtype=torch.long),)))
     assert [layer.node for layer in placement.layers] == ["linear"]
-    assert set(placement.left) == {"conv2d", "conv2d_1"}
-    assert "another layer" in placement.left["conv2d"]
+    assert placement.left == {"linear_1": "something else uses the same weight or bias"}
 
 
 def test_skipped_layers_stay_float():

@@ -110,11 +110,27 @@ def test_graph_is_not_touched():
     assert torch.equal(simulate(case.graph, Plan())(*args), before)
 
 
-def test_outputs_are_not_rounded():
+def test_an_input_that_is_passed_through_is_not_rounded():
     case, plan, _ = planned(networks.TwoInputs)
     _, kwargs = case.call(3)
     assert "left" in plan.activations
     assert torch.equal(simulate(case.graph, plan)(**kwargs)["left"], kwargs["left"])
+
+
+def test_a_bias_is_rounded_for_every_call_of_its_layer():
+    case, plan, _ = planned(networks.Reused)
+    simulated = simulate(case.graph, plan)
+    layers, quantizer = place(case.graph).layers[:2], plan.weights["conv.weight"]
+    nodes = {node.name: node for node in simulated.graph.nodes}
+    weight = fake_quantize(case.graph.parameter("conv.weight"), quantizer)
+    biases = []
+    for layer in layers:
+        _, read, bias = nodes[layer.node].args[:3]
+        assert torch.equal(simulated.get_parameter(read.target), weight)
+        biases.append(simulated.get_parameter(bias.target).detach())
+        step = plan.activations[layer.input].scale[0]
+        assert torch.equal(biases[-1], round_bias(case.graph.parameter("conv.bias"), step, quantizer.scale))
+    assert not torch.equal(*biases)
 
 
 def test_values_lie_on_their_grids():

@@ -26,7 +26,7 @@ from boildown.report import facts as report_facts
 from boildown.report import fragment
 from boildown.report import write as write_report
 from boildown.report.text import summary
-from boildown.surgery.graph import capture
+from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
 from boildown.surgery.store import load_candidate
 
@@ -107,7 +107,7 @@ class Result:
             )
         if candidate.plan is None:
             return cast(nn.Module, candidate.model)
-        return simulate(capture(candidate.model, *self._run.job.task.example()), candidate.plan)
+        return simulate(captured(candidate, *self._run.job.task.example()), candidate.plan)
 
     def export(self, folder: str | Path) -> Path:
         """Write a deployable folder for this attempt, as `best/` is; returns the artifact's path."""

@@ -76,12 +76,13 @@ class Plan:
     weights: by parameter name of the captured, batch-norm-folded graph.
     biases: by the same layer's weight name, the correction to add to the float bias (one number
         per output channel) before it is rounded to int32 with scale = input scale * weight scale.
+    version: of the graph's names (see `surgery.graph.capture`).
     """
 
     activations: Mapping[str, Quantizer] = field(default_factory=dict)
     weights: Mapping[str, Quantizer] = field(default_factory=dict)
     biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    version: int = 1
+    version: int = 2
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -36,7 +36,7 @@ from boildown.measuring.size import measure_size
 from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Written
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.tasks.doubt import Doubt
 
@@ -102,7 +102,7 @@ class Bench:
         """The captured float graph of a candidate."""
         with self.timed("export"):
             args, kwargs = self.job.task.example()
-            return capture(candidate.model, args, kwargs)
+            return captured(candidate, args, kwargs)
 
     def write(self, candidate: Candidate, weights: str, path: Path) -> Written:
         """The artifact of a candidate at `path`; candidates with the same weights share one export."""

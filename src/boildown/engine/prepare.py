@@ -21,7 +21,7 @@ from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
 from boildown.errors import AttemptError, BoildownError, DataError, InputError, Mistake, ModelError, WorkerLost
 from boildown.journal.keys import file_hash
-from boildown.surgery.graph import capture
+from boildown.surgery.graph import Graph, capture
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
@@ -54,6 +54,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     save_sample(bench.sample(1), bench.folder / FIRST)
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
+        _refuse_fixed_batch(bench.graph(first))
         written = bench.write(first, weights_hash(first.model), path)
         bench.first = path
         agreement = bench.agree(first, path)
@@ -127,6 +128,16 @@ def _call(first: Candidate, job: Job) -> None:
                 mistakes += check_labels(targets, leaves[0].shape[1], name)
     if mistakes:
         raise DataError(*mistakes)
+
+
+def _refuse_fixed_batch(graph: Graph) -> None:
+    """Refuse a model of which only one size of the batch can be captured: it is judged in batches of several."""
+    if graph.static_batch:
+        raise ModelError.of(
+            f"The model can be captured for batches of {graph.batch} samples only, and is judged in others.",
+            "Let its forward take the size of the batch from the input, as x.shape[0] or -1 where a shape is given, "
+            "and neither count the samples in a loop nor branch on how many there are.",
+        )
 
 
 def _check_students(first: Candidate, job: Job) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from boildown.domain.candidate import Candidate
 from boildown.engine.job import Job
-from boildown.surgery.graph import capture
+from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
 
 Floats = NDArray[np.float64]
@@ -31,7 +31,7 @@ def probe(
     """
     if candidate.plan is None:
         return {}
-    graph = capture(candidate.model, *job.task.example())
+    graph = captured(candidate, *job.task.example())
     modules = [simulate(graph, plan) for plan in (replace(candidate.plan, activations={}), candidate.plan)]
     samples = job.splits.search.subset(range(min(PROBED, len(job.splits.search))))
     found: list[list[Floats]] = [[] for _ in modules]

@@ -71,7 +71,11 @@ class LearnedRounding:
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""
-        return nothing_to_quantize(candidate, task)
+        if (reason := nothing_to_quantize(candidate, task)) is not None:
+            return reason
+        if self._bits(place(capture(candidate.model, *task.example()))):
+            return None
+        return "every layer that could be quantized is called more than once, and is rounded for one call at a time"
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The folded model with weights on their grids, and the plan that says which.
@@ -126,7 +130,7 @@ class LearnedRounding:
 
     def _bits(self, placement: Placement) -> dict[str, int]:
         ends = {placement.weights[0], placement.weights[-1]} if self.edges == "8" else set()
-        return {name: 8 if name in ends else self.bits for name in placement.weights}
+        return {name: 8 if name in ends else self.bits for name in placement.weights if name not in placement.shared}
 
     def _activations(
         self, graph: Graph, placement: Placement, calls: Sequence[Call], context: Context

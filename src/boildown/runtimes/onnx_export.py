@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript.optimizer import fold_constants
@@ -185,7 +186,11 @@ def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:
         if layer.op_type == "MatMul":
             name += TRANSPOSED
         if weight.name != name:
-            layer.replace_input_with(1, add_constant(graph, name, weight.const_value.numpy()))
+            array = weight.const_value.numpy()
+            own = add_constant(graph, name, array)
+            if own.const_value is None or not np.array_equal(own.const_value.numpy(), array):
+                continue  # another call of the layer has another weight, with a batch norm folded in
+            layer.replace_input_with(1, own)
             if not weight.uses() and weight.name:
                 graph.initializers.pop(weight.name)
 

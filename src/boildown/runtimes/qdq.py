@@ -204,7 +204,7 @@ def _quantize(graph: ir.Graph, value: ir.Value, quantizer: Quantizer) -> None:
     readers = [use for use in value.uses() if use.node not in nodes]
     for use in readers:
         use.node.replace_input_with(use.idx, result)
-    if value.is_graph_output():
+    if value.is_graph_output() and value.producer() is not None:  # an input that is an output stays as it came
         value.name, result.name = f"{name}/float", name
         for position, output in enumerate(graph.outputs):
             if output is value:

@@ -95,14 +95,20 @@ class Aware:
         for layer in self.placement.layers:
             quantizer, node, key = self.plan.weights[layer.weight], nodes[layer.node], self._keys[layer.weight]
             logarithms[key] = nn.Parameter(torch.tensor(quantizer.scale).log())
-            weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+            weight, given = node.args[1], cast("Node | None", node.args[2] if len(node.args) > 2 else None)
             with module.graph.inserting_before(node):
+                bias = given if layer.bias is None else module.graph.get_attr(layer.bias)  # one for all its calls
                 logarithm = module.graph.get_attr(f"{_STEPS}.{key}")
                 scale = module.graph.call_function(weight_step, (logarithm, bias, scales[layer.input]))
                 weight = module.graph.call_function(lsq, (weight, scale, *quantizer.limits))
                 if bias is not None:
                     bias = module.graph.call_function(whole_bias, (bias, scales[layer.input], scale))
             node.args = (node.args[0], weight, bias, *node.args[3:])
+            if given is not None and not given.users:
+                module.graph.erase_node(given)
+                if given.target != layer.bias:
+                    path, _, leaf = str(given.target).rpartition(".")
+                    delattr(module.get_submodule(path), leaf)
 
     @torch.no_grad()
     def settle(self, trained: nn.Module, model: nn.Module) -> Plan:
@@ -117,19 +123,21 @@ class Aware:
         for source, members in self.placement.groups().items():
             step = float(activation_step(learned[f"{_STEPS}.{self._keys[source]}"], self._ceilings[source]))
             activations |= {name: replace(self.plan.activations[name], scale=(step,)) for name in members}
-        weights: dict[str, Quantizer] = {}
+        steps: dict[str, Tensor] = {}
         biases: dict[str, tuple[float, ...]] = {}
         for layer in self.placement.layers:
             added = _added_bias(trained, layer.node) if layer.bias is None else None
             bias = learned.get(layer.bias or added or "")
             input_step = torch.tensor(activations[layer.input].scale[0])
-            steps = weight_step(learned[f"{_STEPS}.{self._keys[layer.weight]}"], bias, input_step)
-            quantizer = replace(self.plan.weights[layer.weight], scale=tuple(steps.tolist()))
-            weights[layer.weight] = quantizer
-            weight = model.get_parameter(layer.weight)
-            weight.copy_(fake_quantize(weight, quantizer))
+            own = weight_step(learned[f"{_STEPS}.{self._keys[layer.weight]}"], bias, input_step)
+            steps[layer.weight] = own.maximum(steps.get(layer.weight, own))
             if added is not None:
                 biases[layer.weight] = tuple(learned[added].tolist())
+        weights: dict[str, Quantizer] = {}
+        for name, grid in steps.items():
+            weights[name] = replace(self.plan.weights[name], scale=tuple(grid.tolist()))
+            weight = model.get_parameter(name)
+            weight.copy_(fake_quantize(weight, weights[name]))
         return Plan({name: activations[name] for name in self.placement.activations}, weights, biases)
 
     @cached_property

@@ -76,8 +76,9 @@ def calibrate(
         source = placement.shares.get(name, name)
         scale, zero_point = grid(*limits[source], activation_bits)
         activations[name] = Quantizer(name, activation_bits, False, (scale,), (zero_point,))
-    weights = {
-        layer.weight: weight_quantizer(
+    weights: dict[str, Quantizer] = {}
+    for layer in placement.layers:
+        found = weight_quantizer(
             layer.weight,
             graph.parameter(layer.weight),
             weight_bits,
@@ -85,8 +86,8 @@ def calibrate(
             bias=None if layer.bias is None else graph.parameter(layer.bias),
             input_scale=activations[layer.input].scale[0],
         )
-        for layer in placement.layers
-    }
+        other = weights.get(layer.weight, found)
+        weights[layer.weight] = replace(found, scale=tuple(map(max, found.scale, other.scale)))
     return Plan(activations, weights)
 
 
@@ -243,7 +244,7 @@ def correct_biases(
     check: Check = lambda: None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Plan:
-    """The plan with a correction for every quantized layer's bias, layers without one included.
+    """The plan with a correction for every quantized layer's bias, layers without one included, shared weights not.
 
     Walks the layers in order: a correction is the mean, over samples and positions, of the float
     path's value minus the quantized path's; later layers see corrected values. Both paths are held
@@ -253,7 +254,8 @@ def correct_biases(
     calls = fitting(graph, list(batches), memory)
     simulated = simulate(graph, replace(plan, biases={}))
     floats = {node.name: node for node in graph.module.graph.nodes}
-    layers = {layer.node: layer for layer in placement.layers if layer.weight in plan.weights}
+    corrected = set(plan.weights) - placement.shared
+    layers = {layer.node: layer for layer in placement.layers if layer.weight in corrected}
     paths = [(Interpreter(graph.module), Interpreter(simulated)) for _ in calls]
     for pair, (args, kwargs) in zip(paths, calls, strict=True):
         for path in pair:

@@ -63,7 +63,8 @@ class Link:
 
 def links(graph: Graph) -> tuple[Link, ...]:
     """Every pair of layers between which scales can move, in the order of the graph."""
-    layers = {layer.node: layer for layer in place(graph).layers}
+    placement = place(graph)
+    layers = {layer.node: layer for layer in placement.layers if layer.weight not in placement.shared}
     nodes = {node.name: node for node in graph.module.graph.nodes}
     found = (_link(nodes[name], layers) for name in layers)
     return tuple(link for link in found if link is not None)

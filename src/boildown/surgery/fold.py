@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from boildown.domain.candidate import Edit
 from boildown.surgery.calls import example_call, written_call
 from boildown.surgery.edits import register
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import LATEST, Graph, capture
 
 OP = "fold-batch-norm"
 
@@ -30,7 +30,7 @@ def fold(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     model is not touched. Raises ExportError where it cannot be captured, TypeError where an argument
     that is no tensor is not plain data.
     """
-    edit = Edit(OP, 1, written_call(args, kwargs))
+    edit = Edit(OP, LATEST, written_call(args, kwargs))
     return module_of(capture(model, args, kwargs)), edit
 
 
@@ -45,5 +45,10 @@ def module_of(graph: Graph) -> GraphModule:
 
 
 @register(OP, 1)
+def _apply_first(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+    return module_of(capture(model, *example_call(args), version=1))
+
+
+@register(OP, 2)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return module_of(capture(model, *example_call(args)))

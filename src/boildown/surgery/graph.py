@@ -1,4 +1,4 @@
-"""The captured graph of a model: exported once, batch norm folded, node names stable.
+"""The captured graph of a model: exported once, layers ordinary, batch norm folded, node names stable.
 
 Everything that places quantizers, calibrates or counts works on this graph and names values by its
 nodes, so that one plan fits the graph, the simulation and the exported file.
@@ -7,6 +7,7 @@ nodes, so that one plan fits the graph, the simulation and the exported file.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import logging
@@ -30,9 +31,17 @@ from torch.fx import GraphModule, Node
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils._pytree import tree_flatten, tree_map
 
+from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError
+from boildown.surgery.nodes import attribute_of as attribute_of
+from boildown.surgery.nodes import has_parameter as has_parameter
+from boildown.surgery.nodes import set_parameter as set_parameter
+from boildown.surgery.ordinary import make_ordinary
 
 aten = torch.ops.aten
+
+LATEST = 2
+"""The version of the names of a captured graph's nodes and parameters."""
 
 CONVOLUTIONS = frozenset(
     {
@@ -108,6 +117,11 @@ class Graph:
         return not any(_symbols(val.shape[0]) for val in self._inputs if val.ndim)
 
     @property
+    def batch(self) -> int:
+        """How many samples it takes where the batch is static, else 1."""
+        return 1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
+
+    @property
     def _inputs(self) -> list[Tensor]:
         placeholders = [node for node in self.module.graph.nodes if node.op == "placeholder"]
         return [value for node in placeholders if (value := tensor_of(node)) is not None]
@@ -158,9 +172,8 @@ class Graph:
 
     def macs(self) -> int:
         """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU."""
-        batch = 1 if not self.static_batch else next((int(val.shape[0]) for val in self._inputs if val.ndim), 1)
         total = sum(macs_of(node, _dims) for node in self.module.graph.nodes if node.op == "call_function")
-        return round(total / batch)
+        return round(total / self.batch)
 
 
 class _Text(str):
@@ -175,24 +188,28 @@ class _Text(str):
 _captured: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.WeakKeyDictionary()
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """Capture a model in eval mode, fold its batch norms and name its nodes.
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, version: int = LATEST
+) -> Graph:
+    """Capture a model in eval mode, make its layers ordinary ones, fold its batch norms and name its nodes.
 
     `args` and `kwargs` are one example call; the first axis of their tensors is the batch, which
     becomes dynamic where the model allows it (see `Graph.static_batch`). The keys and values that a
-    decoder of transformers returns for its next call are left out. The model is left as it was,
+    decoder of transformers returns for its next call are left out. `version` is that of the names, which plans and
+    edits speak of: in the first, layers are left as they are written. The model is left as it was,
     training flags included. A second capture of the same unchanged model with the same input
     shapes is free. Raises ExportError naming the line that cannot be captured.
     """
     kwargs = dict(kwargs or {})
-    key = _key(model, args, kwargs)
+    key = version, _key(model, args, kwargs)
     if (known := _captured.get(model)) and known[0] == key:
         return known[1]
     with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
         args, kwargs = _own(args, kwargs)
         expected = _run(model, args, kwargs)
-        module = plain_module(_export(model, args, kwargs).run_decompositions({}))
+        module = plain_module(_export(_nameable(model), args, kwargs).run_decompositions({}))
         _drop_copies(module)
+        module = make_ordinary(module) if version > 1 else module
         _loosen_views(module)
         _fold_norms(module)
         graph = Graph(_export(copy.deepcopy(GraphModule(module, module.graph)), args, kwargs))
@@ -201,10 +218,18 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     return graph
 
 
-def exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphModule:
-    """The model in eval mode as a graph of the operators it calls, nothing folded; see `capture`."""
+def exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, version: int = LATEST
+) -> GraphModule:
+    """The model in eval mode as a graph of the operators it calls, with ordinary layers; see `capture`."""
     with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
-        return plain_module(_export(model, *_own(args, dict(kwargs))))
+        module = plain_module(_export(_nameable(model), *_own(args, dict(kwargs))))
+        return make_ordinary(module) if version > 1 else module
+
+
+def captured(candidate: Candidate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Graph:
+    """The graph of a candidate's model with the names that its plan speaks of."""
+    return capture(candidate.model, args, kwargs, version=LATEST if candidate.plan is None else candidate.plan.version)
 
 
 def plain_module(program: ExportedProgram) -> GraphModule:
@@ -218,6 +243,24 @@ def tensor_of(node: Node) -> Tensor | None:
     """The (fake) tensor a node stands for, or None where it is something else."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
+
+
+_TAKEN = frozenset(dir(GraphModule)) - frozenset(dir(nn.Module))
+
+
+class _Inside(nn.Module):
+    """A model as a part of another, called by the same names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forward = functools.wraps(model.forward)(lambda *args, **kwargs: self.model(*args, **kwargs))
+
+
+def _nameable(model: nn.Module) -> nn.Module:
+    """The model, inside of another where a part of it has a name that a graph needs for itself, such as `code`."""
+    parts = (*model.named_children(), *_tensors(model))
+    return _Inside(model) if any(name in _TAKEN for name, _ in parts) else model
 
 
 def _key(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -361,26 +404,6 @@ def _first_line(error: Exception) -> str:
 
 
 # ---- rewriting -------------------------------------------------------------------------------
-
-
-def attribute_of(node: Any, module: nn.Module) -> Tensor | None:
-    """The tensor of a `get_attr` node, or None."""
-    if not isinstance(node, Node) or node.op != "get_attr":
-        return None
-    value = operator.attrgetter(str(node.target))(module)
-    return value if isinstance(value, Tensor) else None
-
-
-def set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
-    """Put `value` as the parameter with this qualified name into the module's own tree."""
-    path, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=value.is_floating_point()))
-
-
-def has_parameter(module: nn.Module, name: str) -> bool:
-    """Whether the module's tree has something under this qualified name."""
-    path, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(path), leaf, None) is not None
 
 
 def uses(graph: torch.fx.Graph) -> Counter[str]:

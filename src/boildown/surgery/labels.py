@@ -219,19 +219,20 @@ class _Tracer(Interpreter):
         return grouped[0]
 
     def _linear(self, node: Node) -> Any:
-        value, weight = argument(node, "input"), argument(node, "weight")
+        value, given = argument(node, "input"), argument(node, "weight")
         labels = self._of(value)
+        weight, axes = self._weight(given) or (given, (0, 1))
         if self._varies(labels, -1) or not self._varies_at_all(labels):
-            return self._mixing(node, weight, self._along(value, -1), -1, (0, 1))
+            return self._mixing(node, weight, self._along(value, -1), -1, axes)
         # It mixes another axis, as the tokens of MLP-Mixer: the channels go through untouched.
         numbers = self.numbers.fresh(1)
         self._freeze(numbers, "it mixes along another axis than the layers before it")
-        for axis, role in enumerate(_WRITES_READS):
+        for axis, role in zip(axes, _WRITES_READS, strict=True):
             self._slot(node, weight, axis, numbers.repeat(self.found.sizes[weight][axis]), role)
         del self.found.weights[node]  # it costs less with fewer channels, but its weight is no smaller
         return labels.narrow(-1, 0, 1).expand(self.env[node].shape)
 
-    def _mixing(self, node: Node, weight: Node, inputs: Tensor, axis: int, of_weight: tuple[int, int]) -> Any:
+    def _mixing(self, node: Node, weight: Node, inputs: Tensor, axis: int, of_weight: tuple[int, ...]) -> Any:
         """A layer that reads all channels and writes new ones; `of_weight` are its axes of outputs and inputs."""
         outputs = self.numbers.fresh(self.found.sizes[weight][of_weight[0]])
         self._slot(node, weight, of_weight[1], inputs, "in")

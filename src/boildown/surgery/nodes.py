@@ -1,10 +1,12 @@
-"""Arguments of a graph's nodes, by the names that operators give them."""
+"""Nodes of a graph: their arguments by the names that operators give them, and the tensors they stand for."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.fx import Node
 
 
@@ -30,6 +32,26 @@ def set_argument(node: Node, name: str, value: Any) -> None:
         node.update_arg(position, value)
     else:
         node.update_kwarg(name, value)
+
+
+def attribute_of(node: Any, module: nn.Module) -> Tensor | None:
+    """The tensor of a `get_attr` node, or None."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    value = operator.attrgetter(str(node.target))(module)
+    return value if isinstance(value, Tensor) else None
+
+
+def set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put `value` as the parameter with this qualified name into the module's own tree."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=value.is_floating_point()))
+
+
+def has_parameter(module: nn.Module, name: str) -> bool:
+    """Whether the module's tree has something under this qualified name."""
+    path, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(path), leaf, None) is not None
 
 
 def _found(node: Node, name: str) -> tuple[int, torch.Argument | None]:

@@ -8,14 +8,16 @@ it. Attention products, softmax, normalizations and transposed convolutions stay
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from torch import nn
 from torch.fx import Node
 
-from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of, uses
+from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of
 
 aten = torch.ops.aten
 
@@ -52,7 +54,8 @@ class Layer:
     `node` is the layer's own value (before a rectifier), `input` the value it reads, `output` the
     value that is quantized after it, which is `node` or the rectifier behind it; it is `node` too
     where nothing is quantized. `weight` and `bias` are qualified names in the folded program;
-    output channels are axis 0 of the weight and axis `channels` of the value.
+    output channels are axis 0 of the weight and axis `channels` of the value. Several layers may have one
+    weight (see `Placement.shared`).
     """
 
     node: str
@@ -81,7 +84,13 @@ class Placement:
     @property
     def weights(self) -> tuple[str, ...]:
         """The quantized parameters' names."""
-        return tuple(layer.weight for layer in self.layers)
+        return tuple(dict.fromkeys(layer.weight for layer in self.layers))
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The quantized parameters that several layers read, as those of a part that is called twice."""
+        count = Counter(layer.weight for layer in self.layers)
+        return frozenset(name for name in count if count[name] > 1)
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -131,27 +140,40 @@ def place(graph: Graph, *, skip: Collection[str] = ()) -> Placement:
 
 
 def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
-    count = uses(graph.module.graph)
-    layers: dict[Node, None] = {}
-    left: dict[str, str] = {}
-    for node in graph.module.graph.nodes:
-        if node.target not in CONVOLUTIONS | {LINEAR} or node.target in _THREE_DIMENSIONS:
-            continue
-        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-        tensor = attribute_of(weight, graph.module)
-        if node.name in skip or (isinstance(weight, Node) and str(weight.target) in skip):
-            left[node.name] = "asked to stay float"
-        elif tensor is None or (bias is not None and attribute_of(bias, graph.module) is None):
-            left[node.name] = "its weight or bias is computed, not a parameter"
-        elif tensor.dtype is not torch.float32:
-            left[node.name] = f"its weight is {tensor.dtype}"
-        elif _unnamed(_origin(cast(Node, node.args[0]))):
-            left[node.name] = "its input is a result of an LSTM cell, which the exported file does not name"
-        elif any(count[str(cast(Node, arg).target)] > 1 for arg in (weight, bias) if arg is not None):
-            left[node.name] = "another layer uses the same weight or bias"
-        else:
-            layers[node] = None
-    return layers, left
+    kinds = CONVOLUTIONS - _THREE_DIMENSIONS | {LINEAR}
+    reasons = {node: _why_float(node, graph, skip) for node in graph.module.graph.nodes if node.target in kinds}
+    for node in reasons:
+        if reasons[node] is None and any(other.args[1] is not node.args[1] for other in _readers(node)):
+            reasons[node] = "something else uses the same weight or bias"
+    # A weight is on one grid wherever it is read.
+    stay = {node.args[1] for node, reason in reasons.items() if reason is not None}
+    left = {node.name: reason or "another call of it stays float" for node, reason in reasons.items()
+            if reason is not None or node.args[1] in stay}  # fmt: skip
+    return {node: None for node in reasons if node.name not in left}, left
+
+
+def _why_float(node: Node, graph: Graph, skip: frozenset[str]) -> str | None:
+    """Why a layer cannot be quantized, by itself; None where it can."""
+    weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+    tensor = attribute_of(weight, graph.module)
+    if node.name in skip or (isinstance(weight, Node) and str(weight.target) in skip):
+        return "asked to stay float"
+    if not isinstance(tensor, nn.Parameter) or (
+        bias is not None and not isinstance(attribute_of(bias, graph.module), nn.Parameter)
+    ):
+        return "its weight or bias is computed or constant, not a parameter"
+    if tensor.dtype is not torch.float32:
+        return f"its weight is {tensor.dtype}"
+    if _unnamed(_origin(cast(Node, node.args[0]))):
+        return "its input is a result of an LSTM cell, which the exported file does not name"
+    return None
+
+
+def _readers(layer: Node) -> Iterator[Node]:
+    """All that reads a layer's weight or its bias."""
+    for arg in layer.args[1:3]:
+        if isinstance(arg, Node):
+            yield from arg.users
 
 
 def _unnamed(value: Node) -> bool:

@@ -24,24 +24,23 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
     """The graph with fake quantization, called like the model; the graph itself is not touched.
 
     Weights are on their grids, biases are rounded as int32 with the plan's corrections, and every
-    quantized value is rounded for all its readers except the graph's own outputs. Gradients pass
-    straight through the rounding of activations. Raises ModelError if the plan names values or
+    quantized value is rounded for all its readers; of the graph's outputs only one that is an input is
+    not. Gradients pass straight through the rounding of activations. Raises ModelError if the plan names values or
     weights that the graph does not have.
     """
     module = graph.copy()
     nodes = {node.name: node for node in module.graph.nodes}
-    layers = {
-        str(cast(Node, node.args[1]).target): node
-        for node in nodes.values()
-        if node.target in CONVOLUTIONS or node.target is LINEAR
-    }
+    layers: dict[str, list[Node]] = {}
+    for node in nodes.values():
+        if node.target in CONVOLUTIONS or node.target is LINEAR:
+            layers.setdefault(str(cast(Node, node.args[1]).target), []).append(node)
     if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers))):
         raise ModelError.of(
             f"The quantization plan names what this model does not have: {', '.join(missing[:5])}",
             "Use the plan with the model it was made for, or calibrate again.",
         )
     for name, quantizer in plan.weights.items():
-        _quantize_layer(module, layers[name], quantizer, plan)
+        _quantize_layers(module, layers[name], quantizer, plan)
     last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
     for name, quantizer in plan.activations.items():
         value = nodes[name]
@@ -51,7 +50,10 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
                 (value, quantizer.scale[0], quantizer.zero_point[0], *quantizer.limits),
             )
         rounded.meta["val"] = value.meta["val"]
-        value.replace_all_uses_with(rounded, lambda user, own=rounded: user is not own and user.op != "output")
+        passed = value.op == "placeholder"
+        value.replace_all_uses_with(
+            rounded, lambda user, own=rounded, passed=passed: user is not own and not (passed and user.op == "output")
+        )
     module.recompile()
     return module
 
@@ -72,25 +74,28 @@ def round_bias(bias: Tensor, input_scale: float, weight_scale: Sequence[float]) 
     return ((bias.double() / step).round().clamp(-_INT32, _INT32) * step).to(bias.dtype)
 
 
-def _quantize_layer(module: GraphModule, layer: Node, quantizer: Quantizer, plan: Plan) -> None:
+def _quantize_layers(module: GraphModule, layers: Sequence[Node], quantizer: Quantizer, plan: Plan) -> None:
+    """Quantize a weight, and the bias of each layer that reads it, on the grid of that layer's input."""
     name = quantizer.tensor
     weight = module.get_parameter(name).detach()
     set_parameter(module, name, fake_quantize(weight, quantizer))
-    old = cast("Node | None", layer.args[2] if len(layer.args) > 2 else None)
     correction = plan.biases.get(name)
-    if old is None and correction is None:
-        return
-    bias = torch.zeros(len(weight)) if old is None else module.get_parameter(str(old.target)).detach()
-    if correction is not None:
-        bias = bias + torch.tensor(correction, dtype=bias.dtype)
-    source = plan.activations.get(cast(Node, layer.args[0]).name)
-    if source is not None:
-        bias = round_bias(bias, source.scale[0], quantizer.scale)
-    if old is not None:
-        set_parameter(module, str(old.target), bias)
-        return
-    free = bias_name(name, lambda candidate: has_parameter(module, candidate))
-    set_parameter(module, free, bias)
-    with module.graph.inserting_before(layer):
-        added = module.graph.get_attr(free)
-    layer.args = (*layer.args[:2], added, *layer.args[3:])
+    nodes = [cast("Node | None", layer.args[2] if len(layer.args) > 2 else None) for layer in layers]
+    biases = [None if node is None else module.get_parameter(str(node.target)).detach() for node in nodes]
+    for layer, node, old in zip(layers, nodes, biases, strict=True):
+        if old is None and correction is None:
+            continue
+        bias = torch.zeros(len(weight)) if old is None else old
+        if correction is not None:
+            bias = bias + torch.tensor(correction, dtype=bias.dtype)
+        source = plan.activations.get(cast(Node, layer.args[0]).name)
+        if source is not None:
+            bias = round_bias(bias, source.scale[0], quantizer.scale)
+        if node is not None and layer is layers[0]:
+            set_parameter(module, str(node.target), bias)
+            continue
+        free = bias_name(name, lambda candidate: has_parameter(module, candidate))
+        set_parameter(module, free, bias)
+        with module.graph.inserting_before(layer):
+            added = module.graph.get_attr(free)
+        layer.args = (*layer.args[:2], added, *layer.args[3:])

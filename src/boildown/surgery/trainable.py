@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from boildown.domain.candidate import Edit
 from boildown.surgery.calls import example_call, written_call
 from boildown.surgery.edits import register
-from boildown.surgery.graph import attribute_of, exported
+from boildown.surgery.graph import LATEST, attribute_of, exported
 from boildown.surgery.nodes import argument
 
 OP = "capture"
@@ -46,14 +46,15 @@ _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 def trainable(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[GraphModule, Edit | None]:
     """A copy of the model as a graph module in eval mode, and the edit that makes it again.
 
-    Called like the model, with the model's names of parameters and buffers. The edit is None where the model is
+    Called like the model, with the model's names of parameters and buffers but for weights that are computed (see
+    `ordinary`). The edit is None where the model is
     such a graph already. `args` and `kwargs` are one example call; the edit keeps their shapes and types.
     Raises ExportError where the model cannot be captured.
     """
     if is_trainable(model):
         assert isinstance(model, GraphModule)
         return copy.deepcopy(model), None
-    edit = Edit(OP, 1, written_call(args, kwargs))
+    edit = Edit(OP, LATEST, written_call(args, kwargs))
     return _captured(model, args, kwargs), edit
 
 
@@ -69,14 +70,19 @@ def example_inputs(module: GraphModule) -> list[Any]:
 
 
 @register(OP, 1)
+def _apply_first(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+    return _captured(model, *example_call(args), version=1)
+
+
+@register(OP, 2)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return _captured(model, *example_call(args))
 
 
-def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> GraphModule:
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], version: int = LATEST) -> GraphModule:
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modules = dict(model.named_modules(remove_duplicate=False))
-    module = copy.deepcopy(exported(model, args, kwargs))
+    module = copy.deepcopy(exported(model, args, kwargs, version=version))
     module.graph.eliminate_dead_code()
     for node in list(module.graph.nodes):
         if node.target is aten.batch_norm.default:
@@ -88,7 +94,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     module.graph.eliminate_dead_code()
     module.recompile()
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trains.get(name, parameter.is_floating_point()))
+        parameter.requires_grad_(trains.get(name, parameter.requires_grad))
     for node in module.graph.nodes:
         value = node.meta.pop("val", None)  # surgery makes it untrue
         node.meta["axes"] = getattr(value, "ndim", None)
