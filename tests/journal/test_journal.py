@@ -156,6 +156,16 @@ def test_a_foreign_file_is_told(folder, content):
         Journal.open(folder, readonly=True)
 
 
+def test_a_damaged_file_that_sqlite_quotes_is_told(folder):
+    Journal.create(folder, {}).close()
+    path = folder / "journal.db"
+    whole = path.read_bytes()
+    at = whole.rindex(b"(kind)")  # in the statement that made an index, which SQLite repeats in its complaint
+    path.write_bytes(whole[:at] + b"\xff\xff" + whole[at + 2 :])
+    with pytest.raises(JournalError, match="The file is damaged"):
+        Journal.open(folder, readonly=True)
+
+
 def test_reads_where_nothing_can_be_written(folder):
     with Journal.create(folder, {"seed": 1}) as journal:
         journal.finish(Outcome.TARGET_MET, 0, "met", 1.0)

@@ -344,8 +344,8 @@ def _told(folder: Path) -> Iterator[None]:
     """What SQLite says, as cause and cure."""
     try:
         yield
-    except sqlite3.Error as error:
-        said = str(error)
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where its message quotes a damaged file
+        said = str(error) if isinstance(error, sqlite3.Error) else "database disk image is malformed"
         if "full" in said:
             cure = "The journal is intact up to the last finished step: free space on the disk, then resume."
         elif "not a database" in said or "malformed" in said:
