@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -160,6 +161,30 @@ def test_a_training_that_fails_is_of_its_attempt_alone(mirror, tmp_path):
     with Journal.open(run.path, readonly=True) as journal:
         assert len(journal.records("rollback")) == 2
     assert not (run.path / "training").exists()
+
+
+def test_data_that_fail_in_the_middle_of_a_training_fail_that_attempt_alone(mirror, tmp_path):
+    class Worn(list):
+        left = math.inf
+
+        def __getitem__(self, index):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError("the server is gone")
+            return super().__getitem__(index)
+
+    def wear(event):
+        if event.kind == "attempt" and event.data["attempt"].number == 1:
+            train.left = 1000
+
+    x, y = mirror.samples(400, 1)
+    train = Worn(zip(x, y, strict=True))
+    task = bd.Classification(train=train, validation=mirror.samples(400, 2), metrics=[mirror.Fragile()])
+    rungs = ("retrain(steps=100)", "shrink(size=0.2)")
+    run = mirrored(mirror, tmp_path, *rungs, task=task, students=[line()], callbacks=wear)
+    assert [result.state.value for result in run.candidates[1:]] == ["failed", "missed"]
+    assert "could not be read at step" in run.candidates[1].sentence
+    assert "OSError: the server is gone" in run.candidates[1].sentence
 
 
 def test_a_student_of_a_factory_learns_in_a_child(mirror, tmp_path, monkeypatch):

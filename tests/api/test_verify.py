@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import boildown as bd
-from boildown.journal import Journal
+from boildown.journal import Journal, run_folders
 
 pytestmark = pytest.mark.usefixtures("still")
+CALL = "from boildown.cli import main\nmain()\n"
 
 
 @pytest.fixture
@@ -137,7 +139,10 @@ def test_the_call_in_the_manifest_makes_the_same_again(plugged, tmp_path, monkey
     assert again.best.artifact.read_bytes() == (tmp_path / "before" / run.id / "best" / "model.mirror").read_bytes()
 
 
-def test_the_command_in_the_manifest_is_what_was_typed(plugged, command, tmp_path, monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_the_command_in_the_manifest_is_what_was_typed_and_makes_the_same_again(
+    plugged, command, tmp_path, monkeypatch
+):
     (tmp_path / "boildown.toml").write_text(
         '[model]\nfactory = "boildown_fakes:model"\n[task]\nfactory = "boildown_fakes:task"\n'
         '[target]\nconditions = ["size <= 0.3x"]\n[ladder]\nrungs = ["shrink(size=0.2)"]\n[run]\nruntime = "mirror"\n'
@@ -145,13 +150,24 @@ def test_the_command_in_the_manifest_is_what_was_typed(plugged, command, tmp_pat
     arguments = ["compress", str(tmp_path / "boildown.toml"), "--goal", "best", "--runs", str(tmp_path / "a b")]
     monkeypatch.setattr(sys, "argv", ["boildown", *arguments])
     made = command(*arguments, "--json").data
-    assert shlex.split(run_command(tmp_path / "a b" / made["run"])) == ["boildown", *arguments]
-    again = bd.compress(
-        plugged.model(), plugged.task(), "size <= 0.3x", ladder="shrink(size=0.2)", goal="best", runtime="mirror",
-        runs=tmp_path,
+    (tmp_path / "a b").rename(tmp_path / "before")
+    typed = run_command(tmp_path / "before" / made["run"])
+    assert shlex.split(typed) == ["boildown", *arguments]
+
+    program = tmp_path / "bin" / "boildown"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport boildown_fakes\nboildown_fakes.stop_clock()\n{CALL}")
+    program.chmod(0o755)
+    told = subprocess.run(
+        typed, shell=True, capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert again.candidates[1].key == made["attempts"][1]["key"]
-    assert again.best.artifact.read_bytes() == Path(made["artifact"]).read_bytes()
+    assert told.returncode == 0, told.stderr
+    (again,) = run_folders(tmp_path / "a b")
+    manifests = [json.loads((run / "manifest.json").read_text()) for run in (tmp_path / "before" / made["run"], again)]
+    keys = [[(attempt["key"], attempt["sha256"]) for attempt in manifest["attempts"]] for manifest in manifests]
+    assert keys[0] == keys[1]
+    assert manifests[0]["files"] == manifests[1]["files"]
 
 
 def run_command(folder):
