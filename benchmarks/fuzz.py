@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
+from torch.fx import GraphModule
 
 import boildown as bd
 from boildown.api.asked import read
@@ -52,6 +53,7 @@ from boildown.methods.base import Context, Data
 from boildown.methods.registry import installed
 from boildown.report import facts, write
 from boildown.report.text import summary
+from boildown.surgery import edits, trainable
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import load
 from boildown.tasks.metrics import METRICS, metric
@@ -216,6 +218,7 @@ def _configurations(folder: Path) -> Fuzzed:
 
 def _candidate_files(folder: Path) -> Fuzzed:
     first, made = _candidates(folder)
+    _capture_once()
 
     def case(data: Any) -> None:
         (folder / "01" / "candidate.json").write_text(json.dumps(data), encoding="utf-8")
@@ -227,10 +230,14 @@ def _candidate_files(folder: Path) -> Fuzzed:
 
 def _journal_cells(folder: Path) -> Fuzzed:
     whole, _rows = _journal(folder / "runs" / "whole")
-    cell = st.none() | _NUMBERS | _WORDS | st.binary(max_size=9) | (_PLAIN | spoiled(_BODY)).map(json.dumps)
-    cell = cell.filter(lambda value: not isinstance(value, int) or abs(value) < 2**63)
+    anything = st.none() | _NUMBERS | _WORDS | st.binary(max_size=9) | _PLAIN.map(json.dumps)
+    anything = anything.filter(lambda value: not isinstance(value, int) or abs(value) < 2**63)
+    near = {cell: spoiled(value).map(json.dumps) for cell, value in _cells(folder / "runs" / "whole").items() if value}
+    change = st.sampled_from(list(_cells(folder / "runs" / "whole"))).flatmap(
+        lambda cell: st.tuples(st.just(cell), near.get(cell, anything) | anything)
+    )
 
-    def case(changes: list[tuple[tuple[str, str, int], Any]]) -> None:
+    def case(changes: list[tuple[Cell, Any]]) -> None:
         spoilt = _laid(folder, whole)
         with contextlib.closing(sqlite3.connect(spoilt / "journal.db")) as connection:
             for (table, column, row), value in changes:
@@ -239,7 +246,7 @@ def _journal_cells(folder: Path) -> Fuzzed:
             connection.commit()
         _read_journal(spoilt)
 
-    return st.lists(st.tuples(st.sampled_from(_cells()), cell), min_size=1, max_size=3), case
+    return st.lists(change, min_size=1, max_size=3), case
 
 
 def _journal_bytes(folder: Path) -> Fuzzed:
@@ -301,20 +308,41 @@ def _pickled_files(folder: Path) -> Fuzzed:
 
 
 TARGETS: dict[str, tuple[float, Callable[[Path], Fuzzed]]] = {
-    "targets": (0.30, _grammar),
+    "targets": (0.25, _grammar),
     "rungs": (0.20, _rungs),
-    "budgets": (0.10, _budgets),
-    "configuration, any text": (0.10, _any_configuration),
+    "budgets": (0.08, _budgets),
+    "configuration, any text": (0.08, _any_configuration),
     "configuration": (0.05, _configurations),
-    "candidates: edits, plan, rewrite": (0.05, _candidate_files),
+    "candidates: edits, plan, rewrite": (0.04, _candidate_files),
     "journal, cells": (0.05, _journal_cells),
-    "journal, bytes": (0.03, _journal_bytes),
-    "manifest": (0.05, _manifests),
-    "ONNX": (0.02, _onnx_files),
-    "safetensors": (0.03, _safetensors_files),
-    ".pt": (0.02, _pickled_files),
+    "journal, bytes": (0.04, _journal_bytes),
+    "manifest": (0.11, _manifests),
+    "ONNX": (0.03, _onnx_files),
+    "safetensors": (0.04, _safetensors_files),
+    ".pt": (0.03, _pickled_files),
 }
 """What is read: its share of the cases, and how it is made up and given."""
+
+
+def _capture_once() -> None:
+    """Capture the network anew only for a call that is new: capturing is torch's, and takes most of a second."""
+
+    def once(usual: edits.Apply) -> edits.Apply:
+        made: dict[str, nn.Module] = {}
+
+        def apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+            if isinstance(model, GraphModule):  # no longer the network that every candidate begins with
+                return usual(model, args)
+            call = json.dumps(args, sort_keys=True)
+            if call not in made:
+                made[call] = usual(model, args)
+            return copy.deepcopy(made[call])
+
+        return apply
+
+    for (op, version), usual in list(edits._applies.items()):
+        if op == trainable.OP:
+            edits._applies[op, version] = once(usual)
 
 
 def _ignore(_value: Any) -> None:
@@ -372,7 +400,24 @@ _FACTS = {
     "metrics": {"accuracy": {"unit": "fraction", "higher_is_better": True, "range": [0, 1]}}, "notices": ["one"],
     "data": {"train": 3, "search": 3, "verdict": 3, "calibration": 3, "search labelled": True}, "command": "boildown",
     "model": {"class": "Net", "parameters": 3}, "environment": {"cpu": "one", "packages": {}}, "budget": "1 h",
+    "now": {"what": "score", "done": 1, "total": 3, "left": None, "at": 1.0, "since": 0.5},
 }  # fmt: skip
+_LAYER = {"name": "a", "node": "conv", "kind": "conv", "shape": [4, 1, 3, 3], "bits": 8, "input bits": 8}
+_RECORDS: dict[str, dict[str, Any]] = {
+    "standing": {"k": 1},
+    "curve": {"losses": ["kd"], "of": 10, "lr": 0.01, "points": [[5, 1.0], [10, 0.5]]},
+    "survivors": {"scores": {"kd": 0.1, "dist": None}, "step": 10, "losses": ["kd"]},
+    "loss": {"round": 1, "loss": "kd"},
+    "layers": {"layers": [_LAYER]},
+    "sensitivity": {"layers": {"conv": 0.1}},
+    "changed": {
+        "artifact": "0" * 64, "data": "data", "metric": "accuracy", "of": 3, "worse": 1, "better": 0,
+        "classes": [[1, 2, 1.0, 0.5]],
+        "samples": [{"index": 1, "before": 1.0, "after": 0.0, "label": 1, "first": 1, "now": 2, "picture": "AAAA"}],
+    },
+    "probe": {"weights": 0.1, "activations": 0.2},
+}  # fmt: skip
+"""What the report reads of what else was kept."""
 _MANIFEST = {
     "best": 1,
     "attempts": [{"number": 1, "sha256": "0" * 64, "verdict": _BODY}],
@@ -388,7 +433,8 @@ def _journal(folder: Path) -> tuple[bytes, dict[int, Any]]:
             for measurement in _VERDICT.measurements.values():
                 journal.add_measurement("key", number, measurement)
             journal.add_look(number, "data")
-            journal.record(number, "standing", {"k": 1})
+            for kind, data in _RECORDS.items():
+                journal.record(number, kind, data)
             journal.finish_attempt(
                 number, state, "well", verdict=_BODY, artifact=folder / "model.onnx", sha256="0" * 64,
                 timings={"total": 1.0}, notes=["a note"], candidate={"method": "x", "settings": {}},
@@ -398,20 +444,23 @@ def _journal(folder: Path) -> tuple[bytes, dict[int, Any]]:
     return (folder / "journal.db").read_bytes(), rows
 
 
-def _cells() -> list[tuple[str, str, int]]:
-    """Every cell that can be spoilt: table, column, row."""
-    columns = {
-        "facts": ("name", "value"),
-        "attempts": ("rung", "reason", "parent", "quote", "state", "started", "ended", "sentence", "verdict",
-                     "candidate", "artifact", "sha256", "timings", "notes"),
-        "measurements": ("key", "attempt", "body"),
-        "looks": ("data", "k", "attempt"),
-        "records": ("attempt", "kind", "data"),
-        "endings": ("outcome", "best_attempt", "sentence", "seconds"),
-        "migrations": ("name", "applied"),
-    }  # fmt: skip
-    rows = {"facts": range(1, len(_FACTS) + 1), "endings": (1,), "migrations": (1,)}
-    return [(table, name, row) for table, names in columns.items() for name in names for row in rows.get(table, (1, 2))]
+Cell = tuple[str, str, int]
+"""Table, column, row."""
+
+
+def _cells(folder: Path) -> dict[Cell, Any]:
+    """Every cell of a journal, with what it holds where that is a list or a dict."""
+    found: dict[Cell, Any] = {}
+    with contextlib.closing(sqlite3.connect(folder / "journal.db")) as connection:
+        connection.row_factory = sqlite3.Row
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for row in connection.execute(f"SELECT rowid AS at, * FROM {table}"):
+                for column in row.keys()[1:]:
+                    text = row[column]
+                    plain = isinstance(text, str) and text[:1] in ("{", "[")
+                    found[table, column, row["at"]] = json.loads(text) if plain else None
+    return found
 
 
 def _laid(folder: Path, journal: bytes) -> Path:
@@ -450,6 +499,8 @@ def _onnx() -> bytes:
     return bytes(made.SerializeToString())
 
 
+_WIDEST = 300
+
 # -- counting ----------------------------------------------------------------------------------------
 
 
@@ -481,7 +532,8 @@ def fuzz(name: str, fuzzed: Fuzzed, cases: int, of: int) -> tuple[Counter[str], 
         check()
     except Exception as fault:  # noqa: BLE001 - it is told, and the next kind is tried
         counts["faults"] += 1
-        return counts, "".join(traceback.format_exception(fault)[-60:])
+        told = "".join(traceback.format_exception(fault)).splitlines()
+        return counts, "\n".join(line[:_WIDEST] for line in told[-60:])
     return counts, ""
 
 
