@@ -106,11 +106,11 @@ class Journal:
         self.close()
 
     # -- the run -------------------------------------------------------------------------------------
+
     @property
     def writer(self) -> int | None:
         """The process that writes this journal, where it is one of this machine; None for none."""
         return writer(self.folder / _LOCK)
-
 
     @property
     def facts(self) -> dict[str, Any]:
