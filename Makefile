@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test real check lint clean
+.PHONY: demo test real check lint wheel-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a network on handwritten digits and boil it down"
 	@echo "make test    run the tests (real models too where BOILDOWN_DATA names their folder: make real)"
+	@echo "make wheel-check   build wheel and sdist, and use the wheel in a clean environment (minutes)"
 	@echo "make check   run every check: format, lint, types, imports, tests"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -35,6 +36,9 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 check: lint test
+
+wheel-check:
+	PYTHON=$(PYTHON) .ci/wheel-check
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

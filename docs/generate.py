@@ -1,8 +1,10 @@
-"""Write docs/methods/ from the cards: `python docs/generate.py`, or `--check` to see whether it is up to date."""
+"""Write docs/methods/ from cards and benchmarks: `python docs/generate.py`, or `--check` to see if it is up to date."""
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from boildown.methods.base import Method
 from boildown.methods.registry import installed
 
 FOLDER = Path(__file__).parent / "methods"
+_MEASURED = Path(__file__).parent / "measured.toml"
+_BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "README.md"
 _NOTICE = "<!-- Written by docs/generate.py from the method's card. Change the card, not this page. -->\n"
 
 
@@ -18,7 +22,10 @@ def pages() -> dict[str, str]:
     """The text of every page by file name: one per shipped method, and `README.md` that lists them."""
     shipped = {name: method for name, method in installed().items() if method.__module__.startswith("boildown.")}
     cards = [_card(method) for method in shipped.values()]
-    return {"README.md": _index(cards), **{f"{card['name']}.md": _page(card) for card in cards}}
+    examples = tomllib.loads(_MEASURED.read_text(encoding="utf-8"))
+    benchmarks = _BENCHMARKS.read_text(encoding="utf-8")
+    texts = {card["name"]: _page(card) + _measured(benchmarks, **examples[card["name"]]) for card in cards}
+    return {"README.md": _index(cards), **{f"{name}.md": text for name, text in texts.items()}}
 
 
 def main(arguments: list[str]) -> int:
@@ -93,6 +100,27 @@ def _page(card: dict[str, Any]) -> str:
     other = str(not default).lower() if isinstance(default, bool) else (setting["choices"] or (default,))[-1]
     shown = f"{card['name']}({name}={other})"
     return "\n".join([*lines, "", f"As a rung: `{shown}`.", ""])
+
+
+def _measured(benchmarks: str, section: str, rows: list[str]) -> str:
+    """The rows of the benchmarks that show the method at work, below the head of their table.
+
+    Raises ValueError for a section or a row that is not there.
+    """
+    found = re.search(rf"^#+ {re.escape(section)}\n(.*?)(?=^#+ |\Z)", benchmarks, re.M | re.S)
+    if found is None:
+        raise ValueError(f"benchmarks/README.md has no section {section!r}, which docs/measured.toml names")
+    lines = found[1].splitlines()
+    table = []
+    for row in rows:
+        place = next((place for place, line in enumerate(lines) if line.startswith(row)), None)
+        if place is None:
+            raise ValueError(f"benchmarks/README.md has no row {row!r} in {section!r}, which docs/measured.toml names")
+        table.append(lines[place])
+    head = max(place for place, line in enumerate(lines[: lines.index(table[0])]) if line.startswith("| ---"))
+    anchor = re.sub(r"[^\w\- ]", "", section.lower()).replace(" ", "-")
+    told = f"From the [benchmarks](../../benchmarks/README.md#{anchor}), where what was measured, and how, stands:"
+    return "\n".join(["", "## Measured", "", told, "", *lines[head - 1 : head + 1], *table, ""])
 
 
 def _admits(setting: dict[str, Any]) -> str:

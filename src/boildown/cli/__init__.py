@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -57,6 +58,7 @@ _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")  # torch about itself, of no use here
     try:
         code = app(arguments, standalone_mode=False)
     except typer.Abort:
