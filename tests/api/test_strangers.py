@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import sqlite3
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,25 @@ SQL = "'; DROP TABLE attempts; --"
 PATHS = "../../../outside"
 
 
+class Scripts(HTMLParser):
+    """What of a page is run: the text of its scripts, and attributes that answer events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.answers: list[str] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.answers += [name for name, _ in attributes if name.startswith("on")]
+        if tag == "script":
+            self.texts.append("")
+
+    def handle_data(self, data) -> None:
+        if self.cdata_elem == "script":
+            self.texts[-1] += data
+
+
+@cache
 def calls() -> list[tuple[str, str, ast.Call]]:
     """(file, what is called, the call) for every call in the source."""
     found = []
@@ -82,9 +103,13 @@ def strange(tmp_path_factory):
 
 
 def test_names_are_no_markup(strange):
-    page = write(strange.path).read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    for page in (write(strange.path).read_text(encoding="utf-8"), strange._repr_html_()):
+        scripts = Scripts()
+        scripts.feed(page)
+        assert not any("alert" in script and "\\u003c" not in script for script in scripts.texts)
+        assert scripts.answers == []
+        assert SCRIPT not in page
+        assert "&lt;script&gt;" in page
     assert "\x1b[2J" not in str(strange)
 
 
