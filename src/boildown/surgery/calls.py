@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boildown.domain.axes import open_axes, opened
+
 
 def written_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of one call as plain data. Raises TypeError for one that is neither tensor nor plain data."""
@@ -22,7 +24,8 @@ def example_call(data: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, An
 def _written(value: Any) -> Any:
     """Plain data for an argument: tensors by shape and type, containers by their parts."""
     if isinstance(value, Tensor):
-        return {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        written = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return {**written, "open": list(axes)} if (axes := open_axes(value)) else written
     if isinstance(value, tuple):
         return {"tuple": [_written(part) for part in value]}
     if isinstance(value, list):
@@ -37,7 +40,8 @@ def _written(value: Any) -> Any:
 def _read(data: Mapping[str, Any]) -> Any:
     """The inverse of `_written`, with zeros in the tensors."""
     if "tensor" in data:
-        return torch.zeros(data["tensor"], dtype=getattr(torch, data["dtype"]))
+        zeros = torch.zeros(data["tensor"], dtype=getattr(torch, data["dtype"]))
+        return opened(zeros, data.get("open", ()))
     if "tuple" in data:
         return tuple(_read(part) for part in data["tuple"])
     if "list" in data:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -31,6 +32,7 @@ from torch.fx import GraphModule, Node
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils._pytree import tree_flatten, tree_map
 
+from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError
 from boildown.surgery.nodes import attribute_of as attribute_of
@@ -171,8 +173,18 @@ class Graph:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def macs(self) -> int:
-        """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU."""
-        total = sum(macs_of(node, _dims) for node in self.module.graph.nodes if node.op == "call_function")
+        """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU.
+
+        Axes that are open beside the batch count as long as in the example.
+        """
+        known = {
+            size.node.expr: int(size.node.hint) for val in self._inputs for size in val.shape[1:] if _symbols(size)
+        }
+
+        def dims(node: Any) -> list[int]:
+            return _dims(node, known)
+
+        total = sum(macs_of(node, dims) for node in self.module.graph.nodes if node.op == "call_function")
         return round(total / self.batch)
 
 
@@ -186,6 +198,7 @@ class _Text(str):
 # ---- capture ---------------------------------------------------------------------------------
 
 _captured: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.WeakKeyDictionary()
+_exported: weakref.WeakKeyDictionary[nn.Module, tuple[Any, GraphModule]] = weakref.WeakKeyDictionary()
 
 
 def capture(
@@ -221,10 +234,16 @@ def capture(
 def exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, version: int = LATEST
 ) -> GraphModule:
-    """The model in eval mode as a graph of the operators it calls, with ordinary layers; see `capture`."""
-    with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
-        module = plain_module(_export(_nameable(model), *_own(args, dict(kwargs))))
-        return make_ordinary(module) if version > 1 else module
+    """The model in eval mode as a graph of the operators it calls, with ordinary layers; see `capture`.
+
+    Its tensors are the model's own, and a second call for the same unchanged model gives the same graph: copy it first.
+    """
+    key = version, _key(model, args, kwargs)
+    if not (known := _exported.get(model)) or known[0] != key:
+        with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
+            module = plain_module(_export(_nameable(model), *_own(args, dict(kwargs))))
+            known = _exported[model] = key, make_ordinary(module) if version > 1 else module
+    return known[1]
 
 
 def captured(candidate: Candidate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Graph:
@@ -265,7 +284,7 @@ def _nameable(model: nn.Module) -> nn.Module:
 
 def _key(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     leaves, spec = tree_flatten((args, kwargs))
-    shapes = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    shapes = tuple((tuple(x.shape), x.dtype, open_axes(x)) if isinstance(x, Tensor) else repr(x) for x in leaves)
     state = tuple(
         (name, id(tensor), 0 if tensor.is_inference() else tensor._version) for name, tensor in _tensors(model)
     )
@@ -283,7 +302,9 @@ def _own(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...]
     times = 2 if all(x.ndim and len(x) == 1 for x in tensors) else 1
 
     def own(value: Any) -> Any:
-        return torch.cat([value.detach()] * times) if isinstance(value, Tensor) and value.ndim else value
+        if not isinstance(value, Tensor) or not value.ndim:
+            return value
+        return opened(torch.cat([value.detach()] * times), open_axes(value))
 
     owned: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(own, (args, kwargs))
     return owned
@@ -322,8 +343,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     def attempt(dim: Any, *, strict: bool) -> ExportedProgram:
         shapes = ShapesCollection()  # type: ignore[no-untyped-call]
         for tensor in tensors:
+            axes: dict[int, Any] = dict.fromkeys(open_axes(tensor), Dim.DYNAMIC)
             if len(tensor) == batch:
-                shapes[tensor] = {0: dim}
+                axes[0] = dim
+            if axes:
+                shapes[tensor] = axes
         named = shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
         return torch.export.export(model, args, kwargs, dynamic_shapes=named, strict=strict)
 
@@ -539,17 +563,17 @@ def _symbols(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
 
 
-def _size(size: Any) -> int:
-    """A dimension for one sample: the batch symbol is 1."""
+def _size(size: Any, known: Mapping[Any, int]) -> int:
+    """A dimension for one sample: symbols stand for what is known of them, the batch for 1."""
     if not _symbols(size):
         return int(size)
-    return int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, 1)))
+    return int(size.node.expr.subs({symbol: known.get(symbol, 1) for symbol in size.node.expr.free_symbols}))
 
 
-def _dims(node: Any) -> list[int]:
+def _dims(node: Any, known: Mapping[Any, int] = MappingProxyType({})) -> list[int]:
     value = tensor_of(node)
     assert value is not None
-    return [_size(size) for size in value.shape]
+    return [_size(size, known) for size in value.shape]
 
 
 def _shapes(value: Any) -> str:

@@ -112,6 +112,11 @@ class IndexedSamples:
             self._fingerprints[every] = digest.hexdigest()
         return self._fingerprints[every]
 
+    @property
+    def collated(self) -> bool:
+        """Whether batches are made by a function of the user's, which may pad them to different sizes."""
+        return self.read.collated
+
     def targets(self) -> NDArray[Any] | None:
         """All targets, shape (n, ...), where they can be had without reading every item; else None."""
         found = self.read.targets()
@@ -137,6 +142,7 @@ class Rows:
     """Tensors of equal length read by slicing: a whole batch at once."""
 
     name = "tensors"
+    collated = False
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self.tensors = tuple(tensors)
@@ -156,6 +162,7 @@ class Items:
     def __init__(self, source: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
         self.source = source
         self.collate = collate or stack
+        self.collated = collate is not None
 
     @property
     def name(self) -> str:
@@ -190,6 +197,7 @@ class Relabelled:
 
     def __init__(self, read: Rows | Items | Relabelled, change: Callable[[Any, Any], Any]) -> None:
         self.read, self.change = read, change
+        self.collated: bool = read.collated
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, Mistake
 from boildown.tasks.data import evenly_spaced, read_targets
-from boildown.tasks.general import Call, Options, Task, as_call, batch_of_two, first_call, unwrap
+from boildown.tasks.general import Call, Options, Task, as_call, first_call, unwrap
 from boildown.tasks.losses import Loss, as_loss
 
 _SCALE_ITEMS = 1024
@@ -61,7 +61,7 @@ class Embedding(Task):
 
     def example(self) -> Call:
         """Arguments to embed one side, batch of 2, on the CPU; a given `example` is one side."""
-        return super().example() if self._example is None else batch_of_two(self._side_call(self._example))
+        return super().example() if self._example is None else self.opened(self._side_call(self._example))
 
     def run(self, model: Runnable, inputs: Any) -> torch.Tensor:
         """Both embeddings, shape (n, 2, d). Raises DataError where the model returns no vectors."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
+from math import prod
 from types import CodeType
 from typing import Any, TypedDict
 
 import torch
 
+from boildown.domain.axes import opened
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake
-from boildown.tasks.checks import check_samples
-from boildown.tasks.data import IndexedSamples, map_leaves, samples_from
+from boildown.tasks.checks import READ_TWICE, check_samples
+from boildown.tasks.data import IndexedSamples, leaves, map_leaves, samples_from
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 
@@ -142,11 +145,46 @@ class Task:
             raise DataError(*(Mistake(f"{name}: {m.cause}", m.cure) for m in error.mistakes)) from error
 
     def example(self) -> Call:
-        """Positional and keyword arguments for one call of the model, batch of 2, on the CPU."""
+        """Positional and keyword arguments for one call of the model, batch of 2, on the CPU.
+
+        Axes that differ from call to call are marked (`domain.axes`); items whose are the largest are the example.
+        """
         inputs = self._example
         if inputs is None:
-            inputs, _target = next(self.validation.subset(range(min(2, len(self.validation)))).batches(2))
-        return batch_of_two(self.calls(inputs)[0])
+            inputs, _target = next(self.validation.subset(self._shapes[0]).batches(2))
+        return self.opened(self.calls(inputs)[0])
+
+    def opened(self, call: Call) -> Call:
+        """A call for a batch of 2, with the axes marked that differ from call to call."""
+        two = batch_of_two(call)
+        tensors = [leaf for leaf in leaves(two) if isinstance(leaf, torch.Tensor)]
+        for tensor, differing in zip(tensors, self._shapes[1], strict=False):
+            opened(tensor, differing)
+        return two
+
+    @cached_property
+    def _shapes(self) -> tuple[list[int], list[set[int]]]:
+        """(the two largest of the first validation items; for every input the axes in which items differ).
+
+        Only a collator of the user's can make batches whose axes differ.
+        """
+        samples = self.validation
+        first = list(range(min(2, len(samples))))
+        if not isinstance(samples, IndexedSamples) or not samples.collated:
+            return first, []
+        sizes = []
+        for inputs, _target in samples.subset(range(min(READ_TWICE, len(samples)))).batches(1):
+            for call in self.calls(inputs):
+                sizes.append([tuple(leaf.shape) for leaf in leaves(call) if isinstance(leaf, torch.Tensor)])
+        axes = [
+            {axis for axis, found in enumerate(zip(*shapes, strict=False)) if axis and len(set(found)) > 1}
+            for shapes in zip(*sizes, strict=False)
+        ]
+        if not any(axes):
+            return first, []
+        calls = len(sizes) // min(READ_TWICE, len(samples))
+        totals = [sum(map(prod, chain(*sizes[at : at + calls]))) for at in range(0, len(sizes), calls)]
+        return sorted(sorted(range(len(totals)), key=totals.__getitem__)[-2:]), axes
 
     def run(self, model: Runnable, inputs: Any) -> Any:
         """The task's output for a batch of inputs; logits are taken out of Hugging Face outputs."""
