@@ -5,7 +5,6 @@ Cells of one architecture run in one process, which keeps the model, the candida
 
 from __future__ import annotations
 
-import copy
 import random
 import tempfile
 import time
@@ -353,7 +352,7 @@ def zero(subject: Subject) -> str:
     for seed, share in enumerate((0.25, 0.5)):
         gone = drawn(channels, share, seed)
         pruned, _ = remove(channels, gone, call)
-        zeroed, own = with_zeros(subject.first.model, channels, gone)
+        zeroed, own = with_zeros(subject.entry.build(), channels, gone)
         for size in subject.batches(subject.first):
             worst = max(worst, apart(subject.by_module(zeroed, size), subject.by_module(pruned.eval(), size)))
         removed = max(removed, len(gone))
@@ -363,9 +362,14 @@ def zero(subject: Subject) -> str:
 
 
 def with_zeros(model: nn.Module, channels: Channels, gone: Sequence[int]) -> tuple[nn.Module, bool]:
-    """The user's own module with zeros for channels, and True; the graph with zeros where its weights are computed."""
-    module = plain_weights(model)
-    own, before, after = module.state_dict(), channels.module.state_dict(), channels.silenced(gone)
+    """The user's own module with zeros for channels, and True; the graph with zeros where its weights are computed.
+
+    Parametrizations are removed by PyTorch itself, from the module that is given: copies have its class.
+    """
+    for part in [module for module in model.modules() if parametrize.is_parametrized(module)]:
+        for name in list(part.parametrizations):
+            parametrize.remove_parametrizations(part, name)
+    own, before, after = model.state_dict(), channels.module.state_dict(), channels.silenced(gone)
     for name, zeros in after.state_dict().items():
         turned = name in own and own[name].ndim == 2 and own[name].shape == before[name].T.shape
         if name in own and torch.equal(own[name], before[name]):
@@ -374,17 +378,8 @@ def with_zeros(model: nn.Module, channels: Channels, gone: Sequence[int]) -> tup
             own[name] = zeros.T
         else:
             return after.eval(), False
-    module.load_state_dict(own)
-    return module, True
-
-
-def plain_weights(model: nn.Module) -> nn.Module:
-    """A copy of the model whose parametrizations were removed by PyTorch itself."""
-    model = copy.deepcopy(model)
-    for module in [part for part in model.modules() if parametrize.is_parametrized(part)]:
-        for name in list(module.parametrizations):
-            parametrize.remove_parametrizations(module, name)
-    return model.eval()
+    model.load_state_dict(own)
+    return model, True
 
 
 def drawn(channels: Channels, share: float, seed: int) -> list[int]:

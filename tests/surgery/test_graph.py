@@ -116,6 +116,20 @@ def test_second_capture_is_free_and_does_not_keep_the_model_alive():
     assert graph.macs() > 0
 
 
+def test_a_second_export_is_free_until_weights_change_and_does_not_keep_the_model_alive():
+    model = networks.build(networks.Signal)
+    args, kwargs = networks.random_call(networks.Signal, 2)
+    module = exported(model, args, kwargs)
+    assert exported(model, args, kwargs) is module
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert exported(model, args, kwargs) is not module
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
 def test_equal_weights_with_another_forward_hash_differently():
     class Gentle(networks.LateRelu):
         def forward(self, x):

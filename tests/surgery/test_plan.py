@@ -1,6 +1,7 @@
 import pytest
 import surgery_networks as networks
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from boildown.surgery.graph import capture
@@ -115,15 +116,19 @@ def test_a_weight_that_is_also_an_embedding_stays_float_with_a_reason():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
-            self.words, self.mid, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+            self.words, self.mid, self.back = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+            self.head = nn.Linear(4, 9, bias=False)
             self.head.weight = self.words.weight
 
         def forward(self, ids):
-            return self.head(self.mid(self.words(ids)))
+            x = self.mid(self.words(ids))
+            return self.head(F.linear(self.back(x), self.back.weight.t()))
 
     placement = place(capture(Tied(), (torch.zeros(2, 3, dtype=torch.long),)))
     assert [layer.node for layer in placement.layers] == ["linear"]
-    assert placement.left == {"linear_1": "something else uses the same weight or bias"}
+    something = "something else uses the same weight or bias"
+    computed = "its weight or bias is computed or constant, not a parameter"
+    assert placement.left == {"linear_1": something, "linear_2": computed, "linear_3": something}
 
 
 def test_skipped_layers_stay_float():

@@ -80,7 +80,7 @@ def two_inputs() -> nn.Module:
     return Net(forward, picture=picture, table=table, mid=nn.Linear(72, 32), head=nn.Linear(32, 5))
 
 
-@zoo(several(IMAGE, IMAGE), depth=NO_REPEAT, dynamic=CONVOLUTIONS)
+@zoo(several(IMAGE, IMAGE), depth=NO_REPEAT, dynamic=CONVOLUTIONS, low_rank="every layer is called twice")
 def siamese() -> nn.Module:
     """One network called twice, its outputs normalised and compared."""
 
@@ -123,7 +123,7 @@ class Branching(nn.Module):
         return self.head(F.relu(self.mid(x.reshape(x.size(0), -1))))
 
 
-@zoo(IMAGE, dynamic=CONVOLUTIONS)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 class Recursive(nn.Module):
     """The same convolution called three times, each time with a batch norm of its own."""
 
@@ -158,7 +158,7 @@ def weight_normed_old() -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(24, 24, 3), nn.ReLU(), Head(24))
 
 
-@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS, prune="the weights of two of its three layers are computed")
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 def spectrally_normed() -> nn.Module:
     """Spectral norm, whose power iteration lives in buffers."""
     layers = [spectral_norm(nn.Conv2d(3, 16, 4, 2, 1)), nn.LeakyReLU(0.2)]

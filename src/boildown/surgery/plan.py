@@ -143,7 +143,8 @@ def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[
     kinds = CONVOLUTIONS - _THREE_DIMENSIONS | {LINEAR}
     reasons = {node: _why_float(node, graph, skip) for node in graph.module.graph.nodes if node.target in kinds}
     for node in reasons:
-        if reasons[node] is None and any(other.args[1] is not node.args[1] for other in _readers(node)):
+        alike = (other in reasons and other.args[1] is node.args[1] for other in _readers(node))
+        if reasons[node] is None and not all(alike):
             reasons[node] = "something else uses the same weight or bias"
     # A weight is on one grid wherever it is read.
     stay = {node.args[1] for node, reason in reasons.items() if reason is not None}
