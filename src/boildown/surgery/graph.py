@@ -199,7 +199,6 @@ class _Text(str):
 
 _captured: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.WeakKeyDictionary()
 _exported: weakref.WeakKeyDictionary[nn.Module, tuple[Any, GraphModule]] = weakref.WeakKeyDictionary()
-_exported: weakref.WeakKeyDictionary[nn.Module, tuple[Any, GraphModule]] = weakref.WeakKeyDictionary()
 
 
 def capture(
