@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from boildown.domain.measurement import Interval
 
@@ -27,7 +27,7 @@ _IN_TAIL = 20  # resamples that must lie beyond a quantile for it to be read off
 
 def quantile_of_normal(level: float) -> float:
     """The standard normal quantile at `level`."""
-    return float(stats.norm.ppf(level))
+    return float(special.ndtri(level))
 
 
 def level_at_look(confidence: float, look: int) -> float:
@@ -230,6 +230,8 @@ def median_interval(values: ArrayLike, level: float) -> Interval:
     if n == 0:
         raise ValueError("no values")
     # The largest rank whose value exceeds the median with probability at most 1 - level.
+    from scipy import stats  # half a second to load: when first used
+
     rank = int(stats.binom.ppf(1.0 - level, n, 0.5))
     if stats.binom.cdf(rank, n, 0.5) > 1.0 - level:
         rank -= 1

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch.nn import functional
 
 from boildown.domain.grammar import COSTS, FRACTION
@@ -187,6 +186,8 @@ class Auc:
         count = int(positive.sum())
         if count in (0, len(labels)):
             return math.nan
+        from scipy.stats import rankdata  # half a second to load: when first used
+
         ranks = rankdata(scores)[positive].sum()
         return float((ranks - count * (count + 1) / 2) / (count * (len(labels) - count)))
 
@@ -287,6 +288,8 @@ class Spearman:
 
     def compute(self, statistics: Statistics) -> float:
         """Pearson's correlation of the ranks; 0 where one side is constant and thus ranks nothing."""
+        from scipy.stats import rankdata  # as above
+
         ranks = rankdata(statistics, axis=0)
         ranks -= ranks.mean(0)
         spread = float(np.sqrt(np.prod((ranks**2).sum(0))))
