@@ -117,8 +117,11 @@ def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
 def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed():
     first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.28)
     assert str(Auto(job()).next([first, bulky])[0]) == "learned-rounding(bits=4)"
-    other = judged(1, "quantize-dynamic", size=0.6)
-    assert str(Auto(job()).next([first, other])[0]) == "quantize-static", "the gentler method comes first"
+    other = [
+        judged(n, rung, size=0.6) for n, rung in enumerate(("quantize-dynamic", "quantize-dynamic(embeddings=4)"), 1)
+    ]
+    assert str(Auto(job()).next([first, other[0]])[0]) == "quantize-dynamic(embeddings=4)"
+    assert str(Auto(job()).next([first, *other])[0]) == "quantize-static", "the gentler method comes first"
     worse = judged(1, "quantize-static", size=0.2, drop=0.05)
     attempts = [first, worse]
     while (step := Auto(job()).next(attempts)) is not None:
@@ -142,7 +145,7 @@ def test_a_smaller_student_comes_only_after_one_that_was_too_large():
 
 
 def test_size_that_int8_misses_calls_for_fewer_parts_in_int8():
-    rungs = climbed([judged(0, "first")], size=0.3)
+    rungs = climbed([judged(0, "first"), judged(1, "quantize-static", size=0.3)], size=0.3)
     assert "prune + quantize-static" in rungs
     assert rungs.index("learned-rounding(bits=4)") < rungs.index("prune + quantize-static")
     assert rungs.index("prune + quantize-static") < rungs.index("progressive + quantize-static")
