@@ -49,8 +49,8 @@ def curves(records: Sequence[Record]) -> dict[int | None, tuple[Curve, ...]]:
             titled.pop(title, None)
             titled[title] = Curve(title, points)
     count = sum(map(len, found.values()))
-    points = max(_FEWEST, _POINTS // max(count, 1))
-    return {a: tuple(Curve(c.title, _thinned(c.points, points)) for c in told.values()) for a, told in found.items()}
+    most = max(_FEWEST, _POINTS // max(count, 1))
+    return {a: tuple(Curve(c.title, _thinned(c.points, most)) for c in told.values()) for a, told in found.items()}
 
 
 def rankings(records: Sequence[Record]) -> dict[int | None, tuple[Ranking, ...]]:

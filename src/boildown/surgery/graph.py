@@ -177,9 +177,8 @@ class Graph:
 
         Axes that are open beside the batch count as long as in the example.
         """
-        known = {
-            size.node.expr: int(size.node.hint) for val in self._inputs for size in val.shape[1:] if _symbols(size)
-        }
+        sizes: list[Any] = [size for val in self._inputs for size in val.shape[1:] if _symbols(size)]
+        known = {size.node.expr: int(size.node.hint) for size in sizes}
 
         def dims(node: Any) -> list[int]:
             return _dims(node, known)
