@@ -16,6 +16,7 @@ from boildown.methods.base import Context, Data
 from boildown.methods.depth import Depth
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.graph import capture
+from boildown.tasks import Classification
 from boildown.testing import digits
 from boildown.testing.method import MethodSuite
 
@@ -116,3 +117,14 @@ def test_another_ratio_measures_no_block_again(deep, monkeypatch):
         next(first.model.parameters()).mul_(2.0)
     Depth(ratio=0.75, samples=64, repair=False).apply(first, task, context)
     assert len(measured) > so_far, "other weights are another model"
+
+
+def test_blocks_inside_of_blocks_stay_when_those_are_alone():
+    torch.manual_seed(0)
+    pairs = (nn.Sequential(*(nn.Sequential(nn.Linear(12, 12), nn.ReLU()) for _ in range(2))) for _ in range(2))
+    model = nn.Sequential(nn.Linear(12, 12), nn.Sequential(*pairs), nn.Linear(12, 3)).eval()
+    x = torch.randn(64, 12)
+    task = Classification(train=(x, torch.arange(64) % 3), validation=(x, torch.arange(64) % 3))
+    made = Depth(ratio=0.1).apply(Candidate(model), task, Context(Data(task.train, task.train)))
+    assert len(made.edits[-1].args["blocks"]) == 1
+    assert apply_edits(model, made.edits)(x).shape == (64, 3)

@@ -114,12 +114,13 @@ class _Descent:
 
     def __init__(self, module: GraphModule, counted: Literal["macs", "params"]) -> None:
         self._now, self._counted, self._full = module, counted, cost(module, counted)
+        self._names = {block.name for block in find_blocks(module)}
         self._steps: list[_Step] = []
 
     def step(self, number: int, calls: Sequence[Call], check: Callable[[], None]) -> _Step | None:
         """The step of this number; None where no block is left."""
         while len(self._steps) <= number:
-            blocks = find_blocks(self._now)
+            blocks = [block for block in find_blocks(self._now) if block.name in self._names]  # none inside of others
             if not blocks:
                 return None
             errors = errors_without(self._now, blocks, calls, check)

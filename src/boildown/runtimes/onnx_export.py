@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
@@ -122,7 +123,12 @@ def _names(captured: ExportedProgram, decomposed: ExportedProgram) -> dict[str, 
             results.update({user.name: node.name for user in picked})
         elif _alike(original, node):
             results[original.name] = node.name
-    return {name: original for original, name in results.items()}
+    names = {name: original for original, name in results.items()}
+    # The exporter's optimizer has one operator in place of a split and what picks its parts.
+    for node in decomposed.graph.nodes:
+        if node.target is operator.getitem and node.name in names:
+            names[f"{cast(Node, node.args[0]).name}_split_{node.args[1]}"] = names[node.name]
+    return names
 
 
 def _alike(original: Node, decomposed: Node) -> bool:
