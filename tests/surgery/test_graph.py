@@ -6,7 +6,7 @@ import surgery_networks as networks
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import register_pytree_node, tree_leaves
 
 from boildown.errors import ExportError
 from boildown.surgery.graph import Graph, capture, exported
@@ -318,3 +318,31 @@ def test_real_models_fold_exactly(name, shape, macs):
     x = torch.randn(3, *shape)
     with torch.no_grad():
         torch.testing.assert_close(graph.module(x), model(x), rtol=0.0, atol=1e-4)
+
+
+def test_a_child_need_not_know_the_class_of_the_outputs():
+    """As models of Hugging Face return them: a class of the library, which a child has not imported."""
+
+    class Answer(dict):
+        pass
+
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return Answer(logits=self.layer(x), hidden=(x, [x + 1]))
+
+    register_pytree_node(
+        Answer, lambda a: (list(a.values()), list(a)), lambda values, names: Answer(zip(names, values, strict=True)),
+        serialized_type_name="test.Answer",
+    )  # fmt: skip
+    x = torch.randn(2, 3)
+    graph = capture(Answering().eval(), (x,))
+    loaded = Graph.load(graph.serialize())
+    assert loaded.program.call_spec.out_spec.type is dict
+    assert graph.program.call_spec.out_spec.type is Answer, "here it stays as it was"
+    ours, theirs = (tree_leaves(each.program.module()(x)) for each in (graph, loaded))
+    assert len(ours) == 3
+    assert all(map(torch.equal, ours, theirs))

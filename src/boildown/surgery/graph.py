@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule, Node
 from torch.fx._pytree import tree_flatten_spec
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
@@ -138,10 +138,10 @@ class Graph:
         return flat
 
     def serialize(self) -> bytes:
-        """The program as bytes, for boildown's own child processes. Raises ExportError."""
+        """The program as bytes for boildown's own child processes, outputs in plain containers. Raises ExportError."""
         buffer = io.BytesIO()
         try:
-            with _quiet():
+            with _quiet(), _plain_outputs(self.program):
                 torch.export.save(self.program, buffer)
         except Exception as error:
             raise ExportError(f"The captured model cannot be serialized: {_first_line(error)}") from error
@@ -385,6 +385,35 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in caching:
             config.use_cache = True
+
+
+@contextmanager
+def _plain_outputs(program: ExportedProgram) -> Iterator[None]:
+    """The program with outputs in dicts and tuples: a child need not know the classes of a library, or of a script."""
+    signature = program.module_call_graph[0].signature
+    structure = None if signature is None else signature.out_spec
+    if signature is None or structure is None:
+        yield
+        return
+    signature.out_spec = _plain(structure)
+    try:
+        yield
+    finally:
+        signature.out_spec = structure
+
+
+def _plain(structure: TreeSpec) -> TreeSpec:
+    """The same leaves in the same order, in plain containers."""
+
+    def rebuilt(tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {str(name): rebuilt(branch) for name, branch in tree.items()}
+        if isinstance(tree, tuple | list):
+            return tuple(map(rebuilt, tree))
+        leaves = tree_leaves(tree)
+        return tree if len(leaves) == 1 and leaves[0] is tree else tuple(leaves)
+
+    return tree_structure(rebuilt(tree_unflatten(range(structure.num_leaves), structure)))
 
 
 @contextmanager
