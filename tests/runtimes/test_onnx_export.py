@@ -49,26 +49,28 @@ def test_values_carry_the_names_of_the_program_and_its_numbers(name: str) -> Non
         np.testing.assert_allclose(result, values[output].numpy(), atol=2e-5, rtol=1e-4, err_msg=output)
 
 
-def test_parts_of_a_split_keep_their_names(tmp_path: Path) -> None:
+def test_parts_of_a_split_and_what_loses_a_cast_keep_their_names(tmp_path: Path) -> None:
     class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.right = nn.Linear(4, 6), nn.Linear(3, 2)
+            self.first, self.norm, self.right = nn.Linear(4, 6), nn.RMSNorm(3), nn.Linear(3, 2)
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             left, right = self.first(x).chunk(2, 1)
-            return left.relu(), self.right(right)
+            return self.right(self.norm(left)), self.right(right)
 
     x = torch.randn(3, 4)
     graph = capture(Halves(), (x[:2],))
     get("onnxruntime").export(graph.serialize(), tmp_path / "halves.onnx")
     model = onnx.load(tmp_path / "halves.onnx")
-    model.graph.output.append(onnx.ValueInfoProto(name="getitem_1"))
+    names = ["getitem_1", "rms_norm"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (found,) = session.run(["getitem_1"], {session.get_inputs()[0].name: x.numpy()})
-    expected = values_of(graph, x)["getitem_1"]
-    assert isinstance(expected, torch.Tensor)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+    found = session.run(names, {session.get_inputs()[0].name: x.numpy()})
+    for name, result in zip(names, found, strict=True):
+        expected = values_of(graph, x)[name]
+        assert isinstance(expected, torch.Tensor)
+        np.testing.assert_allclose(result, expected.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", GONE)

@@ -131,6 +131,21 @@ def test_a_weight_that_is_also_an_embedding_stays_float_with_a_reason():
     assert placement.left == {"linear_1": something, "linear_2": computed, "linear_3": something}
 
 
+def test_a_layer_that_reads_parameters_alone_stays_float():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.project, self.head = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            scale = self.places.sum().sqrt().nan_to_num().type_as(x)
+            return self.head(torch.relu(x @ self.project(self.places)) * scale)
+
+    placement = place(capture(Places(), (torch.randn(2, 5),)))
+    assert placement.weights == ("head.weight",)
+    assert "the same at every call" in placement.left["linear"]
+
+
 def test_skipped_layers_stay_float():
     placement = placed(networks.Residual, skip={"conv2d", "a.weight"})
     assert [layer.node for layer in placement.layers] == ["conv2d_2", "linear"]

@@ -13,7 +13,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -55,7 +55,8 @@ def export(program: bytes, path: Path) -> None:
             "  Give a smaller model, or use runtime='eager'."
         )
     fold_constants(model, input_size_limit=_ANY, output_size_limit=_ANY, should_fold=_only_moves)
-    _rename_values(model, _names(captured, exported.exported_program or captured))
+    made = {output.name or "" for node in model.graph.all_nodes() for output in node.outputs}
+    _rename_values(model, _names(captured, exported.exported_program or captured, made))
     _rename_inputs(model, captured)
     _rename_weights(model, captured)
     _name_batch(model)
@@ -106,13 +107,14 @@ def _reason(error: BaseException) -> str:
     return f"The model cannot be exported to ONNX: {lines[0]}\n  Simplify it, or use runtime='eager'."
 
 
-def _names(captured: ExportedProgram, decomposed: ExportedProgram) -> dict[str, str]:
+def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Collection[str]) -> dict[str, str]:
     """Names of the decomposed program's values -> names of the captured program's values.
 
-    Of the several values one operator decomposes into, the last one is its result.
+    Of the several values one operator decomposes into, the last one is its result, or the one that was cast to what it
+    is already where the file has `made` nothing of that.
     """
     originals = {node.name: node for node in captured.graph.nodes if node.op == "call_function"}
-    results: dict[str, str] = {}
+    results: dict[str, Node] = {}
     for node in decomposed.graph.nodes:
         history = node.meta.get("from_node")
         if node.op != "call_function" or not history or history[0].name not in originals:
@@ -120,15 +122,22 @@ def _names(captured: ExportedProgram, decomposed: ExportedProgram) -> dict[str, 
         original = originals[history[0].name]
         if node.target is operator.getitem and original.target is not operator.getitem:
             picked = [user for user in original.users if user.args[1:] == node.args[1:]]
-            results.update({user.name: node.name for user in picked})
+            results.update({user.name: node for user in picked})
         elif _alike(original, node):
-            results[original.name] = node.name
-    names = {name: original for original, name in results.items()}
+            results[original.name] = node
+    names: dict[str, str] = {}
+    for name, node in results.items():
+        while node.name not in made and node.target in _CASTS and _alike(node, cast(Node, node.args[0])):
+            node = cast(Node, node.args[0])
+        names.setdefault(node.name, name)
     # The exporter's optimizer has one operator in place of a split and what picks its parts.
     for node in decomposed.graph.nodes:
         if node.target is operator.getitem and node.name in names:
             names[f"{cast(Node, node.args[0]).name}_split_{node.args[1]}"] = names[node.name]
     return names
+
+
+_CASTS = frozenset({torch.ops.aten.type_as.default, torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default})
 
 
 def _alike(original: Node, decomposed: Node) -> bool:

@@ -53,7 +53,7 @@ _PICKS = frozenset({"select", "unbind", "roll", "index_select", "slice"})
 
 _SAME = frozenset(
     """
-    contiguous clone alias detach dropout feature_dropout alpha_dropout feature_alpha_dropout to _to_copy type_as float
+    contiguous clone alias detach dropout feature_dropout alpha_dropout feature_alpha_dropout to _to_copy float
     double half bfloat16 lift_fresh_copy copy fill zero relu relu6 hardtanh hardswish hardsigmoid leaky_relu elu selu
     celu gelu silu mish softplus masked_fill where clamp clamp_min clamp_max
     zeros_like ones_like full_like empty_like rand_like randn_like
@@ -686,6 +686,7 @@ _RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
     "layer_norm": _Tracer._layer_norm,
     "rms_norm": _Tracer._layer_norm,
     "prelu": _Tracer._prelu,
+    "type_as": lambda tracer, node: tracer._of(argument(node, "self")),
     "matmul": _Tracer._matmul,
     "bmm": _Tracer._matmul,
     "mm": _Tracer._matmul,

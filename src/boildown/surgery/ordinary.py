@@ -36,7 +36,7 @@ def make_ordinary(module: GraphModule) -> GraphModule:
     Its nodes must still know their values (`val` in their meta). Parameters that make anything beside weights stay as
     they are. The graph itself is changed, its tensors are not.
     """
-    fixed = _fixed(module)
+    fixed = fixed_values(module)
     _drop_unread(module, fixed)
     for node in list(module.graph.nodes):
         if node.target in _PRODUCTS:
@@ -48,7 +48,7 @@ def make_ordinary(module: GraphModule) -> GraphModule:
     return GraphModule(module, module.graph).eval()
 
 
-def _fixed(module: GraphModule) -> dict[Node, bool]:
+def fixed_values(module: GraphModule) -> dict[Node, bool]:
     """The values that follow from parameters, buffers and constants alone, and whether from parameters."""
     fixed: dict[Node, bool] = {}
     for node in module.graph.nodes:

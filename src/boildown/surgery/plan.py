@@ -18,6 +18,7 @@ from torch import nn
 from torch.fx import Node
 
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of
+from boildown.surgery.ordinary import fixed_values
 
 aten = torch.ops.aten
 
@@ -141,10 +142,13 @@ def place(graph: Graph, *, skip: Collection[str] = ()) -> Placement:
 
 def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
     kinds = CONVOLUTIONS - _THREE_DIMENSIONS | {LINEAR}
-    reasons = {node: _why_float(node, graph, skip) for node in graph.module.graph.nodes if node.target in kinds}
+    nodes, fixed = graph.module.graph.nodes, fixed_values(graph.module)
+    reasons = {node: _why_float(node, graph, skip) for node in nodes if node.target in kinds}
     for node in reasons:
         alike = (other in reasons and other.args[1] is node.args[1] for other in _readers(node))
-        if reasons[node] is None and not all(alike):
+        if node.args[0] in fixed:
+            reasons[node] = "its input is the same at every call, and so is all it computes"
+        elif reasons[node] is None and not all(alike):
             reasons[node] = "something else uses the same weight or bias"
     # A weight is on one grid wherever it is read.
     stay = {node.args[1] for node, reason in reasons.items() if reason is not None}

@@ -46,7 +46,8 @@ class Balance:
 
 
 def _gradient_norm(loss: Tensor, at: Sequence[Tensor]) -> Tensor:
-    if not loss.requires_grad:
+    at = [tensor for tensor in at if tensor.requires_grad]  # an output may be an input that is passed through
+    if not loss.requires_grad or not at:
         return loss.new_zeros((), dtype=torch.float32)
     gradients = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)
     norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients if g is not None]
