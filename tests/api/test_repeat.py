@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 import boildown as bd
 from boildown.testing import digits
+from boildown.training import Training, train
 
 pytestmark = pytest.mark.usefixtures("still")
 
 TRAINED = "distill(student=narrower, loss=kd, steps=40) + quantize-static(samples=64)"
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Digits, 1,000 to train and 300 to judge on."""
+    return bd.Classification(
+        train=digits.training_set(), validation=torch.utils.data.Subset(digits.validation_set(), range(300))
+    )
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    """Two convolutions that have learned them: what is repeated are the run's own steps, whatever the network."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    return train(network, task, task.train, steps=150, settings=Training(lr=0.01, batch=50)).model
 
 
 def climbed(run):
@@ -18,11 +41,11 @@ def climbed(run):
 
 
 @pytest.mark.parametrize("ladder", ["auto", [TRAINED]])
-def test_the_same_run_again_is_the_same_to_the_byte(digits_model, tmp_path, ladder):
+def test_the_same_run_again_is_the_same_to_the_byte(model, task, tmp_path, ladder):
     once, again = (
         bd.compress(
-            digits_model, digits.task(), ["accuracy drop <= 3 pp", "macs <= 0.6x"], ladder=ladder,
-            runs=tmp_path / name, fresh=True, seed=3,
+            model, task, ["accuracy drop <= 10 pp", "macs <= 0.7x"], ladder=ladder, runs=tmp_path / name, fresh=True,
+            seed=3,
         )
         for name in ("once", "again")
     )  # fmt: skip
