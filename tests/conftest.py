@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 
 import no_clock
 from boildown.engine.bench import Bench
+from boildown.execution import child
+from warm_children import Warm
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +24,26 @@ def own_machine(tmp_path_factory):
     patch.setenv("TMPDIR", str(folder))
     patch.setattr(tempfile, "tempdir", None)
     patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_children(own_machine):
+    """Children are forked from a process that has imported what they need."""
+    patch = pytest.MonkeyPatch()
+    if sys.platform == "linux" and "COLD_CHILDREN" not in os.environ:
+        patch.setattr(child, "_Process", Warm)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cold_children(request, warm_children):
+    """Where it matters how children start, they start as they do for users."""
+    patch = pytest.MonkeyPatch()
+    if request.path.parent.name in ("execution", "measuring"):
+        patch.setattr(child, "_Process", Warm.__base__)
     yield
     patch.undo()
 
