@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +25,15 @@ class Hungry:
         return "hungry 1"
 
     def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> Any:
-        kept = np.ones(self.kept, np.uint8)
-        return SimpleNamespace(run=lambda arrays: [kept, np.ones(self.passing, np.uint8)][:1])
+        kept = fresh(self.kept)
+        return SimpleNamespace(run=lambda arrays: [kept, fresh(self.passing)][:1])
+
+
+def fresh(count: int) -> Any:
+    """Ones in a mapping of their own: the heap would give out again what tests before have freed."""
+    ones = np.frombuffer(mmap.mmap(-1, max(count, 1)), np.uint8)
+    ones[:] = 1
+    return ones
 
 
 @linux
