@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -504,10 +504,9 @@ _WIDEST = 300
 # -- counting ----------------------------------------------------------------------------------------
 
 
-def fuzz(name: str, fuzzed: Fuzzed, cases: int, of: int) -> tuple[Counter[str], str]:
-    """So many cases of one kind, from a seed; how they ended, and the smallest fault."""
+def checked(name: str, fuzzed: Fuzzed, cases: int, of: int, counts: MutableMapping[str, int]) -> Callable[[], None]:
+    """A test of hypothesis that gives so many cases of one kind, from a seed, and counts how they end."""
     strategy, case = fuzzed
-    counts: Counter[str] = Counter()
 
     @seed(of)
     @settings(
@@ -528,8 +527,14 @@ def fuzz(name: str, fuzzed: Fuzzed, cases: int, of: int) -> tuple[Counter[str], 
         except Exception as error:
             raise AssertionError(f"{name}: {type(error).__name__}: {error} from {value!r:.500}") from error
 
+    return check
+
+
+def fuzz(name: str, fuzzed: Fuzzed, cases: int, of: int) -> tuple[Counter[str], str]:
+    """How so many cases of one kind ended, and the smallest fault."""
+    counts: Counter[str] = Counter()
     try:
-        check()
+        checked(name, fuzzed, cases, of, counts)()
     except Exception as fault:  # noqa: BLE001 - it is told, and the next kind is tried
         counts["faults"] += 1
         told = "".join(traceback.format_exception(fault)).splitlines()
