@@ -193,3 +193,18 @@ def test_mobilenet_is_quantized_whole():
     assert len(placement.layers) == 28
     assert not placement.left
     assert all(layer.output.startswith("hardtanh") for layer in placement.layers[:-1])
+
+
+def test_what_dropout_copies_is_quantized_before_it():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.drop, self.head = nn.LayerNorm(8), nn.Dropout(), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.drop(self.norm(x)[:, 0]))
+
+    placement = place(capture(First().eval(), (torch.randn(2, 3, 8),)))
+    assert [layer.input for layer in placement.layers] == ["clone"]
+    assert placement.measured == ("select",), "exported files have no value called clone"
+    assert placement.shares == {"clone": "select"}

@@ -231,7 +231,7 @@ class Perceiver(nn.Module):
         return self.head(self.block(self.norm(self.latents + weights @ values)).mean(1))
 
 
-@zoo(real(16, 12))
+@zoo(real(16, 12), depth="its blocks are lines of its forward, no modules")
 class LinearAttention(nn.Module):
     """Attention without a softmax, by einsum."""
 

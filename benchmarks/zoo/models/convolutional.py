@@ -121,7 +121,7 @@ def resnext() -> nn.Module:
     return nn.Sequential(unit(3, 16), *blocks, Head(40))
 
 
-@zoo(IMAGE, dynamic=CONVOLUTIONS)
+@zoo(IMAGE, depth="its blocks are lines of its forward, no modules", dynamic=CONVOLUTIONS)
 class Preactivated(nn.Module):
     """Batch norm and ReLU before every convolution."""
 
@@ -259,7 +259,11 @@ def squeezenet() -> nn.Module:
     """No linear layer at all: a convolution makes the scores."""
     scores = [nn.Dropout(0.5), nn.Conv2d(40, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     stem = [nn.Conv2d(3, 24, 3), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]
-    return nn.Sequential(*stem, Fire(24, 8, 32), Fire(32, 10, 40), *scores)
+    model = nn.Sequential(*stem, Fire(24, 8, 32), Fire(32, 10, 40), *scores)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):  # as the paper's, or the inputs hardly reach the outputs
+            nn.init.kaiming_normal_(layer.weight)
+    return model
 
 
 @zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
@@ -386,10 +390,10 @@ class Cbam(nn.Module):
         return self.head(self.more(x * torch.sigmoid(self.pixels(seen))))
 
 
-@zoo(IMAGE, dynamic=CONVOLUTIONS)
+@zoo(IMAGE, depth=NO_REPEAT, dynamic=CONVOLUTIONS)
 def video_3d() -> nn.Module:
     """3-D convolutions over a picture taken for a clip."""
     layers = [nn.Unflatten(1, (1, 3))]
-    for inputs, outputs in ((1, 12), (12, 16), (16, 16)):
+    for inputs, outputs in ((1, 16), (16, 24), (24, 24)):
         layers += [nn.Conv3d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm3d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 5))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(24, 5))

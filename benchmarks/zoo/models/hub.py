@@ -32,7 +32,8 @@ def _add(name: str, kind: str, config: str, sizes: dict[str, Any], inputs: Input
 def _register() -> None:
     _add("bert", "BertForSequenceClassification", "BertConfig", _ENCODER)
     _add("roberta", "RobertaForSequenceClassification", "RobertaConfig", {**_ENCODER, "pad_token_id": 1})
-    _add("albert", "AlbertForSequenceClassification", "AlbertConfig", {**_ENCODER, "embedding_size": 32})
+    again = "one block is called again and again"
+    _add("albert", "AlbertForSequenceClassification", "AlbertConfig", {**_ENCODER, "embedding_size": 32}, depth=again)
     _add("electra", "ElectraForTokenClassification", "ElectraConfig", {**_ENCODER, "embedding_size": 32})
     sizes = {"vocab_size": VOCABULARY, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "num_labels": 3}
     _add("distilbert", "DistilBertForSequenceClassification", "DistilBertConfig", sizes)

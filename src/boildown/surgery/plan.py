@@ -45,6 +45,7 @@ _MOVES = frozenset(
     }
 )
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+_COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 _CLAMPS = frozenset({aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default})
 
 
@@ -237,10 +238,15 @@ def _late_clamp(node: Node) -> Node | None:
 
 
 def _origin(node: Node) -> Node:
-    """The value that is quantized when a layer reads `node`: before zeros are padded to it."""
-    while _moves(node) and node.target in _PADS:
+    """The value that is quantized when a layer reads `node`: before zeros are padded to it, or all of it is copied."""
+    while _moves(node) and (node.target in _PADS or _copies(node)):
         node = node.all_input_nodes[0]
     return node
+
+
+def _copies(node: Node) -> bool:
+    """Whether a node is the only reader of what it copies, as dropout leaves it: exported files have no such value."""
+    return node.target in _COPIES and len(node.all_input_nodes[0].users) == 1
 
 
 def _moves(node: Node) -> bool:
