@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import Journal, migrations
+from boildown.journal.journal import _told as told
 from boildown.testing.journal import JournalSuite, a_measurement
 
 
@@ -192,6 +195,13 @@ def test_a_full_disk_is_told_and_the_journal_stays_whole(folder):
         journal.update_facts({"seed": 2})
     with Journal.open(folder) as journal:
         assert journal.facts == {"seed": 2}
+
+
+@pytest.mark.parametrize(("free", "cure"), [(0, "free space on the disk"), (2**30, "can be read and written")])
+def test_an_error_of_writing_where_nothing_fits_is_a_full_disk(folder, monkeypatch, free, cure):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(JournalError, match=cure), told(folder):
+        raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_a_folder_that_moved_keeps_its_artifacts(folder, tmp_path):

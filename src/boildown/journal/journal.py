@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from boildown.journal.rows import AttemptRow, Ending, Look, Record
 
 FILE = "journal.db"
 _LOCK = "journal.lock"
+_ROOM = 1 << 20
+"""Bytes that a step of a run writes at least: with less the disk is full."""
 _RUNNING = State.RUNNING.value
 _COLUMNS = ", ".join(field.name for field in fields(AttemptRow))
 
@@ -346,7 +349,7 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where its message quotes a damaged file
         said = str(error) if isinstance(error, sqlite3.Error) else "database disk image is malformed"
-        if "full" in said:
+        if "full" in said or ("I/O" in said and _no_room(folder)):
             cure = "The journal is intact up to the last finished step: free space on the disk, then resume."
         elif "not a database" in said or "malformed" in said:
             cure = "The file is damaged or no journal: bring it back from a copy, or start a new run."
@@ -355,6 +358,14 @@ def _told(folder: Path) -> Iterator[None]:
         else:
             cure = "See that the folder can be read and written and that no other program holds the file."
         raise JournalError(f"The journal in {folder} cannot be used: {said}. {cure}") from error
+
+
+def _no_room(folder: Path) -> bool:
+    """Whether hardly anything fits on the disk: SQLite calls some writes that fail for it I/O errors."""
+    try:
+        return shutil.disk_usage(folder).free < _ROOM
+    except OSError:
+        return False
 
 
 def _readonly(path: Path) -> sqlite3.Connection:
