@@ -32,7 +32,7 @@ class Warm(child._Process):
     def __init__(self) -> None:
         self._pipe, theirs = connection.Pipe()
         heard, said = os.pipe()
-        self._popen = _Started(nursery().bear(theirs.fileno(), said))
+        self._popen = Started(nursery().bear(theirs.fileno(), said))
         theirs.close()
         os.close(said)
         self._lines = deque(maxlen=child._LINES)
@@ -41,11 +41,12 @@ class Warm(child._Process):
         self._reader.start()
 
 
-class _Started:
+class Started:
     """What `child._Process` needs of a Popen."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.returncode = pid, None
+        self.pid = pid
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
@@ -58,6 +59,7 @@ class _Started:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired("worker", timeout)
             time.sleep(0.005)
+        assert self.returncode is not None
         return self.returncode
 
 

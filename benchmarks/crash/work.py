@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from multiprocessing import connection
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from tests.warm_children import Started
 from torch import nn
 
 import boildown as bd
@@ -120,32 +120,10 @@ class Forked(child._Process):
         theirs.close()
         with self.book.open("a", encoding="utf-8") as file:
             file.write(f"{pid}\n")
-        self._popen: subprocess.Popen[str] = _Started(pid)  # type: ignore[assignment]
+        self._popen: subprocess.Popen[str] = Started(pid)  # type: ignore[assignment]
         self._lines: deque[str] = deque()  # what it says goes where the sitting's own words go
         self._reader = threading.Thread(target=lambda: None)
         self._reader.start()
-
-
-class _Started:
-    """What `Forked` needs of a Popen."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        if self.returncode is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.returncode = os.waitstatus_to_exitcode(found[1])
-        return self.returncode
-
-    def wait(self, timeout: float = 60.0) -> int:
-        end = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired("worker", timeout)
-            time.sleep(0.005)
-        assert self.returncode is not None
-        return self.returncode
 
 
 def _become_worker(channel: int) -> None:

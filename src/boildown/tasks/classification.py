@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from boildown.domain.task import Samples
 from boildown.errors import Mistake
@@ -19,6 +19,9 @@ class Classification(Task):
     Divergence is the KL divergence of the class probabilities in nats. `classes` names the outputs in
     order, for the file that is handed over. The rest is as in `Task`.
     """
+
+    _most_checked: ClassVar[int | None] = None
+    """Of how many samples the targets are checked, where each has many; None for all that are cheap to read."""
 
     def __init__(
         self,
@@ -43,6 +46,8 @@ class Classification(Task):
         """Labels that are no class indices, or a single class where it is scored."""
         if not self._takes_indices or name == "calibration":
             return []
+        if self._most_checked is not None:
+            samples = samples.subset(range(min(self._most_checked, len(samples))))
         cheap = samples.targets() if isinstance(samples, IndexedSamples) else None
         targets = read_targets(samples.subset(range(min(READ_AHEAD, len(samples))))) if cheap is None else cheap
         # The beginning of a data set sorted by class says nothing about the number of classes.

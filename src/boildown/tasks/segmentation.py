@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Unpack
 
-from boildown.domain.task import Samples
-from boildown.errors import Mistake
 from boildown.tasks.checks import IGNORED
 from boildown.tasks.classification import Classification
 from boildown.tasks.data import IndexedSamples
 from boildown.tasks.general import Options
 from boildown.tasks.losses import Loss
-
-_CHECKED = 16
 
 
 class Segmentation(Classification):
@@ -23,6 +19,8 @@ class Segmentation(Classification):
     ignore: the label of pixels that do not count, such as 255; what the task yields has -100 there. Divergence is
     averaged over pixels. The rest is as in `Classification`.
     """
+
+    _most_checked = 16
 
     def __init__(
         self,
@@ -46,10 +44,6 @@ class Segmentation(Classification):
         if samples is None or self.ignore == IGNORED:
             return samples
         return samples.relabelled(partial(_without, self.ignore))
-
-    def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
-        """Labels that are no class indices, in the first images."""
-        return super().check_targets(name, samples.subset(range(min(_CHECKED, len(samples)))))
 
 
 def _without(label: int, _inputs: Any, target: Any) -> Any:
