@@ -59,13 +59,29 @@ def test_parts_of_a_split_and_what_loses_a_cast_keep_their_names(tmp_path: Path)
             left, right = self.first(x).chunk(2, 1)
             return self.right(self.norm(left)), self.right(right)
 
-    x = torch.randn(3, 4)
-    graph = capture(Halves(), (x[:2],))
-    get("onnxruntime").export(graph.serialize(), tmp_path / "halves.onnx")
-    model = onnx.load(tmp_path / "halves.onnx")
-    names = ["getitem_1", "rms_norm"]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    _hold_against(tmp_path, Halves(), torch.randn(3, 4), "getitem_1", "rms_norm")
+
+
+def test_what_ends_with_a_step_that_did_nothing_keeps_its_name(tmp_path: Path) -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x.unfold(-1, 4, 2))
+            return self.last(x[torch.arange(len(x)), x[..., 0].argmax(1)])
+
+    _hold_against(tmp_path, Windows(), torch.randn(3, 12), "unfold", "index")
+
+
+def _hold_against(folder: Path, model: nn.Module, x: torch.Tensor, *names: str) -> None:
+    """Hold these values of the exported file against torch's of the same names."""
+    graph = capture(model, (x[:2],))
+    get("onnxruntime").export(graph.serialize(), folder / "model.onnx")
+    file = onnx.load(folder / "model.onnx")
+    file.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(file.SerializeToString())
     found = session.run(names, {session.get_inputs()[0].name: x.numpy()})
     for name, result in zip(names, found, strict=True):
         expected = values_of(graph, x)[name]

@@ -182,6 +182,25 @@ def test_losses_on_outputs() -> None:
     assert float(make_loss("relational")(ours, torch.tensor(wide), None)) == pytest.approx(expected, rel=1e-3)
 
 
+def test_relations_are_those_of_some_items_where_a_batch_of_sequences_holds_many() -> None:
+    random = np.random.default_rng(0)
+    s, t = random.standard_normal((40, 10, 5)), random.standard_normal((40, 10, 9))
+    found = float(make_loss("relational")(torch.tensor(s), torch.tensor(t), None))
+    expected = relations(s.reshape(-1, 5)[::4], t.reshape(-1, 9)[::4])
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_outputs_of_several_tensors_teach_alike_whatever_their_scale() -> None:
+    boxes, scores = torch.randn(4, 2, 4), torch.randn(4, 3)
+    off = {"boxes": boxes * 1.1, "more": (scores * 1.2, torch.ones(4, dtype=torch.long))}
+    taught = {"boxes": boxes, "more": (scores, torch.ones(4, dtype=torch.long))}
+    loss = make_loss("mse")
+    assert loss.refuses(Probe(off, taught, None)) is None
+    assert float(loss(off, taught, None)) == pytest.approx((0.1**2 + 0.2**2) / 2, rel=1e-4)
+    large = {**off, "boxes": off["boxes"] * 1000}, {**taught, "boxes": boxes * 1000}
+    assert float(loss(*large, None)) == pytest.approx((0.1**2 + 0.2**2) / 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_equal_student_has_nothing_to_learn_and_any_other_a_gradient(name: str) -> None:
     torch.manual_seed(0)
@@ -226,8 +245,11 @@ LABELS = torch.tensor([0, 1])
         ("dkd", torch.zeros(2, 2), torch.zeros(2, 2), LABELS, "only one other class"),
         ("dkd", torch.zeros(2, 3), torch.zeros(2, 3), None, "no class indices"),
         ("mse", torch.zeros(2, 3), torch.zeros(2, 4), LABELS, "shape"),
+        ("mse", (torch.zeros(2, 3),), (torch.zeros(2, 4),), LABELS, "the same shapes"),
+        ("mse", {"mask": LABELS}, {"mask": LABELS}, LABELS, "no tensor of real numbers"),
         ("cosine", torch.zeros(2), torch.zeros(2), LABELS, "no direction"),
         ("relational", torch.zeros(2), torch.zeros(2), LABELS, "no vectors"),
+        ("relational", torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), LABELS, "no vectors"),
         ("hint", torch.zeros(2, 3), torch.zeros(2, 3), LABELS, "no layers"),
     ],
 )

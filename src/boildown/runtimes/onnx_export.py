@@ -13,7 +13,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -55,8 +55,8 @@ def export(program: bytes, path: Path) -> None:
             "  Give a smaller model, or use runtime='eager'."
         )
     fold_constants(model, input_size_limit=_ANY, output_size_limit=_ANY, should_fold=_only_moves)
-    made = {output.name or "" for node in model.graph.all_nodes() for output in node.outputs}
-    _rename_values(model, _names(captured, exported.exported_program or captured, made))
+    decomposed = exported.exported_program or captured
+    _rename_values(model, _names(captured, decomposed, _made(model, decomposed)))
     _rename_inputs(model, captured)
     _rename_weights(model, captured)
     _name_batch(model)
@@ -107,8 +107,39 @@ def _reason(error: BaseException) -> str:
     return f"The model cannot be exported to ONNX: {lines[0]}\n  Simplify it, or use runtime='eager'."
 
 
-def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Collection[str]) -> dict[str, str]:
-    """Names of the decomposed program's values -> names of the captured program's values.
+def _made(model: ir.Model, decomposed: ExportedProgram) -> dict[str, str]:
+    """Names of the decomposed program's values -> names of the values that the file has for them.
+
+    An operator that is written as several ends with a value of the exporter's own naming where its last step did
+    nothing, and was optimized away: the one of its shape that no other step of it takes.
+    """
+    nodes = list(model.graph.all_nodes())
+    steps: dict[str, list[ir.Node]] = {}
+    for node in nodes:
+        if found := _STEP_OF.match(node.metadata_props.get("pkg.torch.onnx.fx_node", "")):
+            steps.setdefault(found.group(1), []).append(node)
+    made = {output.name or "": output.name or "" for node in nodes for output in node.outputs}
+    for value in decomposed.graph.nodes:
+        if value.name not in made and (parts := steps.get(value.name)):
+            ends = [output for part in parts for output in part.outputs if not {*parts} & {*output.consumers()}]
+            if len(ends) == 1 and _as_large(value, ends[0]):
+                made[value.name] = ends[0].name or ""
+    return made
+
+
+_STEP_OF = re.compile(r"%(\w+) :")
+
+
+def _as_large(ours: Node, theirs: ir.Value) -> bool:
+    value = ours.meta.get("val")
+    if not isinstance(value, torch.Tensor) or theirs.shape is None or value.dim() != len(theirs.shape):
+        return False
+    axes = zip(value.shape, theirs.shape, strict=True)
+    return all(a == b for a, b in axes if isinstance(a, int) and isinstance(b, int))
+
+
+def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Mapping[str, str]) -> dict[str, str]:
+    """Names of the file's values -> names of the captured program's values.
 
     Of the several values one operator decomposes into, the last one is its result, or the one that was cast to what it
     is already where the file has `made` nothing of that.
@@ -129,7 +160,7 @@ def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Collect
     for name, node in results.items():
         while node.name not in made and node.target in _CASTS and _alike(node, cast(Node, node.args[0])):
             node = cast(Node, node.args[0])
-        names.setdefault(node.name, name)
+        names.setdefault(made.get(node.name, node.name), name)
     # The exporter's optimizer has one operator in place of a split and what picks its parts.
     for node in decomposed.graph.nodes:
         if node.target is operator.getitem and node.name in names:
