@@ -86,6 +86,19 @@ class Waves(nn.Module):
         return self.head(F.relu(self.b(F.relu(F.max_pool1d(self.a(x), 2)))).mean(2))
 
 
+class Film(nn.Module):
+    """3-D convolutions and pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv3d(3, 16, 3, padding=1, bias=False), nn.BatchNorm3d(16)
+        self.b, self.head = nn.Conv3d(16, 16, 3, padding=1), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool3d(F.relu(self.norm(self.a(x))), 2)
+        return self.head(F.relu(self.b(x)).mean((2, 3, 4)))
+
+
 class Recurrent(nn.Module):
     """An LSTM whose gates the exporter has to reorder, and a head on its last step."""
 
@@ -102,6 +115,7 @@ _NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "encoder": (Encoder, (12,)),
     "joined": (Joined, (3, 16, 16)),
     "waves": (Waves, (4, 64)),
+    "film": (Film, (3, 4, 12, 12)),
     "recurrent": (Recurrent, (20, 16)),
 }
 

@@ -20,6 +20,7 @@ GONE: dict[str, set[str]] = {
     "encoder": set(),
     "joined": set(),
     "waves": set(),
+    "film": set(),
     "recurrent": {"zeros_1", "getitem_1", "getitem_2"},
 }
 """What the exporter folds or drops; every other tensor of the program is in the file."""

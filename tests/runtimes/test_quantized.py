@@ -25,6 +25,7 @@ INTEGER = {
     "encoder": {"MatMulIntegerToFloat": 6, "QGemm": 1, "SkipLayerNormalization": 2},
     "joined": {"QLinearConv": 3},
     "waves": {"QLinearConv": 2, "QGemm": 1},
+    "film": {"QLinearConv": 2, "QGemm": 1},
 }
 
 

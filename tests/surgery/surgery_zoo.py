@@ -304,6 +304,16 @@ def einsum_attention(self, x):
     return torch.einsum("bnd,hdc->bnhc", self.o(y), self.out).mean((1, 2))
 
 
+def bilinear(self, x):
+    return self.head(F.relu(self.both(F.relu(self.first(x)), self.second(x))))
+
+
+def fixed_basis(self, x):
+    """A fixed transform along the rows of pictures, and another over their channels."""
+    y = F.relu(self.first(x) @ self.rows.t() @ self.rows)
+    return self.head(self.second(y).mean((2, 3)) @ self.mixed)
+
+
 def single_head(self, x):
     """Attention over pixels in one head: channels of keys and queries go in pairs."""
     q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
@@ -526,6 +536,20 @@ CASES: dict[str, Case] = {
         (image(2, 4, 6),),
         [("q.weight", 2, 4), ("o.weight", 5, 1)],
         {},
+    ),
+    "bilinear": Case(
+        _net(bilinear, first=lambda: nn.Linear(6, 5), second=lambda: nn.Linear(6, 4),
+             both=lambda: nn.Bilinear(5, 4, 7), head=lambda: nn.Linear(7, 3)),
+        (image(2, 6),),
+        [("first.weight", 5, 1), ("second.weight", 4, 1), ("both.weight", 7, 1)],
+        {"head.weight": OUTPUT},
+    ),
+    "fixed-basis": Case(
+        _net(fixed_basis, first=lambda: nn.Conv2d(3, 6, 1), second=lambda: nn.Conv2d(6, 4, 1),
+             rows=lambda: image(10, 8), mixed=lambda: image(4, 5), head=lambda: nn.Linear(5, 3)),
+        (_IMAGE,),
+        [("first.weight", 6, 1), ("second.weight", 4, 1)],
+        {"head.weight": OUTPUT},
     ),
     "single-head": Case(
         _net(single_head, q=lambda: nn.Conv2d(3, 4, 1), k=lambda: nn.Conv2d(3, 4, 1), v=lambda: nn.Conv2d(3, 6, 1),

@@ -68,6 +68,23 @@ def test_masks_and_several_layers_inside_a_transformers_blocks():
         torch.testing.assert_close(left(*args), module_without_fast_path(net, args))
 
 
+def test_a_block_may_keep_all_its_layers_in_a_list():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(6, 9), nn.Linear(9, 6)])
+
+        def forward(self, x):
+            return x + self.layers[1](self.layers[0](x).relu())
+
+    net = nn.Sequential(nn.Linear(4, 6), nn.Sequential(Block(), Block())).eval()
+    module, _ = trainable(net, (image(2, 4),), {})
+    assert names(module) == ["1.0", "1.1"]
+    left, _ = drop(module, ["1.0"])
+    with torch.no_grad():
+        torch.testing.assert_close(left(image(3, 4)), net[1][1](net[0](image(3, 4))))
+
+
 def module_without_fast_path(net, args):
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

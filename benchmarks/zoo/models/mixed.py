@@ -17,7 +17,7 @@ from benchmarks.zoo.models.dense import NO_LINEAR
 TABLE = real(12)
 
 
-@zoo(TABLE)
+@zoo(TABLE, depth=NO_REPEAT)
 def mlp() -> nn.Module:
     """Linear layers alone."""
     return nn.Sequential(

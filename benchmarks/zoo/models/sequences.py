@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.zoo.entry import Net, real, whole, zoo
-from benchmarks.zoo.models.convolutional import NO_REPEAT
+from benchmarks.zoo.models.convolutional import CONVOLUTIONS, NO_REPEAT
 from benchmarks.zoo.models.dense import NO_LINEAR
 
+NO_BLOCK = "what its repeated layers give has another shape than what they take; the shortcuts lie outside of them"
 RECURRENT = "nearly all of it is a recurrent layer, whose channels are tied over time"
 SERIES, WORDS = real(16, 6), whole(60, 12)
 
@@ -72,7 +73,7 @@ def cnn_1d() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 5))
 
 
-@zoo(real(4, 24))
+@zoo(real(4, 24), depth=NO_BLOCK, dynamic=CONVOLUTIONS)
 class Tcn(nn.Module):
     """Causal dilated convolutions with weight norm, cut at the end, and shortcuts."""
 
@@ -91,7 +92,7 @@ class Tcn(nn.Module):
         return self.head(x[:, :, -1])
 
 
-@zoo(real(1, 32), dynamic=NO_LINEAR)
+@zoo(real(1, 32), depth=NO_BLOCK, dynamic=NO_LINEAR)
 class Wavenet(nn.Module):
     """Gated dilated convolutions; what all layers skip is summed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ def find_blocks(module: GraphModule) -> tuple[Block, ...]:
         for path, kind in _modules(node):
             inside.setdefault(path, set()).add(node)
             kinds[path] = kind
-    made_of_modules = {path.rpartition(".")[0] for path in inside}
+    made_of_modules = {path[: dot.start()] for path in inside for dot in re.finditer(r"\.", path)}
     siblings: dict[tuple[str, str], list[str]] = {}
     for path, kind in kinds.items():
         stage, _, index = path.rpartition(".")

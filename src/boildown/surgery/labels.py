@@ -240,6 +240,15 @@ class _Tracer(Interpreter):
         self._slot(node, argument(node, "bias"), 0, outputs, "through")
         return self._spread(outputs, axis, node)
 
+    def _bilinear(self, node: Node) -> Any:
+        weight = argument(node, "weight")
+        for axis, name in ((1, "input1"), (2, "input2")):
+            self._slot(node, weight, axis, self._along(argument(node, name), -1), "in")
+        outputs = self.numbers.fresh(self.found.sizes[weight][0])
+        self._slot(node, weight, 0, outputs, "out")
+        self._slot(node, argument(node, "bias"), 0, outputs, "through")
+        return self._spread(outputs, -1, node)
+
     def _embedding(self, node: Node) -> Any:
         outputs = self.numbers.fresh(self.env[node].shape[-1])
         self._slot(node, argument(node, "weight"), 1, outputs, "out")
@@ -309,13 +318,20 @@ class _Tracer(Interpreter):
         heads = any(letters & batch for letters in varying)
         # Where both factors tell channels apart along the sum alone, these may go; of heads only whole ones.
         along = not heads and not summed & free and all(letters & summed for letters in varying)
+        if all(letters & free for letters in varying):
+            for place, (value, _) in enumerate((left, right)):  # a fixed basis along another axis shrinks for nobody
+                if self._constant(value):
+                    for letter in varying[place] & free:
+                        self._level(pairs[place][0], pairs[place][1].index(letter))
+                    varying[place] = varying[place] - free
         both_free = all(letters & free for letters in varying)
         whole = summed | free if heads else free if along else summed | free if both_free else summed
         for (value, _), (labels, letters) in zip((left, right), pairs, strict=True):
             for axis, letter in enumerate(letters):
                 if letter in whole:
                     self._level(labels, axis)
-            if (name := self._parameter(value)) is not None:
+            told = self._varies_at_all(labels) or not self._constant(value)
+            if told and (name := self._parameter(value)) is not None:
                 self.multiplied[name] = "in" if along else "out"
         order = "".join(sorted(summed)) if along else out
         first, second = (_arranged(labels, letters, order) for labels, letters in pairs)
@@ -488,6 +504,13 @@ class _Tracer(Interpreter):
         return self._fixed(self.env[node], reason)
 
     # ---- parameters --------------------------------------------------------------------------
+
+    def _constant(self, value: Any) -> bool:
+        """Whether it is a buffer, maybe transposed."""
+        while isinstance(value, Node) and value.op == "call_function" and base_name(value) in _TURNS:
+            value = value.args[0]
+        real = attribute_of(value, self.graph_module)
+        return real is not None and not isinstance(real, nn.Parameter)
 
     def _parameter(self, value: Any) -> str | None:
         """One name for a parameter or buffer that the model may know by several; None for another value."""
@@ -679,6 +702,7 @@ class _Tracer(Interpreter):
 
 
 _RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
+    "bilinear": _Tracer._bilinear,
     "embedding": _Tracer._embedding,
     "batch_norm": _Tracer._batch_norm,
     "instance_norm": _Tracer._batch_norm,

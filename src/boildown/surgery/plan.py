@@ -142,7 +142,7 @@ def place(graph: Graph, *, skip: Collection[str] = ()) -> Placement:
 
 
 def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
-    kinds = CONVOLUTIONS - _THREE_DIMENSIONS | {LINEAR}
+    kinds = CONVOLUTIONS | {LINEAR}
     nodes, fixed = graph.module.graph.nodes, fixed_values(graph.module)
     reasons = {node: _why_float(node, graph, skip) for node in nodes if node.target in kinds}
     for node in reasons:
@@ -186,9 +186,6 @@ def _unnamed(value: Node) -> bool:
     """Whether a value is one of several results of an operator that is taken apart where it is exported."""
     source = value.args[0] if value.target is operator.getitem else None
     return isinstance(source, Node) and source.target is aten.lstm_cell.default
-
-
-_THREE_DIMENSIONS = frozenset({aten.conv3d.default, aten.conv3d.padding})
 
 
 def _layer(node: Node, quantized: Mapping[Node, Node]) -> Layer:
