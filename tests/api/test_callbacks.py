@@ -135,7 +135,7 @@ def test_mlflow_hears_figures_and_gets_the_files(folder, monkeypatch, open_befor
 
 def test_real_mlflow_keeps_it(folder, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     callback = MLflow("boiling")
     for event in events(folder):
         callback(event)

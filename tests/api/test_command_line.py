@@ -43,6 +43,12 @@ def test_a_missed_target_names_the_cheapest_relaxation(missed):
     assert missed.data["best"] == 2
 
 
+def test_every_attempt_is_told_in_a_line_where_no_terminal_shows_it(missed):
+    lines = missed.err.splitlines()
+    assert any(line.startswith("first model: ") and "accuracy" in line for line in lines)
+    assert any(line.startswith(" 2 quantize-static: ") for line in lines)
+
+
 def test_the_nearest_candidate_is_judged_in_full(missed):
     verdict = missed.data["attempts"][2]["verdict"]
     assert verdict["measurements"]["accuracy"]["data"] == "verdict"

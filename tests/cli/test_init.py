@@ -61,7 +61,7 @@ def built(folder, name):
 
 def test_a_table_becomes_a_project_with_a_trained_network(call, sold, tmp_path):
     folder = tmp_path / "new"
-    told = call(folder, "--csv", sold, "--target", "bought", "--minutes", 0.01)
+    told = call(folder, "--csv", sold, "--predict", "bought", "--minutes", 0.01)
     assert "'bought' is one of 2 classes, predicted from 2 columns." in told
     assert "There is no model: training a small one" in told
     assert "boildown compress" in told
@@ -77,7 +77,7 @@ def test_a_table_becomes_a_project_with_a_trained_network(call, sold, tmp_path):
 
 
 def test_numbers_ask_for_an_error_that_hardly_grows(call, sold, tmp_path):
-    call(tmp_path / "new", "--csv", sold, "--target", "x", "--minutes", 0.001)
+    call(tmp_path / "new", "--csv", sold, "--predict", "x", "--minutes", 0.001)
     assert read_config(tmp_path / "new" / "boildown.toml").target == ["rmse <= 1.02x", "size <= 0.35x"]
     assert built(tmp_path / "new", "model").regression
 
@@ -115,7 +115,7 @@ def test_a_hugging_face_folder_is_named_with_its_texts(call, tmp_path):
     (model / "config.json").write_text(json.dumps(config))
     data = tmp_path / "said.csv"
     data.write_text("text,liked\n" + "".join(f"this was good {i},{i % 2}\n" for i in range(40)))
-    told = call(tmp_path, "--csv", data, "--target", "liked", "--transformers", model)
+    told = call(tmp_path, "--csv", data, "--predict", "liked", "--transformers", model)
     assert "'liked' is one of 2 classes, read off text." in told
     assert read_config(tmp_path / "boildown.toml").model == "transformers:bert"
     assert len(built(tmp_path, "task").validation) > 5
@@ -131,7 +131,7 @@ def test_every_mistake_is_told_at_once_and_nothing_written(call, sold, pictures,
     told = str(caught.value)
     for part in (
         "--csv and --image-folder are two kinds of data", "--model and --timm are two kinds of model",
-        "--target is not given", "Name one of: x, side, bought.", "--kind guess", "--model net cannot be read",
+        "--predict is not given", "Name one of: x, side, bought.", "--kind guess", "--model net cannot be read",
         "There is no weights file", "--size 2", "--timm networks read images",
     ):  # fmt: skip
         assert part in told
@@ -142,7 +142,7 @@ def test_every_mistake_is_told_at_once_and_nothing_written(call, sold, pictures,
 def test_what_is_there_is_not_written_over(call, sold, tmp_path):
     (tmp_path / "task.py").write_text("mine")
     with pytest.raises(InputError, match=r"task\.py exists already"):
-        call(tmp_path, "--csv", sold, "--target", "bought")
+        call(tmp_path, "--csv", sold, "--predict", "bought")
     assert (tmp_path / "task.py").read_text() == "mine"
 
 
@@ -152,5 +152,5 @@ def test_a_network_that_learns_nothing_is_not_begun_with(call, tmp_path):
     rows = "".join(f"{x:.3f},{'a' if random.random() < 0.93 else 'b'}\n" for x in random.normal(size=200))
     noise.write_text("x,y\n" + rows)
     with pytest.raises(InputError, match="learns nothing here"):
-        call(tmp_path / "new", "--csv", noise, "--target", "y", "--minutes", 0.001)
+        call(tmp_path / "new", "--csv", noise, "--predict", "y", "--minutes", 0.001)
     assert not (tmp_path / "new").exists()

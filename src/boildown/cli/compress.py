@@ -12,7 +12,7 @@ import typer
 import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning, telling
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,6 +64,7 @@ def compress(
         read.task,
         target or read.target,
         **arguments,
+        callbacks=telling(),
         command=f"boildown {shlex.join(sys.argv[1:])}",
     )
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 import boildown as bd
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json, telling
 from boildown.errors import InputError
 
 TARGET = ("accuracy drop <= 3 pp", "size <= 0.3x")
@@ -42,7 +42,7 @@ def demo(
     if not as_json:
         parameters = sum(p.numel() for p in model.parameters())
         typer.echo(f"trained {parameters:,} parameters in {time.perf_counter() - start:.0f} s\n")
-    run = bd.compress(model, digits.task(), list(target or TARGET), runs=runs)
+    run = bd.compress(model, digits.task(), list(target or TARGET), runs=runs, callbacks=telling())
     if as_json:
         echo_json(run.to_json())
     else:

@@ -63,7 +63,7 @@ class _Asked:
     csv: Path | None
     parquet: Path | None
     image_folder: Path | None
-    target: str | None
+    predict: str | None
     kind: str | None
     text: tuple[str, ...]
     model: str | None
@@ -90,7 +90,7 @@ def init(
     image_folder: Annotated[
         Path | None, typer.Option("--image-folder", help="A folder with a folder of images for every class.")
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="The column of the table to predict.")] = None,
+    predict: Annotated[str | None, typer.Option("--predict", help="The column of the table to predict.")] = None,
     kind: Annotated[
         str | None, typer.Option("--kind", help="classification or regression, where the values do not tell.")
     ] = None,
@@ -111,7 +111,7 @@ def init(
 ) -> int:
     """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
     asked = _Asked(
-        folder, csv, parquet, image_folder, target, kind, tuple(text or ()), model, weights, transformers, timm, size
+        folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), model, weights, transformers, timm, size
     )
     if mistakes := list(_mistakes(asked)):
         raise InputError(*mistakes)
@@ -145,9 +145,9 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
     for names, what in ((given, "data"), (named, "model")):
         if len(names) > 1:
             yield Mistake(f"{' and '.join(names)} are two kinds of {what}.", "Give one of them.")
-    if asked.table is not None and asked.target is None:
-        yield Mistake("--target is not given: the column to predict.", _columns(asked.table))
-    for option, value in (("--target", asked.target), ("--kind", asked.kind), ("--text", asked.text or None)):
+    if asked.table is not None and asked.predict is None:
+        yield Mistake("--predict is not given: the column to predict.", _columns(asked.table))
+    for option, value in (("--predict", asked.predict), ("--kind", asked.kind), ("--text", asked.text or None)):
         if value is not None and asked.table is None:
             yield Mistake(f"{option} is about a table, and none is given.", "Give --csv FILE or --parquet FILE.")
     if asked.text and asked.transformers is None:
@@ -184,10 +184,10 @@ def _start(asked: _Asked) -> Start | None:
     """The project of the user's data, or None without any."""
     from boildown.api import starting
 
-    if asked.table is not None and asked.target is not None and asked.transformers is not None:
-        return starting.start_text(asked.table, asked.target, asked.transformers, asked.folder, asked.text)
-    if asked.table is not None and asked.target is not None:
-        return starting.start_table(asked.table, asked.target, asked.folder, asked.kind, train=asked.model is None)  # type: ignore[arg-type]
+    if asked.table is not None and asked.predict is not None and asked.transformers is not None:
+        return starting.start_text(asked.table, asked.predict, asked.transformers, asked.folder, asked.text)
+    if asked.table is not None and asked.predict is not None:
+        return starting.start_table(asked.table, asked.predict, asked.folder, asked.kind, train=asked.model is None)  # type: ignore[arg-type]
     if asked.image_folder is not None:
         if asked.timm is not None:
             return starting.start_timm(

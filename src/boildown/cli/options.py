@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from boildown.journal.runs import run_folders
 from boildown.methods.registry import listed
+from boildown.report.live import Live
+
+if TYPE_CHECKING:  # completing a word does not wait for torch
+    from boildown.api.sitting import Callback
 
 RUNS = Path("runs")
 READY = ("auto", "quick", "post-training")
@@ -44,6 +50,14 @@ Which = Annotated[
     str,
     typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN", autocompletion=runs_beginning),
 ]
+
+
+def telling() -> tuple[Callback, ...]:
+    """A line for every attempt on standard error where that is no terminal, and so shows nothing that moves."""
+    if sys.stderr.isatty():
+        return ()
+    live = Live(Console(stderr=True, highlight=False, soft_wrap=True), lines=True)
+    return (lambda event: live(event.kind, event.data),)
 
 
 def echo_json(data: Any) -> None:
