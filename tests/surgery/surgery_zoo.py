@@ -340,6 +340,16 @@ class Mixer(nn.Module):
         return self.head((x + self.channels(self.norm(x))).mean(1))
 
 
+def gru(self, x):
+    """Time first; all steps' outputs beside the last state of one direction."""
+    y, last = self.gru(F.relu(self.first(x)))
+    return self.head(F.relu(self.mid(torch.cat([y[-1], last[-1]], 1))))
+
+
+def rnn(self, x, state):
+    return self.head(self.rnn(F.relu(self.first(x)), state)[0][-1])
+
+
 def lstm(self, x):
     return self.head(F.relu(self.mid(self.lstm(F.relu(self.first(x)))[0][:, -1])))
 
@@ -465,9 +475,22 @@ CASES: dict[str, Case] = {
         _net(lstm, first=lambda: nn.Linear(6, 7), lstm=lambda: nn.LSTM(7, 5, batch_first=True),
              mid=lambda: nn.Linear(5, 8), head=lambda: nn.Linear(8, 2)),
         (image(2, 4, 6),),
-        [("mid.weight", 8, 1)],
-        dict.fromkeys(("first.weight", "lstm.weight_ih_l0"), "the operator lstm is not followed")
-        | {"head.weight": OUTPUT},
+        [("first.weight", 7, 1), ("lstm.weight_ih_l0", 5, 4), ("mid.weight", 8, 1)],
+        {"head.weight": OUTPUT},
+    ),
+    "gru-both-ways": Case(
+        _net(gru, first=lambda: nn.Linear(6, 7), mid=lambda: nn.Linear(15, 8), head=lambda: nn.Linear(8, 2),
+             gru=lambda: nn.GRU(7, 5, 2, bidirectional=True)),
+        (image(2, 4, 6),),
+        [("first.weight", 7, 1), ("gru.weight_ih_l0", 5, 3), ("mid.weight", 8, 1)],
+        {"head.weight": OUTPUT},
+    ),
+    "rnn-from-a-state": Case(
+        _net(rnn, first=lambda: nn.Linear(6, 7), rnn=lambda: nn.RNN(7, 5), head=lambda: nn.Linear(5, 2)),
+        (image(4, 2, 6), image(1, 2, 5)),
+        [("first.weight", 7, 1)],
+        {"rnn.weight_ih_l0": "they meet the model's input", "rnn.weight_hh_l0": "they meet the model's input",
+         "head.weight": OUTPUT},
     ),
     "squeeze-excite": Case(
         _net(squeeze_excite, stem=lambda: conv(3, 6), down=lambda: nn.Conv2d(6, 4, 1), up=lambda: nn.Conv2d(4, 6, 1),

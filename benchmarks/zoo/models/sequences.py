@@ -12,11 +12,10 @@ from benchmarks.zoo.models.convolutional import CONVOLUTIONS, NO_REPEAT
 from benchmarks.zoo.models.dense import NO_LINEAR
 
 NO_BLOCK = "what its repeated layers give has another shape than what they take; the shortcuts lie outside of them"
-RECURRENT = "nearly all of it is a recurrent layer, whose channels are tied over time"
 SERIES, WORDS = real(16, 6), whole(60, 12)
 
 
-@zoo(WORDS, depth=NO_REPEAT, prune=RECURRENT)
+@zoo(WORDS, depth=NO_REPEAT)
 def lstm() -> nn.Module:
     """Words, two LSTM layers, and a small head."""
 
@@ -27,7 +26,7 @@ def lstm() -> nn.Module:
     return Net(forward, lstm=nn.LSTM(24, 32, 2, batch_first=True, dropout=0.2), **parts)
 
 
-@zoo(SERIES, depth=NO_REPEAT, prune=RECURRENT)
+@zoo(SERIES, depth=NO_REPEAT)
 def lstm_both_ways() -> nn.Module:
     """Time first; the last states of both directions."""
 
@@ -128,7 +127,7 @@ class TextCnn(nn.Module):
         return self.head(self.drop(torch.cat([F.relu(layer(x)).amax(2) for layer in self.filters], 1)))
 
 
-@zoo(real(20, 16), depth=NO_REPEAT, prune=RECURRENT)
+@zoo(real(20, 16), depth=NO_REPEAT)
 class KeywordGru(nn.Module):
     """A spectrogram through 2-D convolutions, channels and bands flattened for a GRU."""
 

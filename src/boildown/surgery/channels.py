@@ -218,9 +218,15 @@ class Costs:
             for name, tensor in channels.module.named_parameters():
                 self.terms.append((float(tensor.numel()), of_parameter.get(name, [])))
         else:
+            tensors = dict(_tensors(channels.module))
             for node, count in _products(channels.module, found):
                 if node in found.weights:
                     self.terms.append((count, of_parameter.get(found.weights[node], [])))
+                    continue
+                if node in found.matrices:
+                    sizes = {name: tensors[name].numel() for name in found.matrices[node]}
+                    every = sum(sizes.values())
+                    self.terms += [(count * size / every, of_parameter[name]) for name, size in sizes.items()]
                     continue
                 # A product of two values: what the result has fewer of, else what is summed over.
                 values = {value: found.values.get(value) for value in (node, *node.all_input_nodes)}

@@ -634,7 +634,7 @@ def macs_of(node: Node, dims: Callable[[Any], Sequence[int]]) -> int:
     if target is aten.scaled_dot_product_attention.default:
         query, key, value = (dims(arg) for arg in args[:3])
         return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    if target in (aten.lstm.input, aten.gru.input):
+    if target in (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input):
         weights = [dims(arg) for arg in cast(tuple[Node, ...], args[2])]
         return prod(dims(args[0])[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
     return 0

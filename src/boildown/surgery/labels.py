@@ -31,7 +31,9 @@ Role = Literal["out", "in", "through"]
 Vector = tuple[int, Array]
 """(axis along which a value's numbers vary, number per index)."""
 
-_WRITES_READS: tuple[Role, Role] = ("out", "in")
+_READS: Role = "in"
+_PASSES: Role = "through"
+_WRITES_READS: tuple[Role, Role] = ("out", _READS)
 
 _MOST_ELEMENTS = 2**21
 """A constant or parameter with more elements freezes what it is added to or multiplied with."""
@@ -91,7 +93,7 @@ class Trace:
         a list of these for nodes with several results. sizes: each value's shape on the example call.
     slots: the number per index of a parameter's axis. roles: what its first layer does with it: writes ("out"),
         reads ("in") or lets through. layers: the nodes that use it.
-    weights: the parameter that is a layer's weight.
+    weights: the parameter that is a layer's weight. matrices: those of a layer that has several.
     left_alone: parameters whose channels must stay, or layers where their weights are computed, and why.
     """
 
@@ -101,6 +103,7 @@ class Trace:
     roles: dict[Slot, Role] = field(default_factory=dict)
     layers: dict[Slot, list[Node]] = field(default_factory=dict)
     weights: dict[Node, str] = field(default_factory=dict)
+    matrices: dict[Node, list[str]] = field(default_factory=dict)
     left_alone: dict[str, str] = field(default_factory=dict)
 
 
@@ -248,6 +251,38 @@ class _Tracer(Interpreter):
         self._slot(node, weight, 0, outputs, "out")
         self._slot(node, argument(node, "bias"), 0, outputs, "through")
         return self._spread(outputs, -1, node)
+
+    def _recurrent(self, node: Node) -> Any:
+        """LSTM, GRU or plain: all layers and directions keep the same hidden channels, as the operator asks.
+
+        A hidden channel is its rows in every gate's weights and biases, and its column in what reads the state. One
+        without weights stays at 0 from a state of 0.
+        """
+        arguments: Any = node.args
+        value, given, weights, biases, layers, *_, both, _batch_first = arguments
+        states = given if _several(given) else (given,)
+        each, directions = 4 if biases else 2, 2 if both else 1
+        if base_name(node) + ".input" not in str(node.target) or len(weights) != each * layers * directions:
+            return self._unknown(node, "recurrent layers over packed sequences or with projections are not followed")
+        width = self.found.sizes[weights[1]][1]
+        hidden = self.numbers.fresh(width)
+        for state in states:
+            self.numbers.unite(self._along(state, -1), hidden)
+        above = hidden.repeat(directions)
+        for number, start in enumerate(range(0, len(weights), each)):
+            inputs, role = (self._along(value, -1), _READS) if number < directions else (above, _PASSES)
+            from_input, from_hidden, *added = weights[start : start + each]
+            gates = hidden.repeat(self.found.sizes[from_hidden][0] // width)
+            self._tie_slot(node, from_input, 1, inputs, role)
+            self._tie_slot(node, from_hidden, 1, hidden, _PASSES)
+            for weight in (from_input, from_hidden):
+                if name := self._tie_slot(node, weight, 0, gates, "out"):
+                    self.found.matrices.setdefault(node, []).append(name)
+            for bias in added:
+                self._tie_slot(node, bias, 0, gates, _PASSES)
+        results = [above, *(hidden for _ in states)]
+        shapes = [part.shape for part in self.env[node]]
+        return tuple(numbers.expand(shape) for numbers, shape in zip(results, shapes, strict=True))
 
     def _embedding(self, node: Node) -> Any:
         outputs = self.numbers.fresh(self.env[node].shape[-1])
@@ -550,21 +585,26 @@ class _Tracer(Interpreter):
         return self.generic[name]
 
     def _slot(self, node: Node, value: Any, axis: int, numbers: Tensor, role: Role) -> None:
-        """Tie an axis of a parameter that is an argument of a layer."""
+        """Tie an axis of a parameter that is an argument of a layer, whose weight it may be."""
         if value is None:
             return
+        name = self._tie_slot(node, value, axis, numbers, role)
+        if name and (role == "out" or (role == "through" and axis == 0 and value is argument(node, "weight"))):
+            self.found.weights[node] = name
+
+    def _tie_slot(self, node: Node, value: Node, axis: int, numbers: Tensor, role: Role) -> str | None:
+        """Tie an axis of a parameter; its name, or None where it is computed, and so keeps the channels."""
         name = self._parameter(value)
         if name is None:
             self._freeze(numbers, "a layer's weights are computed")
             if role == "out":
                 stack = list((node.meta.get("nn_module_stack") or {}).values())
                 self.found.left_alone[stack[-1][0] if stack else node.name] = "its weights are computed"
-            return
+            return None
         if name in self.generic:
             self._freeze((self.generic[name], numbers), f"{name} is used in more than one way")
         self._name_slot(name, axis, numbers, role, node)
-        if role == "out" or (role == "through" and axis == 0 and value is argument(node, "weight")):
-            self.found.weights[node] = name
+        return name
 
     def _name_slot(self, name: str, axis: int, numbers: Tensor, role: Role, node: Node) -> None:
         slot = Slot(name, axis)
@@ -703,6 +743,7 @@ class _Tracer(Interpreter):
 
 _RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
     "bilinear": _Tracer._bilinear,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _Tracer._recurrent),
     "embedding": _Tracer._embedding,
     "batch_norm": _Tracer._batch_norm,
     "instance_norm": _Tracer._batch_norm,
