@@ -18,6 +18,7 @@ BoildownError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -112,3 +113,8 @@ class JournalError(BoildownError):
 
 class Cancelled(BoildownError):
     """The user asked to stop."""
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an error says that the disk is full: here, in a child process or in a library that wraps it."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import boildown as bd
 from boildown.cli import main
+from boildown.engine.bench import Bench
 
 MODEL = """
 from boildown.testing import digits
@@ -96,3 +97,10 @@ def run(tmp_path_factory, digits_model, digits_task, events) -> bd.Run:
         runs=tmp_path_factory.mktemp("runs"),
         callbacks=[events.append],
     )
+
+
+@pytest.fixture
+def mirror(plugged, still, monkeypatch):
+    """The foreign package; its runtime gives back the input, whatever a student has learned."""
+    monkeypatch.setattr(Bench, "agree", lambda self, candidate, path: "not compared")
+    return plugged

@@ -16,7 +16,6 @@ from torch import nn
 import boildown as bd
 from boildown.domain.candidate import Candidate
 from boildown.domain.target import Target
-from boildown.engine.bench import Bench
 from boildown.engine.chain import link_key
 from boildown.engine.job import Job
 from boildown.journal.journal import Journal
@@ -51,13 +50,6 @@ bd.compress(
     ladder=["retrain(epochs=300, minutes=9.5)"], runtime="mirror",
 )
 """
-
-
-@pytest.fixture
-def mirror(plugged, still, monkeypatch):
-    """The foreign package; its runtime gives back the input, whatever a student has learned."""
-    monkeypatch.setattr(Bench, "agree", lambda self, candidate, path: "not compared")
-    return plugged
 
 
 def small(width=8, seed=0):

@@ -14,6 +14,7 @@ from torch import nn
 from boildown.errors import ExportError
 from boildown.runtimes import get
 from boildown.surgery.graph import capture
+from boildown.surgery.plan import place
 
 GONE: dict[str, set[str]] = {
     "residual": {"pad"},
@@ -74,6 +75,25 @@ def test_what_ends_with_a_step_that_did_nothing_keeps_its_name(tmp_path: Path) -
             return self.last(x[torch.arange(len(x)), x[..., 0].argmax(1)])
 
     _hold_against(tmp_path, Windows(), torch.randn(3, 12), "unfold", "index")
+
+
+def test_parts_of_steps_on_the_way_do_not_take_the_names_of_results(tmp_path: Path) -> None:
+    """The exporter takes the inputs of a recurrent layer apart, too, one for every time."""
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.out = nn.RNN(6, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.layer(x)[0])
+
+    graph = capture(Plain(), (torch.randn(2, 4, 6),))
+    get("onnxruntime").export(graph.serialize(), tmp_path / "plain.onnx")
+    file = onnx.load(tmp_path / "plain.onnx")
+    named = {name for node in file.graph.node for name in node.output}
+    assert "getitem" not in named, "it would be the first of the inputs"
+    assert "getitem" not in place(graph).activations
 
 
 def _hold_against(folder: Path, model: nn.Module, x: torch.Tensor, *names: str) -> None:

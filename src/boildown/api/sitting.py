@@ -17,7 +17,7 @@ from boildown.api.run import Run, show
 from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import relaxations
-from boildown.engine.attempt import Attempt, Climber, disk_is_full
+from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.baseline import baseline
 from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
@@ -28,7 +28,7 @@ from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.quote import Quote, quote
-from boildown.errors import AttemptError, BoildownError, InputError
+from boildown.errors import AttemptError, BoildownError, InputError, disk_is_full
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal

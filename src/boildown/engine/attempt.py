@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 import traceback
@@ -26,7 +25,15 @@ from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
 from boildown.engine.rung import Rung
 from boildown.engine.search import measure_variant
-from boildown.errors import AttemptError, BoildownError, Cancelled, DeadlineError, JournalError, WorkerLost
+from boildown.errors import (
+    AttemptError,
+    BoildownError,
+    Cancelled,
+    DeadlineError,
+    JournalError,
+    WorkerLost,
+    disk_is_full,
+)
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
 from boildown.methods.base import Standing
@@ -171,10 +178,16 @@ class Climber:
         if attempt.candidate is None or attempt.judged_in_full or attempt.artifact is None:
             return
         self.maker.end, self.maker.number = float("inf"), attempt.number
-        self._look(attempt, attempt.candidate)
-        self._conclude(attempt)
-        assert attempt.verdict is not None
-        self.journal.amend_attempt(attempt.number, attempt.state, attempt.sentence, attempt.verdict.to_json())
+        try:
+            self._look(attempt, attempt.candidate)
+            self._conclude(attempt)
+        except (Cancelled, JournalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - journalled by its name; another attempt is handed over
+            self._fail(attempt, error)
+            attempt.verdict = None
+        verdict = None if attempt.verdict is None else attempt.verdict.to_json()
+        self.journal.amend_attempt(attempt.number, attempt.state, attempt.sentence, verdict)
         self.emit("verdict", {"attempt": attempt})
 
     # -- the parts of an attempt ---------------------------------------------------------------------
@@ -248,7 +261,8 @@ class Climber:
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if attempt.number else 1
+        counts = attempt.number or any(condition.form != "drop" for condition in self.bench.asked)
+        look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
         quality = self.bench.quality(
             candidate, attempt.artifact, attempt.sha256, "verdict", first=self.first, look=max(look, 1)
         )
@@ -293,13 +307,9 @@ class Climber:
         except (Cancelled, JournalError):
             raise
         except Exception as error:
-            if disk_is_full(error):
-                raise BoildownError("The disk is full. Free space, then resume the run.") from error
-            details = getattr(error, "details", "") or traceback.format_exc()
-            self.journal.record(attempt.number, "traceback", {"text": details})
+            self._fail(attempt, error)
             if attempt.number == 0:
-                raise BoildownError(f"The first model could not be measured: {_named(error)}") from error
-            attempt.state, attempt.failure = State.FAILED, _named(error)
+                raise BoildownError(f"The first model could not be measured: {attempt.failure}") from error
         finally:
             self.maker.end = self.bench.deadline = float("inf")
         spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
@@ -308,6 +318,14 @@ class Climber:
             self.forecast.beside = attempt.seconds["total"] - attempt.seconds.get("apply", 0.0)
         self._finish(attempt)
         return attempt
+
+    def _fail(self, attempt: Attempt, error: Exception) -> None:
+        """It failed, by name. Raises BoildownError where the disk is full: nothing could be journalled."""
+        if disk_is_full(error):
+            raise BoildownError("The disk is full. Free space, then resume the run.") from error
+        details = getattr(error, "details", "") or traceback.format_exc()
+        self.journal.record(attempt.number, "traceback", {"text": details})
+        attempt.state, attempt.failure = State.FAILED, _named(error)
 
     def _finish(self, attempt: Attempt) -> None:
         candidate = attempt.candidate
@@ -387,8 +405,3 @@ def _named(error: Exception) -> str:
     if isinstance(error, AttemptError):
         return f"{error.name}: {error}"
     return f"{'worker lost' if isinstance(error, WorkerLost) else type(error).__name__}: {error}"
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether an error says that the disk is full: here, in a child process or in a library that wraps it."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

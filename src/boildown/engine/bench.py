@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import defaultdict
@@ -39,6 +40,7 @@ from boildown.runtimes.base import Array, Port, Written
 from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.tasks.doubt import Doubt
+from boildown.tasks.general import written
 
 Which = Literal["search", "verdict"]
 Statistics = Mapping[str, NDArray[np.float64]]
@@ -227,7 +229,7 @@ class Bench:
                 own.append(peak(path))
             return memory_measure.summarise(firsts, own)
 
-        return self._remembered(self._key("memory", sha256, threads=self.job.latency.threads), measured)
+        return self._remembered(self._key("memory", sha256, **self._call_options), measured)
 
     def latency(self, path: Path, sha256: str, *, glance: bool = False) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact.
@@ -239,7 +241,6 @@ class Bench:
             "bound": job.bound("latency", "ratio") if asked else None,
             "value_bound": job.bound("latency", "value") if asked else None,
         }
-        options: dict[str, Any] = {"batch": job.latency.batch, "threads": job.latency.threads, "asked": asked}
 
         def measured() -> Measurement:
             self.progress("time", 0, None)
@@ -255,7 +256,7 @@ class Bench:
                     )
                 )  # fmt: skip
 
-        key = self._key("latency", sha256, first=self.first_hash, **bounds, **options)
+        key = self._key("latency", sha256, asked=asked, level=job.level, **bounds, **self._call_options)
         measurement = self._remembered(key, measured)
         return _alone(measurement) if sha256 == self.first_hash else measurement
 
@@ -290,20 +291,24 @@ class Bench:
         level = level_at_look(self.job.level, look) if self.job.confidence is not None else self.job.level
         metrics = {metric.name: metric for metric in self.job.task.metrics}
 
+        assert self.first is not None
+        base = self.statistics(first, self.first, self.first_hash, which)
+
         def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
             shared = {"first": self.first_hash, "level": level, **options}
-            return {name: self._key(name, sha256, which, **shared) for name in names}
+            return {
+                name: self._key(name, sha256, which, scores=_scores(metrics[name], base[name]), **shared)
+                for name in names
+            }
 
         whole, stopped = keys(metrics), {}
-        if which == "search" and self._asked:
-            asked = dict.fromkeys(condition.metric for condition in self._asked)
-            stopped = keys(asked, stopped=[asdict(condition) for condition in self._asked], error=ERROR)
+        if which == "search" and self.asked:
+            asked = dict.fromkeys(condition.metric for condition in self.asked)
+            stopped = keys(asked, stopped=[asdict(condition) for condition in self.asked], error=ERROR)
         for names in (whole, stopped):
             known = [measurement for key in names.values() if (measurement := self.recall(key)) is not None]
             if len(known) == len(names) > 0:
                 return known
-        assert self.first is not None
-        base = self.statistics(first, self.first, self.first_hash, which)
         if which == "search" and sha256 != self.first_hash:
             measurements = self._searched(candidate, path, sha256, base, level)
         else:
@@ -330,7 +335,7 @@ class Bench:
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
         order, weights = reading_order(doubt, self.job.seed, int(sha256[:16], 16))
         shuffled = {name: rows[order] for name, rows in base.items()}
-        stop = EarlyStop(self._asked, metrics, shuffled, weights)
+        stop = EarlyStop(self.asked, metrics, shuffled, weights)
         if stop.possible:
             base, own = shuffled, self.score(
                 self.artifact(candidate, path), samples.subset(order.tolist()), "score on search data",
@@ -341,7 +346,7 @@ class Bench:
         if (scored := _count(own)) == len(samples):
             found = [self._measured(metric, own, base, "search", level) for metric in metrics.values()]
         else:
-            asked = dict.fromkeys(condition.metric for condition in self._asked)
+            asked = dict.fromkeys(condition.metric for condition in self.asked)
             found = [stop.measure(name, own, level, self._environment) for name in asked]
         drops = {measurement.metric: measurement.drop for measurement in found}
         self.record("search", {"artifact": sha256, "scored": scored, "of": len(samples), "drop": drops})
@@ -424,11 +429,18 @@ class Bench:
         return measurement_key(
             metric=metric,
             artifact=sha256,
-            data="" if which is None else self.fingerprint(which),
+            data="" if which is None else hash_of([self.fingerprint(which), getattr(self.job.task, "recipe", None)]),
             runtime=self._environment["runtime"],
             options={"versions": self._environment["packages"], "seed": self.job.seed, **options},
             machine=machine_key(),
         )
+
+    @cached_property
+    def _call_options(self) -> dict[str, Any]:
+        """What time and memory of a call depend on besides the artifact."""
+        latency = self.job.latency
+        inputs = [[str(part.dtype), list(part.shape)] for part in self.sample(latency.batch)]
+        return {"first": self.first_hash, "batch": latency.batch, "threads": latency.threads, "inputs": inputs}
 
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""
@@ -437,7 +449,7 @@ class Bench:
         return self._fingerprints[which]
 
     @cached_property
-    def _asked(self) -> list[Condition]:
+    def asked(self) -> list[Condition]:
         """The target's conditions on quality."""
         return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
 
@@ -465,6 +477,12 @@ class Bench:
         if left <= 0:
             raise DeadlineError("The attempt ran past its time limit.")
         return left
+
+
+def _scores(metric: Metric, base: NDArray[np.float64]) -> str:
+    """A hash of a metric by its code, and by what it gives for the first model: a mended one measures anew."""
+    code = [written(metric.statistic), written(metric.compute), metric.higher_is_better, metric.unit]
+    return hash_of([*code, list(map(str, metric.range)), hashlib.sha256(base.tobytes()).hexdigest()])
 
 
 def _alone(measurement: Measurement) -> Measurement:

@@ -18,7 +18,7 @@ from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
 from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
-from boildown.errors import BoildownError, DeadlineError
+from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
 from boildown.execution.quiet import give_way
 from boildown.journal.journal import Journal
@@ -216,9 +216,12 @@ class Maker:
     def _recall(self, key: str) -> Measurement | None:
         """A measurement of this run, or of a run that gave a candidate."""
         known = self.journal.measurement(key)
-        for donor in self._donors if known is None else ():
-            with Journal.open(donor, readonly=True) as journal:
-                known = known or journal.measurement(key)
+        for donor in list(self._donors) if known is None else ():
+            try:
+                with Journal.open(donor, readonly=True) as journal:
+                    known = known or journal.measurement(key)
+            except JournalError:  # it was deleted or damaged since
+                self._donors.remove(donor)
         if known is not None:
             self._keep(key, known)
         return known

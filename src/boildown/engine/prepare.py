@@ -51,6 +51,10 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     with bench.timed("measure"):
         _call(first, job)
         _check_students(first, job)
+    with named("The training or calibration data cannot be read", "Mend that item, or leave it out."):
+        for samples in (job.splits.train, job.splits.calibration):
+            if samples is not None:
+                samples.fingerprint(every=False)
     save_sample(bench.sample(1), bench.folder / FIRST)
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:

@@ -14,7 +14,7 @@ from boildown.domain.verdict import Status, judge
 from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
-from boildown.errors import AttemptError, DeadlineError
+from boildown.errors import AttemptError, DeadlineError, disk_is_full
 from boildown.journal.keys import file_hash
 from boildown.methods.base import Method, Search, Standing
 from boildown.surgery.weights import weights_hash
@@ -46,7 +46,9 @@ def search(searching: Search, make: Callable[[Method], Variant], record: Callabl
                     variant = make(method)
                 except DeadlineError:
                     raise
-                except AttemptError:
+                except AttemptError as error:
+                    if disk_is_full(error):
+                        raise
                     made[method] = IMPOSSIBLE
                 else:
                     record(variant)

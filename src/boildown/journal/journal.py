@@ -205,8 +205,8 @@ class Journal:
             columns = ", ".join(f"{name} = :{name}" for name in values)
             connection.execute(f"UPDATE attempts SET {columns} WHERE number = :number", {**values, "number": number})
 
-    def amend_attempt(self, number: int, state: State, sentence: str, verdict: Mapping[str, Any]) -> None:
-        """A finished attempt was judged again, on more samples than before.
+    def amend_attempt(self, number: int, state: State, sentence: str, verdict: Mapping[str, Any] | None) -> None:
+        """A finished attempt was judged again, on more samples than before; without a verdict where that failed.
 
         Raises JournalError unless the attempt has finished.
         """
@@ -215,7 +215,7 @@ class Journal:
                 raise JournalError(f"Attempt {number} has not finished, so its verdict cannot be amended.")
             connection.execute(
                 "UPDATE attempts SET state = ?, sentence = ?, verdict = ? WHERE number = ?",
-                (state.value, sentence, plain.dumps(verdict), number),
+                (state.value, sentence, None if verdict is None else plain.dumps(verdict), number),
             )
 
     def attempts(self) -> list[AttemptRow]:

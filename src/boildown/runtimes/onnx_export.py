@@ -152,6 +152,8 @@ def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Mapping
             continue
         original = originals[history[0].name]
         if node.target is operator.getitem and original.target is not operator.getitem:
+            if not _same_results(original, cast(Node, node.args[0])):
+                continue  # it picks a part of a step on the way
             picked = [user for user in original.users if user.args[1:] == node.args[1:]]
             results.update({user.name: node for user in picked})
         elif _alike(original, node):
@@ -169,6 +171,14 @@ def _names(captured: ExportedProgram, decomposed: ExportedProgram, made: Mapping
 
 
 _CASTS = frozenset({torch.ops.aten.type_as.default, torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default})
+
+
+def _same_results(original: Node, decomposed: Node) -> bool:
+    ours, theirs = original.meta.get("val"), decomposed.meta.get("val")
+    if not isinstance(ours, tuple | list) or not isinstance(theirs, tuple | list):
+        return False
+    shapes = [[str(getattr(value, "shape", None)) for value in values] for values in (ours, theirs)]
+    return shapes[0] == shapes[1]
 
 
 def _alike(original: Node, decomposed: Node) -> bool:

@@ -219,7 +219,7 @@ def capture(
     with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
         args, kwargs = _own(args, kwargs)
         expected = _run(model, args, kwargs)
-        module = plain_module(_export(_nameable(model), args, kwargs).run_decompositions({}))
+        module = plain_module(_decomposed(_export(_nameable(model), args, kwargs)))
         _drop_copies(module)
         module = make_ordinary(module) if version > 1 else module
         _loosen_views(module)
@@ -359,6 +359,15 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             first = first or error
     assert first is not None
     raise ExportError(_explain(first)) from None
+
+
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program in functional operators."""
+    try:
+        functional: ExportedProgram = program.run_decompositions({})
+    except Exception as error:  # noqa: BLE001  torch raises whatever it finds odd
+        raise ExportError(_explain(error)) from None
+    return functional
 
 
 @contextmanager

@@ -185,7 +185,10 @@ def _readers(layer: Node) -> Iterator[Node]:
 def _unnamed(value: Node) -> bool:
     """Whether a value is one of several results of an operator that is taken apart where it is exported."""
     source = value.args[0] if value.target is operator.getitem else None
-    return isinstance(source, Node) and source.target is aten.lstm_cell.default
+    return isinstance(source, Node) and source.target in _TAKEN_APART
+
+
+_TAKEN_APART = frozenset({aten.lstm_cell.default, aten.rnn_tanh.input, aten.rnn_relu.input})
 
 
 def _layer(node: Node, quantized: Mapping[Node, Node]) -> Layer:

@@ -16,7 +16,7 @@ from boildown.domain.axes import opened
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.checks import READ_TWICE, check_samples
-from boildown.tasks.data import IndexedSamples, leaves, map_leaves, samples_from
+from boildown.tasks.data import IndexedSamples, evenly_spaced, leaves, map_leaves, samples_from
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 
@@ -129,12 +129,13 @@ class Task:
 
     @property
     def recipe(self) -> str:
-        """What training depends on besides the data, as text: the code of the loss, the calls and the augmentation.
+        """What training and scores depend on besides data and metrics, as text: the code of the loss, the calls, the
+        augmentation and the divergence.
 
         What functions take from elsewhere (globals, closures) is not looked at.
         """
         kind = type(self)
-        parts = (self._loss, self._forward, self.training_step, self.augment, kind.run, kind.loss)
+        parts = (self._loss, self._forward, self.training_step, self.augment, self._divergence, kind.run, kind.loss)
         return " ".join([f"{kind.__module__}.{kind.__qualname__}", *map(written, parts)])
 
     def read(self, name: str, source: Any) -> IndexedSamples | None:
@@ -164,7 +165,7 @@ class Task:
 
     @cached_property
     def _shapes(self) -> tuple[list[int], list[set[int]]]:
-        """(the two largest of the first validation items; for every input the axes in which items differ).
+        """(the two largest of some validation items; for every input the axes in which items differ).
 
         Only a collator of the user's can make batches whose axes differ.
         """
@@ -173,7 +174,8 @@ class Task:
         if not isinstance(samples, IndexedSamples) or not samples.collated:
             return first, []
         sizes = []
-        for inputs, _target in samples.subset(range(min(READ_TWICE, len(samples)))).batches(1):
+        looked_at = evenly_spaced(len(samples), READ_TWICE)  # data may be sorted by length
+        for inputs, _target in samples.subset(looked_at).batches(1):
             for call in self.calls(inputs):
                 sizes.append([tuple(leaf.shape) for leaf in leaves(call) if isinstance(leaf, torch.Tensor)])
         axes = [
@@ -182,9 +184,10 @@ class Task:
         ]
         if not any(axes):
             return first, []
-        calls = len(sizes) // min(READ_TWICE, len(samples))
+        calls = len(sizes) // len(looked_at)
         totals = [sum(map(prod, chain(*sizes[at : at + calls]))) for at in range(0, len(sizes), calls)]
-        return sorted(sorted(range(len(totals)), key=totals.__getitem__)[-2:]), axes
+        largest = sorted(sorted(range(len(totals)), key=totals.__getitem__)[-2:])
+        return [looked_at[at] for at in largest], axes
 
     def run(self, model: Runnable, inputs: Any) -> Any:
         """The task's output for a batch of inputs; logits are taken out of Hugging Face outputs."""
