@@ -22,14 +22,14 @@ class Progressive:
 
     card: ClassVar[Card] = Card(
         name="progressive",
-        version=2,
+        version=3,
         family="pruning",
         summary="rounds of pruning with repair, each followed by distillation from the first model",
         when="MACs or parameters have to fall by half or more, quality must hold, and there is training data and time.",
         when_not=(
             "There is no training data, or quantization or plain pruning is enough: they take minutes less. Where "
             "there is time for many epochs, compare with `prune + retrain`: "
-            "on ResNet-56 at half its MACs it did better."
+            "on ResNet-56 at half its MACs it did as well."
         ),
         source=(
             "Rounds of pruning and distillation as in Aghli and Ribeiro, Combining weight pruning and knowledge "
@@ -53,18 +53,18 @@ class Progressive:
     of: Literal["macs", "params"] = setting("macs", "the cost that the ratios are of", choices=("macs", "params"))
     minutes: float = setting(15.0, "the most minutes to train in all rounds; 0 for no limit", least=0)
     epochs: float = setting(
-        4.0, "the most times to go through the training data in each round; 0 for no limit", least=0
+        1.0, "the most times to go through the training data in each round; 0 for no limit", least=0
     )
     steps: int = setting(0, "how many steps in each round, in place of minutes and epochs; 0 for those", least=0)
-    finish: float = setting(2.0, "how many times as long as the others the last round trains", least=1)
+    finish: float = setting(20.0, "how many times as long as the others the last round trains", least=1)
     loss: str = setting(
         "tournament",
         "how each round's student is compared with the teacher: a tournament among all losses, whose best "
         "teach together; the next of them in every round (cycle); or one of them",
         choices=("tournament", "cycle", *LOSSES),
     )
-    coefficient: float = setting(1.0, "how much the distillation loss counts beside the task loss", least=0)
-    lr: float = setting(0.01, "the highest learning rate; for adamw take 5e-4", least=0)
+    coefficient: float = setting(4.0, "how much the distillation loss counts beside the task loss", least=0)
+    lr: float = setting(0.02, "the highest learning rate; for adamw take 5e-4", least=0)
     batch: int = setting(128, "samples per step", least=1)
     optimizer: Literal["adamw", "sgd"] = setting("sgd", "adamw, or sgd with momentum", choices=("adamw", "sgd"))
     multiple: int = setting(
