@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+import boildown as bd
 from boildown.api.sitting import Event, Pulse
 from boildown.callbacks import MLflow, TensorBoard
 from boildown.callbacks.figures import figures, named
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
-from boildown.errors import InputError
+from boildown.errors import Cancelled, InputError
 
 
 def attempt(number=1):
@@ -198,3 +199,39 @@ def test_without_pandas_there_is_a_cure(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="pandas"):
         run.to_frame()
+
+
+# -- a callback that fails ---------------------------------------------------------------------------
+
+
+def test_a_callback_that_fails_is_named_and_left_out_and_the_run_goes_on(plugged, still, tmp_path):
+    heard, notices = [], []
+
+    def broken(event):
+        heard.append(event.kind)
+        raise OSError("the server is gone")
+
+    def listening(event):
+        if event.kind == "notice":
+            notices.append(event.data["text"])
+
+    run = bd.compress(
+        plugged.model(), plugged.task(), "size <= 0.5x", ladder=["shrink(size=0.4)"], runtime="mirror",
+        runs=tmp_path, callbacks=[broken, listening],
+    )  # fmt: skip
+    assert run.outcome is Outcome.TARGET_MET
+    assert len(heard) == 1
+    (told,) = (text for text in notices if "broken" in text)
+    assert told.endswith("is not called again, for it raised OSError: the server is gone")
+
+
+def test_a_callback_may_cancel(plugged, still, tmp_path):
+    def enough(event):
+        if event.kind == "verdict":
+            raise Cancelled("Enough.")
+
+    run = bd.compress(
+        plugged.model(), plugged.task(), "size <= 0.5x", ladder=["shrink(size=0.4)"], runtime="mirror",
+        runs=tmp_path, callbacks=[enough],
+    )  # fmt: skip
+    assert run.outcome is Outcome.CANCELLED

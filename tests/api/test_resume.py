@@ -194,9 +194,21 @@ def test_a_damaged_candidate_is_not_reused(plugged, still, tmp_path):
 def test_resume_refuses_an_artifact_that_was_changed(plugged, still, tmp_path):
     run = compress(plugged, tmp_path, "shrink(size=0.4)")
     (path,) = run.path.glob("attempts/01-*/model.mirror")
-    path.write_text(path.read_text() + " ")
+    whole = path.read_text()
+    path.write_text(whole + " ")
     with pytest.raises(bd.BoildownError, match="not the one that was measured"):
         bd.resume(run.path, plugged.model(), plugged.task())
+    path.write_text(whole)
+    first = run.path / "attempts" / "00-first" / "model.mirror"
+    first.write_text(first.read_text() + " ")
+    kept = contents(first.parent)
+    with pytest.raises(bd.BoildownError, match="not the one that was measured"):
+        bd.resume(run.path, plugged.model(), plugged.task())
+    assert contents(first.parent) == kept, "what was measured is looked at before anything is written"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_process_that_has_loaded_no_method_rebuilds_edited_candidates(plugged, tmp_path):

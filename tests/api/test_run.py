@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -94,6 +95,13 @@ def test_any_attempt_can_be_exported(run, tmp_path):
     with pytest.raises(bd.InputError, match="has no artifact") as caught:
         run.candidates[1].export(tmp_path / "skipped")
     assert "0, 2" in str(caught.value)
+
+
+def test_an_artifact_can_be_exported_to_where_one_stands(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run.best.export(".")
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "load.py", "ports.json", "sample.npz"}
+    assert Path("model.onnx").is_file(), "the folder is still the one that was there"
 
 
 def test_a_folder_with_something_in_it_is_never_replaced(run, tmp_path):

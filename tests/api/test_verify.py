@@ -98,6 +98,17 @@ def test_a_verdict_that_was_improved_by_hand_is_found_out(copied, verify):
     assert "the record says 100.00 %" in found.sentence or "the record says 100.00 %" in str(found)
 
 
+def test_a_condition_that_was_taken_out_of_a_verdict_is_found_out(copied, verify):
+    with Journal.open(copied) as journal:
+        (row,) = (row for row in journal.attempts() if row.verdict and row.number)
+        fewer = json.loads(json.dumps(row.verdict))
+        del fewer["findings"][1]
+        journal.amend_attempt(row.number, row.state, row.sentence, fewer)
+    spoil_manifest(copied, lambda manifest: manifest["attempts"][row.number].update(verdict=fewer))
+    found = verify(copied)
+    assert [check.what for check in found.checks if check.agrees is False] == ["the conditions"], str(found)
+
+
 def test_measure_refuses_a_file_of_a_run_that_is_not_what_it_measured(copied, digits_task):
     best, first = copied / "best" / "model.onnx", copied / "attempts" / "00-first" / "model.onnx"
     whole = best.read_bytes()
@@ -111,6 +122,9 @@ def test_measure_refuses_a_file_of_a_run_that_is_not_what_it_measured(copied, di
         bd.measure(best, digits_task, "size <= 0.35x")
     shutil.copy(best, copied / "elsewhere.onnx")
     assert bd.measure(copied / "elsewhere.onnx", digits_task, "size <= 0.35x", first=first.with_name("whole.onnx")).met
+    (copied / "journal.db").write_bytes(b"")
+    with pytest.raises(bd.InputError, match="cannot be held against what its run measured"):
+        bd.measure(best, digits_task, "size <= 0.35x")
 
 
 def test_what_is_missing_or_another_is_wrong_input(run, copied, digits_model, digits_task, tmp_path):

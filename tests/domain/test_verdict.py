@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -198,6 +199,8 @@ def test_the_cheapest_single_relaxation_is_named():
     relaxed_target = Target((found[0].condition, SIZE))
     assert judge(relaxed_target, attempts[3][1].measurements).met
     assert relaxations(target, [("attempt 5", verdict(0.03, 0.5))]) == ()
+    searched = {"accuracy": replace(accuracy(0.0121, 0.006, 0.018), data="search"), "size": size(0.2)}
+    assert relaxations(target, [("attempt 9", judge(target, searched))]) == ()
     # With confidence the weaker bound is one that is proven.
     (proven,) = relaxations(target, [("attempt 7", verdict(0.0121, 0.2, 0.95))])
     assert proven.condition.text == "accuracy drop <= 1.9 pp"

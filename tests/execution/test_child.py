@@ -139,6 +139,16 @@ def test_deadline_kills_the_child_and_what_it_started(tmp_path):
         assert child.call("called_in_child:add", 1, 2) == 3, "a new process takes over"
 
 
+@posix
+def test_deadline_holds_while_the_arguments_are_sent():
+    with Child() as child:
+        child.call("called_in_child:count")
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(DeadlineError):
+            child.call("called_in_child:add", bytes(10**7), b"", deadline=0.3)
+        assert child.pid is None
+
+
 def test_check_may_cancel():
     calls = []
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
-from boildown.journal import Journal, migrations
+from boildown.journal import Journal, lock, migrations
 from boildown.journal.journal import _told as told
 from boildown.testing.journal import JournalSuite, a_measurement
 
@@ -87,7 +87,12 @@ def test_another_process_is_refused_by_name_and_readers_see_its_rows(folder):
             Journal.open(folder)
         with Journal.open(folder, readonly=True) as reader:
             assert [row.state for row in reader.attempts()] == [State.MISSED]
+        assert lock.writer(folder / "journal.lock") == writer.pid
         writer.kill()
+        writer.wait()
+    assert lock.writer(folder / "journal.lock") is None
+    (folder / "journal.lock").write_text(str(os.getppid()))  # a killed writer's number, which another has got
+    assert lock.writer(folder / "journal.lock") is None
     with Journal.open(folder) as journal:
         assert len(journal.attempts()) == 1
 

@@ -186,8 +186,8 @@ def resume(
         found.budget.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
         with sitting(found, folder, callbacks) as sat:
             sat.check_identity(found, facts, folder.name)
-            prepared = prepare(found.first, found.job, sat.bench)
             attempts = _attempts(journal, folder, found.first, found.job.students)
+            prepared = prepare(found.first, found.job, sat.bench)
             return sat.climb(
                 journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=budget is not None
             )

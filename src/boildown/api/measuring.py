@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -113,14 +112,18 @@ def _check_record(path: Path, base: Path | None) -> None:
     run = next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
     if run is None or not path.is_file() or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
         return
-    with contextlib.suppress(JournalError), Journal.open(run, readonly=True) as journal:
-        recorded = {row.sha256 for row in journal.attempts()}
-        for file, what in ((path, "an artifact"), (base, "the first model's artifact")):
-            if file is not None and file_hash(file) not in recorded:
-                raise InputError.of(
-                    f"{file} is not the file that run {run.name} measured as {what}.",
-                    "Bring it back from a copy; or copy it elsewhere, and name the first model's with first=...",
-                )
+    away = "copy it elsewhere, and name the first model's with first=..."
+    try:
+        with Journal.open(run, readonly=True) as journal:
+            recorded = {row.sha256 for row in journal.attempts()}
+    except JournalError as error:
+        raise InputError.of(f"{path} cannot be held against what its run measured. {error}", f"Or {away}") from error
+    for file, what in ((path, "an artifact"), (base, "the first model's artifact")):
+        if file is not None and file_hash(file) not in recorded:
+            raise InputError.of(
+                f"{file} is not the file that run {run.name} measured as {what}.",
+                f"Bring it back from a copy; or {away}",
+            )
 
 
 _KEPT = ("best", "attempt")

@@ -28,7 +28,7 @@ from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.quote import Quote, quote
-from boildown.errors import AttemptError, BoildownError, InputError, disk_is_full
+from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, disk_is_full
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
@@ -187,10 +187,21 @@ class Sitting:
 def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator[Sitting]:
     """Begin work in a run folder: shows the notices, answers Ctrl-C, and ends the child processes."""
     with Live() as live:
+        called: list[Callback] = [callbacks] if callable(callbacks) else list(callbacks)
 
         def call(kind: str, data: Mapping[str, Any]) -> None:
-            for callback in (callbacks,) if callable(callbacks) else callbacks:
-                callback(Event(kind, data))
+            failed = []
+            for callback in tuple(called):
+                try:
+                    callback(Event(kind, data))
+                except Cancelled:
+                    raise
+                except Exception as error:  # noqa: BLE001 - told; a run does not depend on who listens to it
+                    called.remove(callback)
+                    name = getattr(callback, "__qualname__", type(callback).__name__)
+                    failed.append(f"{name} is not called again, for it raised {type(error).__name__}: {error}")
+            for text in failed:
+                sat.emit("notice", {"text": text})
 
         def told() -> None:
             live("notice", {"text": "stopping after this step; press Ctrl-C again to stop at once"})

@@ -218,6 +218,10 @@ def _compared(job: Job, recorded: Verdict, now: Verdict) -> list[Check]:
     for name, measurement in now.measurements.items():
         if name in recorded.measurements and name not in _OF_THE_MACHINE:
             checks.append(_figure(measurement, recorded.measurements[name], ranges.get(name)))
+    held, asked = ([finding.condition.text for finding in verdict.findings] for verdict in (recorded, now))
+    if held != asked:
+        told = f"the record holds {', '.join(held) or 'none'}; the run was asked for {', '.join(asked)}"
+        return [*checks, Check("the conditions", False, told)]
     for before, after in zip(recorded.findings, now.findings, strict=True):
         checks.append(_condition(before, after, recorded, now))
     return checks

@@ -197,12 +197,13 @@ def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tupl
     """Every way to meet the target by weakening one condition for a candidate that exists, cheapest first.
 
     verdicts: (label, verdict) pairs, such as ("attempt 7", verdict). The best candidate for each
-    condition is kept; candidates that fail more than one condition cannot help.
+    condition is kept; candidates that fail more than one condition cannot help, nor can those scored on
+    the search's samples alone, which no verdict rests on.
     """
     best: dict[Condition, Relaxation] = {}
     for label, verdict in verdicts:
         failed = [f for f in verdict.findings if f.status is not Status.MET]
-        if len(failed) != 1 or failed[0].condition not in target.conditions:
+        if len(failed) != 1 or failed[0].condition not in target.conditions or _searched(verdict):
             continue
         value = _worst(failed[0], verdict.confidence)
         if value is None or not math.isfinite(value):
@@ -213,6 +214,12 @@ def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tupl
         if not says_nothing(weaker) and (original not in best or excess < best[original].excess):
             best[original] = Relaxation(weaker, label, excess)
     return tuple(sorted(best.values(), key=lambda relaxation: relaxation.excess))
+
+
+def _searched(verdict: Verdict) -> bool:
+    """Whether a condition was held against the search's samples."""
+    measured = (verdict.measurements.get(finding.condition.metric) for finding in verdict.findings)
+    return any(measurement is not None and measurement.data == "search" for measurement in measured)
 
 
 def _find(condition: Condition, measurement: Measurement | None, confidence: float | None) -> Finding:

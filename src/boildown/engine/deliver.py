@@ -44,16 +44,22 @@ def deliver(
 ) -> None:
     """Fill `folder`: the artifact, its ports and classes, one sample with its output, and a loader.
 
-    The folder appears complete or not at all; one that is there is replaced. `trust` vouches for the
-    artifact, see `Runtime.open`.
+    The folder appears complete or not at all; one that is there is replaced, but an empty one is filled.
+    `trust` vouches for the artifact, see `Runtime.open`.
     """
-    fresh = folder.with_name(f".new-{folder.name}")
+    folder = folder.resolve()  # "." has no name
+    empty = folder.is_dir() and not any(folder.iterdir())
+    fresh = folder / ".new" if empty else folder.with_name(f".new-{folder.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         _fill(fresh, artifact, runtime, first_folder / SAMPLE, classes, trust)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+        if empty:  # somebody may stand in it
+            for path in sorted(fresh.iterdir()):
+                path.rename(folder / path.name)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

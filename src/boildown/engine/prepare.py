@@ -59,7 +59,12 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
         _refuse_fixed_batch(bench.graph(first))
-        written = bench.write(first, weights_hash(first.model), path)
+        fresh = path.with_name(f"new-{path.name}")
+        written = bench.write(first, weights_hash(first.model), fresh)
+        if path.is_file():  # measured in an earlier sitting: another version of a library may write other bytes
+            fresh.unlink()
+        else:
+            fresh.replace(path)
         bench.first = path
         agreement = bench.agree(first, path)
     except (AttemptError, WorkerLost) as error:

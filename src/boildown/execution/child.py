@@ -174,6 +174,7 @@ class _Process:
         assert self._popen.stdout
         self._reader = threading.Thread(target=_keep, args=(self._popen.stdout, self._lines), daemon=True)
         self._reader.start()
+        self._sender: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -183,7 +184,13 @@ class _Process:
         return self._popen.poll() is not None
 
     def send(self, message: bytes) -> None:
-        self._pipe.send_bytes(message)
+        """Begin to send; a child that is slow to start takes what is large long afterwards."""
+        self._sender = threading.Thread(target=self._send, args=(message,), daemon=True)
+        self._sender.start()
+
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):  # the child is gone, which `ready` tells
+            self._pipe.send_bytes(message)
 
     def receive(self) -> bytes:
         return self._pipe.recv_bytes()
@@ -213,6 +220,8 @@ class _Process:
                 os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
         self._reader.join(1)
+        if self._sender:
+            self._sender.join(1)
         self._pipe.close()
 
     def obituary(self, function: str) -> str:

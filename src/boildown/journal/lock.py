@@ -49,18 +49,14 @@ class WriterLock:
 
 
 def writer(path: Path) -> int | None:
-    """The process that holds the lock, told without touching it; None for none, or for one of another machine."""
+    """The process that holds the lock, told without touching it; None for none, 0 for one out of this one's sight."""
     if _held.get(path.resolve()) == os.getpid():
-        return os.getpid()  # to read the file would drop the lock
+        return os.getpid()  # to open the file would drop the lock
     try:
-        process = int(path.read_text(encoding="ascii"))
-        if sys.platform != "win32":  # where signal 0 would be Ctrl-C
-            os.kill(process, 0)
-    except PermissionError:
-        return process
+        with path.open("rb") as file:
+            return _holder(file.fileno())
     except (OSError, ValueError):
         return None
-    return process
 
 
 def _busy(path: Path, writer: str) -> JournalError:
@@ -78,8 +74,24 @@ if sys.platform == "win32":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
 
+    def _holder(descriptor: int) -> int | None:
+        return int(os.read(descriptor, 20))
+
 else:
     import fcntl
+    import struct
 
     def _lock(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _holder(descriptor: int) -> int | None:
+        """Asks the system: the number that a killed process left in the file may be another's by now."""
+        if sys.platform == "linux":
+            layout = "hhqqi4x"
+            asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, process = struct.unpack(layout, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        else:  # macOS and the BSDs
+            layout = "qqihh4x"
+            asked = struct.pack(layout, 0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+            _, _, process, kind, _ = struct.unpack(layout, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        return None if kind == fcntl.F_UNLCK else int(process)
