@@ -52,11 +52,35 @@ class InputError(BoildownError):
 
     @staticmethod
     def merge(errors: Iterable[InputError]) -> InputError:
-        """One error with the mistakes of all."""
-        return InputError(*(mistake for error in errors for mistake in error.mistakes))
+        """One error with the mistakes of all, of their class where they share it."""
+        found = list(errors)
+        kinds = {type(error) for error in found}
+        kind = kinds.pop() if len(kinds) == 1 else InputError
+        return kind(*(mistake for error in found for mistake in error.mistakes))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[Mistake, ...]]:
         return type(self), self.mistakes
+
+
+class Mistakes:
+    """Collects input errors, so that all of them are told at once: `with mistakes: ...` around each step."""
+
+    def __init__(self) -> None:
+        self._errors: list[InputError] = []
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, InputError):
+            self._errors.append(error)
+            return True
+        return False
+
+    def raise_all(self) -> None:
+        """Raise one error with everything collected, if there is anything."""
+        if self._errors:
+            raise InputError.merge(self._errors)
 
 
 class TargetError(InputError):

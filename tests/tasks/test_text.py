@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from boildown.errors import DataError, ModelError
-from boildown.tasks.text import TextTable, mean_of_tokens
+from boildown.errors import DataError, InputError, ModelError
+from boildown.tasks.text import TextTable, encode, mean_of_tokens
 
 WORDS = ["the", "film", "was", "good", "bad", "long", "short", "and", "i", "liked", "it", "not"]
 
@@ -70,6 +70,20 @@ def test_labels_may_be_names_or_numbers_of_the_model_and_nothing_else(model, rev
         TextTable.find(reviews, "score", folder)
 
 
+@pytest.mark.parametrize(("values", "places"), [("01234", [0, 1, 2, 3, 4]), ("12345", [0, 1, 2, 3, 4]), ("24", [1, 3])])
+def test_names_that_are_numbers_are_not_taken_for_the_numbers_of_classes(model, tmp_path, values, places):
+    folder = model(id2label={str(place): str(place + 1) for place in range(5)})
+    stars = tmp_path / "stars.csv"
+    lines = [f"the film was {WORDS[int(v)]}{' and long' * i},{v}\n" for v in values for i in range(20)]
+    stars.write_text("text,stars\n" + "".join(lines))
+    inputs, target = next(TextTable.find(stars, "stars", folder)[0].task(stars, folder).train.batches(99))
+    said = inputs["input_ids"][:, 3] - 2
+    assert set(zip(said.tolist(), target.tolist(), strict=True)) == set(zip(map(int, values), places, strict=True))
+    stars.write_text(stars.read_text() + "the film was short,0\nthe film was long,5\n")
+    with pytest.raises(DataError, match="does not have: 0"):
+        TextTable.find(stars, "stars", folder)
+
+
 def test_two_texts_are_a_pair_for_a_head_and_two_sides_for_an_encoder(model, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
@@ -86,6 +100,24 @@ def test_two_texts_are_a_pair_for_a_head_and_two_sides_for_an_encoder(model, tmp
     assert table.kind == "regression"
     inputs, _score = next(table.task(pairs, head, validation=0.5).train.batches(4))
     assert inputs["input_ids"].shape == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("config", "typed"), [({}, False), ({"type_vocab_size": 1}, False), ({"type_vocab_size": 2}, True)]
+)
+def test_the_texts_of_a_pair_are_told_apart_where_the_model_does(model, config, typed):
+    inputs = encode(model(**config), ["the film"], ["was good"], length=4)
+    assert ("token_type_ids" in inputs) == typed
+    assert not typed or inputs["token_type_ids"].tolist() == [[0, 0, 1, 1]]
+    assert "token_type_ids" not in encode(model(**config), ["the film"], length=4)
+
+
+@pytest.mark.parametrize(("config", "length"), [({}, 40), ({"model_type": "roberta", "pad_token_id": 1}, 38)])
+def test_no_text_is_longer_than_the_model_has_positions(model, tmp_path, config, length):
+    long = tmp_path / "long.csv"
+    long.write_text("text,label\n" + "".join(f"{'the film was ' * 20},{i % 2}\n" for i in range(40)))
+    table, told = TextTable.find(long, "label", model(id2label={"0": "bad", "1": "good"}, **config))
+    assert (table.length, told) == (length, [f"Texts are padded to {length} tokens; 100.0% are longer, and cut."])
 
 
 def test_vectors_of_tokens_are_averaged_where_there_is_text():
@@ -108,3 +140,22 @@ def test_what_is_not_plain_is_asked_for(model, reviews, tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         TextTable.find(reviews, "label", folder)
+
+
+def test_mistakes_in_the_data_and_the_folder_are_told_together(model, reviews):
+    folder = model(id2label={"0": "bad", "1": "good"})
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError) as caught:
+        TextTable.find(reviews, "score", folder, ["number", "text", "body"])
+    told = [mistake.cause for mistake in caught.value.mistakes]
+    assert len(told) == 4
+    for part, cause in zip(("no column body", "is not plain", "no tokenizer", "does not have"), told, strict=True):
+        assert part in cause
+
+
+def test_rows_that_are_all_alike_cannot_be_split(model, tmp_path):
+    same = tmp_path / "same.csv"
+    same.write_text("text,label\n" + "the film was good,1\n" * 40)
+    folder = model(id2label={"0": "bad", "1": "good"})
+    with pytest.raises(DataError, match="too few different rows to be split"):
+        TextTable.find(same, "label", folder)[0].task(same, folder)

@@ -21,7 +21,7 @@ from boildown.engine.job import GOALS, Factories, Job, Latency
 from boildown.engine.ladder import fixed_rungs
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
-from boildown.errors import ConfigError, DataError, InputError, Mistake, ModelError
+from boildown.errors import ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
 from boildown.runtimes import get
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
@@ -46,27 +46,6 @@ class Read:
     notices: tuple[str, ...]
     building: float = 0.0
     """Seconds that the user's own factories took."""
-
-
-class Mistakes:
-    """Collects input errors, so that all of them are told at once."""
-
-    def __init__(self) -> None:
-        self._errors: list[InputError] = []
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> bool:
-        if isinstance(error, InputError):
-            self._errors.append(error)
-            return True
-        return False
-
-    def raise_all(self) -> None:
-        """Raise one InputError with everything collected, if there is anything."""
-        if self._errors:
-            raise InputError.merge(self._errors) if len(self._errors) > 1 else self._errors[0]
 
 
 def read(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from boildown.api.asked import BATCH, Mistakes, Read, check_data, conditions, number_mistakes, plain_latency, task_from
+from boildown.api.asked import BATCH, Read, check_data, conditions, number_mistakes, plain_latency, task_from
 from boildown.api.sitting import sitting
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import parse_target
@@ -19,7 +19,7 @@ from boildown.domain.verdict import Verdict, judge
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
 from boildown.engine.prepare import FIRST
-from boildown.errors import AttemptError, InputError, JournalError, WorkerLost
+from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost
 from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
 from boildown.runtimes import get

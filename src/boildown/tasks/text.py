@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from boildown.errors import DataError, ModelError
+from boildown.errors import DataError, Mistakes, ModelError
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import is_missing, number, read, some
 from boildown.tasks.embedding import Embedding
@@ -27,6 +27,11 @@ _STEP = 16
 _MOST_TOKENS = 512
 _COVERED = 0.99
 _WORDS = 3
+_COUNTS_FROM_PADDING = frozenset({
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+"""Kinds of models whose first position is the one behind the padding token's number: RoBERTa, and what follows it."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +56,34 @@ class TextTable:
         texts: the columns that hold texts; by default those with sentences in them. Raises InputError with every
         mistake.
         """
-        rows = read(path)
-        absent = [name for name in (target, *texts) if name not in rows]
-        if absent:
-            raise DataError.of(
-                f"{path.name} has no column {some(absent)}.", f"Its columns are: {some(list(rows), 30)}."
-            )
+        rows, mistakes = read(path), Mistakes()
         chosen = tuple(texts) or _with_sentences(rows, target)
-        if len(chosen) not in (1, 2):
-            raise DataError.of(
-                f"Which columns of {path.name} hold the text is not plain: {some(chosen) or 'none has sentences'}.",
-                "Name one, or the two of a pair: --text NAME.",
-            )
-        kind, classes = _predicts(model, pair=len(chosen) == 2)
-        found = cls(chosen, target, kind, 0, 0, classes)
-        answers = [value for value in rows[target] if not is_missing(value)]
-        found._targets(path.name, answers)
-        lengths = _lengths(model, [rows[name] for name in chosen], together=kind != "embedding")
+        answers = [value for value in rows.get(target, ()) if not is_missing(value)]
+        with mistakes:
+            absent = [name for name in (target, *texts) if name not in rows]
+            if absent:
+                raise DataError.of(
+                    f"{path.name} has no column {some(absent)}.", f"Its columns are: {some(list(rows), 30)}."
+                )
+        with mistakes:
+            if len(chosen) not in (1, 2):
+                raise DataError.of(
+                    f"Which columns of {path.name} hold the text is not plain: {some(chosen) or 'none has sentences'}.",
+                    "Name one, or the two of a pair: --text NAME.",
+                )
+        with mistakes:
+            kind, classes = _predicts(model, pair=len(chosen) != 1)
+            found = cls(chosen, target, kind, 0, len(answers), classes)
+            with mistakes:
+                _tokenizer(model)
+            found._targets(path.name, answers)
+        mistakes.raise_all()
+        lengths = _lengths(model, [rows[name] for name in chosen], together=found.kind != "embedding")
         wanted = int(np.quantile(lengths, _COVERED))
         length = min(_limit(model), -(-wanted // _STEP) * _STEP)
         cut = float((lengths > length).mean())
         told = [f"Texts are padded to {length} tokens" + (f"; {cut:.1%} are longer, and cut." if cut else ".")]
-        return cls(chosen, target, kind, length, len(answers), classes), told
+        return replace(found, length=length), told
 
     @classmethod
     def load(cls, path: Path) -> TextTable:
@@ -98,11 +109,12 @@ class TextTable:
         kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
         texts = [[rows[name][place] for place in kept] for name in self.texts]
         targets = self._targets(path.name, [rows[self.target][place] for place in kept])
-        pair = len(texts) == 2 and self.kind != "embedding"
         sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
-        encoded = Encoded([encode(model, *side, length=self.length, types=pair) for side in sides], targets)
+        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
         judged = fractions(["\x1f".join(row) for row in zip(*texts, strict=True)], seed) < validation
         train, held = (np.flatnonzero(part).tolist() for part in (~judged, judged))
+        if not train or not held:
+            raise DataError.of(f"{path.name} has too few different rows to be split.", "Give more, or another share.")
         data: dict[str, Any] = {"train": Subset(encoded, train), "validation": Subset(encoded, held)}
         if self.kind == "embedding":
             return Embedding(**data, forward=mean_of_tokens)
@@ -118,15 +130,18 @@ class TextTable:
                     "Mend them.",
                 )
             return torch.tensor([number(value) for value in answers], dtype=torch.float32)
-        places = {name: place for place, name in enumerate(self.classes)}
-        places |= {str(place): place for place in places.values() if str(place) not in places}
-        unknown = sorted({value.strip() for value in answers} - set(places))
+        values = [value.strip() for value in answers]
+        numbers = [str(place) for place in range(len(self.classes))]
+        # All of them are names, or all are numbers: where the names are numbers too, 1 may be the class 0.
+        names = numbers if set(values) <= set(numbers) and not set(values) <= set(self.classes) else self.classes
+        unknown = sorted(set(values) - set(names))
         if unknown:
             raise DataError.of(
                 f"{self.target!r} of {file} has classes that the model does not have: {some(unknown)}.",
                 f"The model's are {some(self.classes)}, or their numbers from 0: rename them in one of the two.",
             )
-        return torch.tensor([places[value.strip()] for value in answers])
+        places = {name: place for place, name in enumerate(names)}
+        return torch.tensor([places[value] for value in values])
 
 
 class Encoded(Dataset[Any]):
@@ -143,20 +158,21 @@ class Encoded(Dataset[Any]):
         return (sides[0] if len(sides) == 1 else tuple(sides)), self.targets[index]
 
 
-def encode(model: Path, *texts: Sequence[str], length: int, types: bool = False) -> dict[str, Tensor]:
-    """Texts, or pairs of them, as a model's inputs, int64 (n, length) each. types: tell the first text from the second.
+def encode(model: Path, *texts: Sequence[str], length: int) -> dict[str, Tensor]:
+    """Texts, or pairs of them, as a model's inputs, int64 (n, length) each.
 
+    Of a pair the first text is told from the second (`token_type_ids`) where the model has more than one type.
     Raises ModelError where the folder has no tokenizer.
     """
-    tokenizer = _tokenizer(model)
-    padding = tokenizer.padding or {"pad_id": configuration(model).get("pad_token_id") or 0}
+    tokenizer, config = _tokenizer(model), configuration(model)
+    padding = tokenizer.padding or {"pad_id": config.get("pad_token_id") or 0}
     tokenizer.enable_padding(**{**padding, "length": length, "direction": padding.get("direction", "right")})
     tokenizer.enable_truncation(length)
     found = tokenizer.encode_batch(_calls(texts))
     parts = {
         "input_ids": "ids",
         "attention_mask": "attention_mask",
-        **({"token_type_ids": "type_ids"} if types else {}),
+        **({"token_type_ids": "type_ids"} if len(texts) == 2 and config.get("type_vocab_size", 0) > 1 else {}),
     }
     return {name: torch.tensor([getattr(each, part) for each in found]) for name, part in parts.items()}
 
@@ -228,8 +244,10 @@ def _calls(texts: Sequence[Sequence[str]]) -> list[Any]:
 
 def _limit(model: Path) -> int:
     """The most tokens the model takes."""
-    longest = configuration(model).get("max_position_embeddings")
-    return min(_MOST_TOKENS, int(longest)) if longest else _MOST_TOKENS
+    config = configuration(model)
+    longest = int(config.get("max_position_embeddings") or _MOST_TOKENS)
+    before = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in _COUNTS_FROM_PADDING else 0
+    return min(_MOST_TOKENS, longest - before)
 
 
 def _tokenizer(model: Path) -> Any:
