@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 
 import pytest
 
@@ -126,3 +127,13 @@ def test_dry_run_stops_at_the_quote(command, project, tmp_path):
     assert [line["asked"] for line in shown.data["rungs"]] == ["quantize-dynamic", "quantize-static"]
     assert shown.data["rungs"][1]["size"]["ratio"] < 0.35
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_costs_too_much_is_not_scored(digits_model, still, tmp_path):
+    target = ["accuracy drop <= 3 pp", "size <= 0.5x"]
+    run = bd.compress(digits_model, digits.task(), target, ladder=["quantize-mixed(layers=0)"], runs=tmp_path)
+    with Journal.open(run.path, readonly=True) as journal:
+        variants = [record.data for record in journal.records("variant")]
+    assert len(variants) >= 3
+    assert {variant["excess"] <= 0 for variant in variants} == {True, False}
+    assert all((variant["excess"] <= 0) == isfinite(variant["divergence"]) for variant in variants)

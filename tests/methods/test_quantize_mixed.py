@@ -41,7 +41,7 @@ def images() -> bd.Classification:
 class TestConformance(MethodSuite):
     @pytest.fixture
     def method(self) -> Method:
-        return QuantizeMixed(prefix=2, layers=1)
+        return QuantizeMixed(prefix=2, layers=0)
 
     @pytest.fixture
     def model(self) -> nn.Module:
@@ -54,6 +54,18 @@ class TestConformance(MethodSuite):
     @pytest.fixture
     def alone(self) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
+
+
+def test_a_sketch_of_a_search_leaves_a_light_prefix_float() -> None:
+    """What weighs nothing is all that a search would leave float for speed; a heavy first layer stays int8."""
+    task, heavy = images(), nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
+    light = nn.Sequential(separable(1)[:3], nn.Conv2d(8, 320, 3), nn.ReLU(), nn.Conv2d(320, 16, 1), nn.Flatten(),
+                          nn.Linear(16 * 36, 5)).eval()  # fmt: skip
+    for model, kept in ((heavy, 0), (light, 1)):
+        sketch = QuantizeMixed().sketch(Candidate(model), task, Context(Data(None, task.validation)))
+        layers = len([m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
+        assert sketch.plan is not None
+        assert len(sketch.plan.weights) == layers - kept
 
 
 class TestPlans:

@@ -178,7 +178,10 @@ class Maker:
                 costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
                 standing = standing_of(self.job, costs)
             else:
-                standing = measure_variant(candidate, own, self.first, self.job, self.bench)
+                standing = measure_variant(
+                    candidate, own, self.first, self.job, self.bench,
+                    lambda standing: standing.excess <= 0 and not by_costs(method),
+                )  # fmt: skip
             return Variant(rung, own, standing)
 
         def record(variant: Variant) -> None:

@@ -59,10 +59,18 @@ def search(searching: Search, make: Callable[[Method], Variant], record: Callabl
     return kept
 
 
-def measure_variant(candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench) -> Standing:
-    """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples."""
+def measure_variant(
+    candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench,
+    scored: Callable[[Standing], bool] = lambda _: True,
+) -> Standing:  # fmt: skip
+    """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples.
+
+    scored: whether its quality is still worth a look, once its costs are known.
+    """
     path, sha256 = _written(candidate, folder, bench)
     standing = standing_of(job, _costs(candidate, path, sha256, first, job, bench, timed=True))
+    if not scored(standing):
+        return standing
     divergence = bench.divergence(candidate, path, sha256, first)
     accepted = None
     if job.splits.search_labelled:

@@ -120,9 +120,10 @@ class Standing:
     """What the engine measured of one variant's exported file, for a method that searches its settings.
 
     size, latency: ratios to the first model's artifact. divergence: mean divergence of the outputs
-    from the first model's on search samples, no labels (0 is equal). excess: the largest excess of
-    the target's conditions on costs; all hold at 0 or below. accepted: whether the search samples'
-    labels meet the conditions on quality; None where search has no labels.
+    from the first model's on search samples, no labels (0 is equal); infinite where it was not looked
+    at, for the costs are too high or the search is by costs. excess: the largest excess of the target's
+    conditions on costs; all hold at 0 or below. accepted: whether the search samples' labels meet the
+    conditions on quality; None where search has no labels, or the divergence is infinite.
     """
 
     size: float

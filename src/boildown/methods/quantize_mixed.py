@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,8 @@ _LONGEST = 5
 _PATIENCE = 2
 _NOISE = 0.05
 _UNMEASURED_PREFIX = 1
+_LIGHT = 0.01
+"""The share of the weights that a sketch leaves float at most."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class QuantizeMixed:
         order=30,
         recovers=("quantize-static",),
         mends=("activations",),
-        sketched=("size", "params", "macs"),
+        sketched=("size", "latency", "params", "macs"),
     )
 
     prefix: int = setting(SEARCH, "how many of the first layers stay float; -1 searches 1 to 5 by measurement")
@@ -137,8 +140,12 @@ class QuantizeMixed:
         return once if self.fixed else 10 * once
 
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
-        """Every layer in int8: no choice of float layers makes a smaller file."""
-        shown = self if self.fixed else replace(self, prefix=0, layers=0)
+        """A float prefix of layers that weigh next to nothing: about as small and as fast as a search can come.
+
+        Where the settings ask for sensitive layers, they are ranked on few samples and may be others in the end.
+        """
+        prefix = _light(candidate, task) if self.prefix == SEARCH else self.prefix
+        shown = self if self.fixed else replace(self, prefix=prefix, layers=max(self.layers, 0))
         rough = replace(shown, samples=FEW, ranges="minmax", bias_correction=False)
         return rough.apply(candidate, task, context)
 
@@ -213,6 +220,14 @@ def best(found: dict[QuantizeMixed, Standing]) -> QuantizeMixed:
     least = min(standing.divergence for standing in left.values())
     equal = [variant for variant, standing in left.items() if standing.divergence <= least * (1 + _NOISE)]
     return min(equal, key=lambda variant: left[variant].latency)
+
+
+def _light(candidate: Candidate, task: Task) -> int:
+    """How many of the first layers together hold next to none of the weights."""
+    graph = capture(candidate.model, *task.example())
+    sizes = [graph.module.get_parameter(layer.weight).numel() for layer in place(graph).layers[:_LONGEST]]
+    most = _LIGHT * sum(parameter.numel() for parameter in graph.module.parameters())
+    return sum(total <= most for total in accumulate(sizes))
 
 
 def _prefixes(start: QuantizeMixed, longest: int, found: dict[QuantizeMixed, Standing]) -> _Variants:
