@@ -43,6 +43,28 @@ def test_thousands_before_a_decimal_comma(tmp_path):
     assert read_back == {"price": ["1234.50", "", "2.75"], "town": ["Ulm", "Bonn", "A, B"]}
 
 
+@pytest.mark.parametrize(
+    ("price", "area", "found"),
+    [
+        (["999", "1.234", "12.500"], ["0,5", "1,5", "-2"], ["999", "1234", "12500"]),  # another column has commas
+        (["999", "1.234.567", ""], ["a", "b", "c"], ["999", "1234567", ""]),
+        (["1.234", "0.500", "7"], ["0,5", "1,5", "2"], ["1.234", "0.500", "7"]),  # no group of thousands begins with 0
+        (["1.5", "2.25", "7"], ["0,5", "1,5", "2"], ["1.5", "2.25", "7"]),
+        (["1.234", "2.345", "7"], ["a", "b", "c"], ["1.234", "2.345", "7"]),
+        (["1,5", "2.5", "7"], ["a", "b", "c"], ["1,5", "2.5", "7"]),  # 25 would be a guess
+        (["1,5e3", ",5", "1.000,25"], ["a", "b", "c"], ["1.5e3", ".5", "1000.25"]),
+    ],
+)
+def test_points_are_thousands_where_the_file_has_decimal_commas(tmp_path, price, area, found):
+    lines = [f"{a};{b}" for a, b in zip(price, area, strict=True)]
+    assert read(write(tmp_path, "\n".join(["price;area", *lines])))["price"] == found
+
+
+def test_a_quote_that_is_never_closed_is_told_with_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"data\.csv cannot be read from line \d+ on: field larger than .*\n.*quote"):
+        read(write(tmp_path, 'a,b\n1,x\n2,"y\n' + "3,z\n" * 50_000))
+
+
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         read(write(tmp_path, "a,a,b\n1,2\n1,2,3,4\n1,2,3\n"))

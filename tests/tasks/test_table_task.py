@@ -167,3 +167,20 @@ def test_the_network_takes_rows_as_they_are():
     assert seen[0][:, 0].std() == pytest.approx(1, abs=0.02)
     assert (seen[0][:, 1:].sum(1) == 1).all()
     assert out.mean() == pytest.approx(float(y.mean()), rel=0.05)
+
+
+def test_mistakes_of_one_table_and_of_another_are_told_together(sold, tmp_path):
+    few = write(tmp_path / "few.csv", ["a", "y"], [[i % 3, "same"] for i in range(8)])
+    with pytest.raises(DataError) as caught:
+        Table.find(few, "y")
+    told = [mistake.cause for mistake in caught.value.mistakes]
+    assert told == ["few.csv has 8 rows with a value of 'y'.", "'y' is 'same' in every row."]
+    table, _told = Table.find(sold, "bought")
+    strange = write(tmp_path / "strange.csv", HEADER[1:], [[1, "north", 2, "perhaps"]])
+    other = write(tmp_path / "other.csv", ["id", "price", "bought"], [[1, 2, "never"]])
+    with pytest.raises(DataError) as caught:
+        table.task(strange, test=other)
+    told = [mistake.cause for mistake in caught.value.mistakes]
+    assert len(told) == 3
+    for part, cause in zip(("perhaps", "lacks the columns x, side", "never"), told, strict=True):
+        assert part in cause

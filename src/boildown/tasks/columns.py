@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _MOST_CATEGORIES = 64
 _NUMBERS_FROM = 0.95
 _ROWS_NAMED = 3
 _GLANCED = 50_000
+_DECIMAL_COMMA = re.compile(r"[+-]?(([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d*)?|,\d+)(e[+-]?\d+)?", re.IGNORECASE)
+"""A number where the comma is the decimal mark, perhaps with points between thousands."""
 
 Texts = dict[str, list[str]]
 
@@ -55,7 +58,8 @@ def read(path: Path) -> Texts:
     """Every column as text, by its name; a missing value is an empty text, or one of `MISSING`.
 
     CSV in UTF-8 with a header; commas, semicolons, tabs or bars between the values, and with semicolons
-    decimal commas too. Parquet needs pyarrow. Raises DataError with every mistake.
+    decimal commas too: where one column has them, points between groups of three digits are thousands in all.
+    Parquet needs pyarrow. Raises DataError with every mistake.
     """
     if not path.is_file():
         raise DataError.of(f"There is no file {path}.", "Check the path.")
@@ -113,7 +117,14 @@ def _read_csv(path: Path) -> Texts:
             f"{path.name} is not UTF-8: {error}.", "Save it as UTF-8, in Excel as 'CSV UTF-8'."
         ) from None
     delimiter = _delimiter(text[:_GLANCED].splitlines()[:50])
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        rows = [row for row in reader if any(row)]
+    except csv.Error as error:
+        raise DataError.of(
+            f"{path.name} cannot be read from line {reader.line_num} on: {error}.",
+            "Look for a quote that is never closed: it makes one value of all that follows. Shorten longer values.",
+        ) from None
     if not rows:
         raise DataError.of(f"{path.name} is empty.", "Give a table with a header and some hundred rows.")
     header, *body = rows
@@ -121,7 +132,7 @@ def _read_csv(path: Path) -> Texts:
     if mistakes := list(_header_mistakes(path.name, header, body)):
         raise DataError(*mistakes)
     columns = dict(zip(header, map(list, zip(*body, strict=True)), strict=True)) if body else {}
-    return {name: _with_points(values) for name, values in columns.items()} if delimiter == ";" else columns
+    return _with_points(columns) if delimiter == ";" else columns
 
 
 def _header_mistakes(file: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Mistake]:
@@ -152,13 +163,19 @@ def _delimiter(head: Sequence[str]) -> str:
     return max(_DELIMITERS, key=fits)
 
 
-def _with_points(values: list[str]) -> list[str]:
-    """Decimal commas as points, where a column's values are numbers then and only then."""
-    present = [value for value in values if not is_missing(value)]
-    with_points = [value.replace(".", "").replace(",", ".") for value in present]
-    if any("," in value for value in present) and not any(math.isnan(number(value)) for value in with_points):
-        return [value if is_missing(value) else value.replace(".", "").replace(",", ".") for value in values]
-    return values
+def _with_points(columns: Texts) -> Texts:
+    """Decimal commas as points, in columns that hold such numbers alone, where the file has decimal commas at all."""
+    fitting = {
+        name
+        for name, values in columns.items()
+        if all(is_missing(value) or _DECIMAL_COMMA.fullmatch(value.strip()) for value in values)
+    }
+    if not any("," in value or value.count(".") > 1 for name in fitting for value in columns[name]):
+        return columns
+    return {
+        name: [value.replace(".", "").replace(",", ".") for value in values] if name in fitting else values
+        for name, values in columns.items()
+    }
 
 
 def _read_parquet(path: Path) -> Texts:

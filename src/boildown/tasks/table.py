@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, Mistake
+from boildown.errors import DataError, Mistake, Mistakes
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import Column, Texts, is_missing, judge, number, read, some
 from boildown.tasks.data import samples_from
@@ -58,15 +58,13 @@ class Table:
             )
         rows = _labelled(texts, target)
         answers = rows.pop(target)
-        if len(answers) < _LEAST_ROWS:
-            raise DataError.of(
-                f"{path.name} has {len(answers)} rows with a value of {target!r}.",
-                "Some hundred are needed, 5,000 are better: a fifth of them will be judged on.",
-            )
         told = []
         if unlabelled := len(texts[target]) - len(answers):
             told.append(f"{unlabelled:,} rows without a value of {target!r} are left out.")
         chosen, mistakes = _kind(target, answers, kind)
+        if len(answers) < _LEAST_ROWS:
+            cure = "Some hundred are needed, 5,000 are better: a fifth of them will be judged on."
+            mistakes.insert(0, Mistake(f"{path.name} has {len(answers)} rows with a value of {target!r}.", cure))
         columns = []
         for name, values in rows.items():
             column, why = (None, "it repeats the target") if values == answers else judge(name, values)
@@ -115,14 +113,18 @@ class Table:
         validation: the share of rows that is judged on. A row's values and the seed decide where it goes, so that
         it stays there when rows are added, and equal rows stay together. Raises DataError with every mistake.
         """
-        samples, rows = self._samples(path)
+        mistakes, data = Mistakes(), dict[str, Any]()
+        with mistakes:
+            samples, rows = self._samples(path)
+        with mistakes:
+            if test is not None:
+                data["test"] = self._samples(test)[0]
+        mistakes.raise_all()
         judged = _hashed(rows, seed) < validation
         train, held = (np.flatnonzero(part) for part in (~judged, judged))
         if not len(train) or not len(held):
             raise DataError.of(f"{path.name} has too few rows to be split.", "Give more, or another share.")
-        data: dict[str, Any] = {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
-        if test is not None:
-            data["test"] = self._samples(test)[0]
+        data |= {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
         if self.kind == "regression":
             return Regression(**data)
         metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
@@ -134,19 +136,25 @@ class Table:
         if self.target not in texts:
             raise DataError.of(f"{path.name} has no column {self.target!r}.", "Give a file with the target in it.")
         rows = _labelled(texts, self.target)
-        answers = [_plain(value) for value in rows[self.target]]
-        inputs = torch.from_numpy(self.encode(rows))
-        if self.kind == "regression":
-            targets = torch.tensor([number(value) for value in answers], dtype=torch.float32)
-        else:
-            unknown = sorted(set(answers) - set(self.classes))
-            if unknown:
-                raise DataError.of(
-                    f"{path.name} has classes that were not there: {some(unknown)}.", "Begin with `boildown init`."
-                )
-            places = {name: place for place, name in enumerate(self.classes)}
-            targets = torch.tensor([places[value] for value in answers])
+        mistakes = Mistakes()
+        with mistakes:
+            inputs = torch.from_numpy(self.encode(rows))
+        with mistakes:
+            targets = self._targets(path.name, [_plain(value) for value in rows[self.target]])
+        mistakes.raise_all()
         return samples_from((inputs, targets)), rows
+
+    def _targets(self, file: str, answers: Sequence[str]) -> torch.Tensor:
+        """Targets as numbers. Raises DataError for those that were not there to begin with."""
+        if self.kind == "regression":
+            return torch.tensor([number(value) for value in answers], dtype=torch.float32)
+        unknown = sorted(set(answers) - set(self.classes))
+        if unknown:
+            raise DataError.of(
+                f"{file} has classes that were not there: {some(unknown)}.", "Begin with `boildown init`."
+            )
+        places = {name: place for place, name in enumerate(self.classes)}
+        return torch.tensor([places[value] for value in answers])
 
 
 def validation_share(count: int) -> float:
