@@ -182,6 +182,25 @@ def test_what_is_not_finite_is_a_named_failure() -> None:
         measure_quality(Spearman(), constant)
 
 
+class Scored(Mean):
+    """Leaves out samples that have no score."""
+
+    def compute(self, statistics: Floats) -> float:
+        return float(np.nanmean(statistics))
+
+
+def test_samples_without_a_score_do_not_count() -> None:
+    kept = np.arange(1000) % 3 > 0
+    first, candidate = answers(930), answers(920)
+    expected = measure_quality(ACCURACY, candidate[kept], first[kept])
+    first[~kept] = candidate[~kept] = math.nan
+    assert measure_quality(Scored(), candidate, first) == expected
+    assert measure_quality(Scored(), candidate).samples == kept.sum()
+    first[0] = 1.0  # a candidate alone must not choose what it is judged on
+    with pytest.raises(AttemptError, match="accuracy of the candidate"):
+        measure_quality(Scored(), candidate, first)
+
+
 def test_different_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="same samples"):
         measure_quality(ACCURACY, answers(9, 10), answers(9, 11))

@@ -78,6 +78,28 @@ def test_several_labels_per_sample_count_as_its_share_and_ignored_ones_not():
     assert metric("accuracy").statistic(output, labels) == pytest.approx([2 / 3, 1])
 
 
+@pytest.mark.parametrize("name", ["accuracy", "top5", "f1", "auc", "token_accuracy", "perplexity"])
+def test_ignored_labels_of_samples_with_one_are_left_out(name):
+    output, labels = (SCORES, BINARY) if name == "auc" else (LOGITS, LABELS)
+    kept = torch.from_numpy(RANDOM.random(500) < 0.4)
+    chosen = metric(name)
+    every = chosen.compute(chosen.statistic(output, labels.where(kept, -100)))
+    assert every == pytest.approx(chosen.compute(chosen.statistic(output[kept], labels[kept])))
+    assert math.isnan(chosen.compute(chosen.statistic(output, torch.full_like(labels, -100))))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5", "f1", "token_accuracy", "perplexity"])
+def test_any_number_of_classes_for_a_sample_is_no_label(name):
+    with pytest.raises(DataError, match=r"\(500, 8\) do not fit .* classes of shape \(500,\)"):
+        metric(name).statistic(LOGITS, (LOGITS > 0).float())
+    assert metric(name).statistic(LOGITS, LABELS[:, None]) == pytest.approx(metric(name).statistic(LOGITS, LABELS))
+
+
+def test_one_logit_has_no_five_best_classes():
+    with pytest.raises(DataError, match="several classes"):
+        metric("top5").statistic(SCORES, BINARY)
+
+
 def test_arrays_do_as_well_as_tensors():
     assert metric("accuracy").statistic(LOGITS.numpy(), LABELS.numpy()).mean() == score("accuracy", LOGITS, LABELS)
 

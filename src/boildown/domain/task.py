@@ -17,7 +17,7 @@ class Metric(Protocol):
     """A measure of quality.
 
     `range` is (lowest, highest), either may be infinite. `decomposable` means that `compute` is the
-    mean of the statistics over the samples.
+    mean of the statistics over the samples. A sample whose statistic is NaN is left out, where `compute` does so.
     """
 
     name: str

@@ -88,7 +88,7 @@ def _classes(bench: Bench, before: Any, after: Any, lost: Any) -> list[list[Any]
     if labels is None or labels.shape != (len(lost),) or not np.issubdtype(np.asarray(labels).dtype, np.integer):
         return []
     labels = np.asarray(labels)
-    total = {int(label): float(lost[labels == label].sum()) for label in np.unique(labels)}
+    total = {int(label): float(np.nansum(lost[labels == label])) for label in np.unique(labels)}
     most = [label for label in sorted(total, key=lambda label: -total[label]) if total[label] > 0][:_CLASSES]
     chosen = [(label, labels == label) for label in most]
     return [[label, int(at.sum()), float(before[at].mean()), float(after[at].mean())] for label, at in chosen]

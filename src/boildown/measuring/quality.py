@@ -36,21 +36,16 @@ def measure_quality(
     both. 0/1 statistics get score intervals (Wilson; paired: Tango, Bonett-Price); other means the
     studentized bootstrap; metrics that are no mean the bootstrap over rows. Every bound holds
     one-sided with confidence `level`; the ratio's only where the metric cannot be negative.
-    Raises AttemptError if a statistic or the metric is not finite.
+    A sample without a score (NaN for both models, and left out by the metric itself) does not count.
+    Raises AttemptError if another statistic or the metric is not finite.
     """
-    candidate = _checked(metric, statistics_candidate, "candidate")
+    candidate, first = _checked(metric, statistics_candidate, statistics_first)
     value = _computed(metric, candidate, "candidate")
     told: dict[str, Any] = {"samples": len(candidate), "data": data, "environment": dict(environment or {})}
-    if statistics_first is None:
+    if first is None:
         interval, error = _of_value(metric, candidate, level, seed)
         alone = Measurement(metric.name, value, unit_of(metric), standard_error=error, intervals={"value": interval})
         return replace(alone, **told)
-    first = _checked(metric, statistics_first, "first model")
-    if first.shape != candidate.shape:
-        raise ValueError(
-            f"{metric.name}: statistics of the first model have shape {first.shape}, of the candidate "
-            f"{candidate.shape}; both must come from the same samples in the same order"
-        )
     point = compared(metric, value, _computed(metric, first, "first model"))
     of_drop, error = _of_drop(metric, candidate, first, level, seed)
     intervals: dict[Form, Interval] = {
@@ -175,11 +170,31 @@ def _known(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def _checked(metric: Metric, values: ArrayLike, whose: str) -> Floats:
-    rows = np.asarray(values, np.float64)
-    if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError(f"{metric.name}: no statistics of the {whose}")
-    return _finite(rows, metric.name, whose)
+def _checked(metric: Metric, candidate: ArrayLike, first: ArrayLike | None) -> tuple[Floats, Floats | None]:
+    """The statistics of the samples that count."""
+    both = {"candidate": np.asarray(candidate, np.float64)}
+    if first is not None:
+        both["first model"] = np.asarray(first, np.float64)
+    for whose, rows in both.items():
+        if rows.ndim == 0 or len(rows) == 0:
+            raise ValueError(f"{metric.name}: no statistics of the {whose}")
+    shapes = [rows.shape for rows in both.values()]
+    if shapes[0] != shapes[-1]:
+        raise ValueError(
+            f"{metric.name}: statistics of the first model have shape {shapes[-1]}, of the candidate "
+            f"{shapes[0]}; both must come from the same samples in the same order"
+        )
+    counted = ~np.logical_and.reduce([_left_out(metric, rows) for rows in both.values()])
+    found = [_finite(rows[counted], metric.name, whose) for whose, rows in both.items()]
+    return found[0], found[1] if first is not None else None
+
+
+def _left_out(metric: Metric, rows: Floats) -> NDArray[np.bool_]:
+    """Which samples are NaN throughout, (n,), where the metric is finite all the same: it leaves them out."""
+    unscored = np.asarray(np.isnan(rows.reshape(len(rows), -1)).all(axis=1))
+    if unscored.any() and not math.isfinite(metric.compute(rows)):
+        unscored[:] = False
+    return unscored
 
 
 def _finite(rows: Floats, name: str, whose: str) -> Floats:

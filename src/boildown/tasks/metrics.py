@@ -27,7 +27,8 @@ Statistics = NDArray[np.float64]
 class Accuracy:
     """The share of right classes: arg-max of logits (n, C, ...), or sign of binary logits (n,) or (n, 1).
 
-    With more than one label per sample the statistic is the sample's share; label -100 is ignored.
+    With more than one label per sample the statistic is the sample's share. Label -100 is ignored: a sample without
+    another has no score (NaN), and does not count.
     """
 
     name: str = "accuracy"
@@ -37,14 +38,14 @@ class Accuracy:
     decomposable: bool = True
 
     def statistic(self, output: Any, target: Any) -> Statistics:
-        """1 for a right sample, 0 for a wrong one; shape (n,)."""
-        logits, labels = _tensor(output), _tensor(target)
-        predicted = predicted_classes(logits)
-        return _share(predicted == labels.reshape(predicted.shape), labels)
+        """1 for a right sample, 0 for a wrong one, NaN for an ignored one; shape (n,)."""
+        predicted, labels = _paired(output, target)
+        return _share(predicted == labels, labels)
 
     def compute(self, statistics: Statistics) -> float:
-        """Their mean."""
-        return float(np.mean(statistics))
+        """Their mean over the samples that have one; NaN where every label is ignored."""
+        counted = statistics[~np.isnan(statistics)]
+        return float(np.mean(counted)) if counted.size else math.nan
 
 
 class Top5(Accuracy):
@@ -53,8 +54,15 @@ class Top5(Accuracy):
     name: str = "top5"
 
     def statistic(self, output: Any, target: Any) -> Statistics:
-        """1 where the label is among the five, else 0; shape (n,)."""
-        logits, labels = _tensor(output), _tensor(target).long()
+        """1 where the label is among the five, else 0, NaN for an ignored one; shape (n,)."""
+        logits, (_, labels) = _tensor(output), _paired(output, target)
+        if logits.ndim < 2 or logits.shape[1] == 1:
+            raise DataError(
+                Mistake(
+                    f"{self.name} needs scores of several classes, not outputs of shape {tuple(logits.shape)}.",
+                    "Choose 'accuracy' or 'auc' for a binary task.",
+                )
+            )
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         return _share((top == labels.unsqueeze(1)).any(1), labels)
 
@@ -62,7 +70,7 @@ class Top5(Accuracy):
 class F1:
     """The unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), over classes that occur.
 
-    Where samples have many labels (tokens, pixels), those of all samples count together.
+    Where samples have many labels (tokens, pixels), those of all samples count together; label -100 is ignored.
     """
 
     name: str = "f1"
@@ -72,18 +80,20 @@ class F1:
     decomposable: bool = False
 
     def statistic(self, output: Any, target: Any) -> Statistics:
-        """Rows of (predicted class, label), shape (n, 2); of many labels their counts, see `class_counts`."""
-        logits, labels = _tensor(output), _tensor(target)
-        if labels.numel() > len(labels):
-            return class_counts(logits, labels)
-        return _rows(self.name, predicted_classes(logits), labels)
+        """Rows of (predicted class, label), shape (n, 2); of logits (n, C, ...) counts, see `class_counts`."""
+        logits = _tensor(output)
+        if logits.ndim > 2:
+            return class_counts(logits, _tensor(target))
+        predicted, labels = _paired(logits, target)
+        _refuse_outside(labels, _classes(logits))
+        return _rows(self.name, predicted, labels)
 
     def compute(self, statistics: Statistics) -> float:
         """Macro F1; NaN where every label is ignored."""
         if statistics.ndim == 3:
             hits, predicted, labelled = statistics.sum(0)
         else:
-            said, labels = statistics.astype(np.int64).T
+            said, labels = statistics[statistics[:, 1] != IGNORED].astype(np.int64).T
             classes = int(statistics.max()) + 1
             hits, predicted, labelled = (
                 np.bincount(x, minlength=classes) for x in (labels[said == labels], said, labels)
@@ -127,12 +137,9 @@ class TokenAccuracy:
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (right labels, labels), shape (n, 2)."""
-        predicted, labels = predicted_classes(_tensor(output)), _tensor(target)
-        if predicted.numel() != labels.numel():
-            raise unlike(predicted, labels)
-        labels = labels.reshape(len(predicted), -1)
+        predicted, labels = (each.reshape(len(each), -1) for each in _paired(output, target))
         counted = labels != IGNORED
-        right = (predicted.reshape(labels.shape) == labels) & counted
+        right = (predicted == labels) & counted
         return torch.stack([right.sum(1), counted.sum(1)], 1).double().numpy()
 
     def compute(self, statistics: Statistics) -> float:
@@ -152,7 +159,9 @@ class Perplexity:
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (summed cross entropy, labels) of logits (n, C, ...) against labels (n, ...); shape (n, 2)."""
-        logits, labels = _tensor(output), _tensor(target).long()
+        logits, (_, labels) = _tensor(output), _paired(output, target)
+        labels = labels.long()
+        _refuse_outside(labels, logits.shape[1])
         gaps = functional.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORED)
         counted = (labels != IGNORED).reshape(len(labels), -1).sum(1)
         return torch.stack([gaps.double().reshape(len(labels), -1).sum(1), counted.double()], 1).numpy()
@@ -164,7 +173,7 @@ class Perplexity:
 
 
 class Auc:
-    """The area under the ROC curve of a binary task: how often a positive outranks a negative."""
+    """The area under the ROC curve of a binary task: how often a positive outranks a negative; -100 is ignored."""
 
     name: str = "auc"
     higher_is_better: bool = True
@@ -181,7 +190,7 @@ class Auc:
 
     def compute(self, statistics: Statistics) -> float:
         """The Mann-Whitney statistic, ties counted half; NaN where only one class occurs."""
-        scores, labels = statistics.T
+        scores, labels = statistics[statistics[:, 1] != IGNORED].T
         positive = labels > 0.5
         count = int(positive.sum())
         if count in (0, len(labels)):
@@ -349,26 +358,50 @@ def class_counts(logits: torch.Tensor, labels: torch.Tensor) -> Statistics:
 
     logits: (n, C, ...), or (n, 1, ...) for two classes. labels: (n, ...). Raises DataError where they do not fit.
     """
-    predicted = predicted_classes(logits)
-    if predicted.numel() != labels.numel():
-        raise unlike(logits, labels)
-    count, classes = len(logits), max(logits.shape[1], 2)
-    labels, predicted = labels.reshape(count, -1).long(), predicted.reshape(count, -1)
+    count, classes = len(logits), _classes(logits)
+    predicted, labels = (each.reshape(count, -1).long() for each in _paired(logits, labels))
+    _refuse_outside(labels, classes)
     counted = labels != IGNORED
-    if bool((counted & ((labels < 0) | (labels >= classes))).any()):
-        low, high = (int(end) for end in labels[counted].aminmax())
-        raise DataError(
-            Mistake(
-                f"Labels run from {low} to {high}, the model has {classes} classes.",
-                f"Check that model and labels belong together; {IGNORED} marks a label to ignore.",
-            )
-        )
     place = torch.arange(count).unsqueeze(1) * classes
     rows = [
         torch.bincount((place + said)[where], minlength=count * classes).reshape(count, classes)
         for said, where in ((labels, counted & (predicted == labels)), (predicted, counted), (labels, counted))
     ]
     return torch.stack(rows, 1).double().numpy()
+
+
+def _classes(logits: torch.Tensor) -> int:
+    """How many classes (n, C, ...) tells apart; one logit tells two."""
+    return max(logits.shape[1], 2) if logits.ndim > 1 else 2
+
+
+def _paired(output: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes predicted and labels, both (n, ...). Raises DataError where there is not one label for each."""
+    logits, labels = _tensor(output), _tensor(target)
+    predicted = predicted_classes(logits)
+    if predicted.numel() != labels.numel():
+        raise DataError(
+            Mistake(
+                f"Targets of shape {tuple(labels.shape)} do not fit outputs of shape {tuple(logits.shape)}, which "
+                f"say classes of shape {tuple(predicted.shape)}.",
+                "Give one class index for each. Where a sample has any number of classes, give a metric for that, "
+                "such as MultilabelAccuracy of torchmetrics.",
+            )
+        )
+    return predicted, labels.reshape(predicted.shape)
+
+
+def _refuse_outside(labels: torch.Tensor, classes: int) -> None:
+    """Raises DataError for labels that are no class and not ignored."""
+    counted = labels[labels != IGNORED]
+    if bool(((counted < 0) | (counted >= classes)).any()):
+        low, high = (int(end) for end in counted.aminmax())
+        raise DataError(
+            Mistake(
+                f"Labels run from {low} to {high}, the model has {classes} classes.",
+                f"Check that model and labels belong together; {IGNORED} marks a label to ignore.",
+            )
+        )
 
 
 def _tensor(value: Any) -> torch.Tensor:
@@ -381,10 +414,10 @@ def _mean_share(parts: Statistics, of: Statistics) -> float:
 
 
 def _share(right: torch.Tensor, labels: torch.Tensor) -> Statistics:
-    """Per sample, the share of right labels among those not ignored; (n,)."""
+    """Per sample, the share of right labels among those not ignored, NaN where all are; (n,)."""
     counted = (labels != IGNORED).reshape(len(right), -1)
     hits = (right.reshape(len(right), -1) & counted).sum(1)
-    return np.asarray(hits.double() / counted.sum(1).clamp_min(1), dtype=np.float64)
+    return np.asarray(hits.double() / counted.sum(1), dtype=np.float64)
 
 
 def _rows(name: str, predicted: torch.Tensor, target: torch.Tensor) -> Statistics:
