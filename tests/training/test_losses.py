@@ -79,6 +79,28 @@ def test_places_of_an_image_are_rows_and_ignored_ones_do_not_count() -> None:
         assert float(make_loss(name)(s, t, y)) == pytest.approx(expected, rel=1e-3)
 
 
+LOGIT_LOSSES = ("kd", "dkd", "dist", "logit_standardization")
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_ignored_samples_do_not_count(name: str) -> None:
+    s, t, y = torch.randn(9, 5), torch.randn(9, 5), torch.randint(0, 5, (9,))
+    y[::2] = -100
+    expected = make_loss(name)(s[1::2], t[1::2], y[1::2])
+    torch.testing.assert_close(make_loss(name)(s, t, y), expected)
+
+
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_a_batch_of_ignored_places_alone_teaches_nothing(name: str) -> None:
+    for shape in ((4,), (4, 3)):
+        s = torch.randn(4, 5, *shape[1:], requires_grad=True)
+        loss = make_loss(name)(s, torch.randn_like(s), torch.full(shape, -100))
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert s.grad is not None
+        assert not s.grad.any()
+
+
 def test_dkd_stays_finite_where_the_teacher_is_certain() -> None:
     s = torch.zeros(2, 4, requires_grad=True)
     loss = make_loss("dkd")(s, torch.tensor([[500.0, 0, 0, 0], [0, 0, 0, 500]]), torch.tensor([0, 3]))

@@ -87,13 +87,11 @@ def refuses_classes(probe: Probe) -> str | None:
 
 
 def scores(student: Tensor, teacher: Tensor, target: Any) -> tuple[Tensor, Tensor, Any]:
-    """Class scores as rows in float32: (n, C) stays, (n, C, ...) becomes (n * ..., C) without ignored places.
+    """Class scores (n, C, ...) as rows in float32, (n * ..., C), and their labels; ignored places are left out.
 
     A label below 0 (PyTorch's -100) marks a place to ignore.
     """
     classes = student.shape[1]
-    if student.ndim == 2:
-        return student.float(), teacher.float(), target
     ours, theirs = (output.movedim(1, -1).reshape(-1, classes).float() for output in (student, teacher))
     if isinstance(target, Tensor) and not target.is_floating_point() and target.numel() == len(ours):
         target = target.reshape(-1)
@@ -106,4 +104,9 @@ def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     """T^2 KL(teacher || student) of probabilities softened by the temperature T: (n, C), mean over rows."""
     log_q = (student / temperature).log_softmax(1)
     log_p = (teacher / temperature).log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
+    return average((log_p.exp() * (log_p - log_q)).sum(1)) * temperature**2
+
+
+def average(rows: Tensor) -> Tensor:
+    """The mean of (n,); 0 of none, as where every place of a batch is ignored."""
+    return rows.sum() / max(len(rows), 1)

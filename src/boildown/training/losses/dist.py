@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from boildown.training.losses.base import DistillationLoss, scores
+from boildown.training.losses.base import DistillationLoss, average, scores
 
 
 class DIST(DistillationLoss):
@@ -39,4 +39,4 @@ class DIST(DistillationLoss):
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """The mean over rows of Pearson's correlation."""
     a, b = (rows - rows.mean(1, keepdim=True) for rows in (a, b))
-    return functional.cosine_similarity(a, b, dim=1).mean()
+    return average(functional.cosine_similarity(a, b, dim=1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from boildown.training.losses.base import DistillationLoss, Probe, scores
+from boildown.training.losses.base import DistillationLoss, Probe, average, scores
 
 
 class DKD(DistillationLoss):
@@ -47,7 +47,7 @@ class DKD(DistillationLoss):
 
     @staticmethod
     def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-        return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+        return average((log_p.exp() * (log_p - log_q)).sum(1))
 
 
 def _target_or_not(log_p: Tensor, hot: Tensor) -> Tensor:
@@ -58,4 +58,4 @@ def _target_or_not(log_p: Tensor, hot: Tensor) -> Tensor:
 
 def _others(log_p: Tensor, hot: Tensor) -> Tensor:
     """Log probabilities among the other classes, (n, C - 1)."""
-    return log_p[~hot].reshape(len(log_p), -1).log_softmax(1)
+    return log_p[~hot].reshape(len(log_p), log_p.shape[1] - 1).log_softmax(1)

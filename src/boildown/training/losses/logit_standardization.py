@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from boildown.training.losses.base import DistillationLoss, scores, softened_divergence
@@ -27,4 +29,7 @@ class LogitStandardization(DistillationLoss):
 
 
 def _standardized(logits: Tensor) -> Tensor:
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+    away = logits - logits.mean(1, keepdim=True)
+    deviation = torch.linalg.vector_norm(away, dim=1, keepdim=True) / math.sqrt(logits.shape[1] - 1)
+    standardized: Tensor = away / (deviation + 1e-7)
+    return standardized
