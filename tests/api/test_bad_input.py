@@ -307,6 +307,15 @@ def test_a_model_that_returns_no_tensor_is_refused(refused):
     refused("returns str without a tensor", model=Silent(10, 10), kind=bd.DataError)
 
 
+def test_outputs_that_the_loss_cannot_take_are_told_before_any_training(refused):
+    torch.manual_seed(0)
+    images, masks = torch.rand(40, 3, 8, 8), torch.randint(0, 2, (40, 8, 8))
+    task = bd.Segmentation(train=(images, masks), validation=(images, masks))
+    refused("no scores of two classes", "loss='bce'", model=nn.Conv2d(3, 1, 1), task=task)
+    task = bd.Segmentation(train=(images, masks), validation=(images, masks), loss=lambda output, target: 1 / 0)
+    refused("loss cannot be computed: ZeroDivisionError", model=nn.Conv2d(3, 2, 1), task=task)
+
+
 def test_a_model_with_several_outputs_is_asked_which(refused):
     class Several(nn.Linear):
         def forward(self, x):

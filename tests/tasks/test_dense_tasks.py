@@ -163,3 +163,124 @@ def test_texts_may_be_a_tensor_and_hidden_tokens_are_asked_for_at_their_places()
     assert torch.equal(next(hidden.validation.batches(5))[1], ids.where(ids > 9, -100))
     with pytest.raises(DataError, match="no token ids"):
         next(LanguageModel(validation=torch.rand(4, 6)).validation.batches(4))
+
+
+def test_binary_cross_entropy_does_not_train_on_ignored_pixels():
+    masks = torch.tensor([[[1, 255], [0, 1]]] * 4, dtype=torch.uint8)
+    images = torch.rand(4, 3, 2, 2, generator=RANDOM)
+    task = Segmentation(train=(images, masks), validation=(images, masks), loss="bce", ignore=255)
+    assert task.check() == []
+    _, target = next(task.train.batches(4))
+    assert torch.equal(target[0], torch.tensor([[1, -100], [0, 1]]))  # uint8 has no room for -100
+    logits = torch.randn(4, 1, 2, 2, generator=RANDOM, requires_grad=True)
+    loss = task.loss(logits, target)
+    loss.backward()
+    kept = target >= 0
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0][kept], target[kept].float())
+    assert torch.allclose(loss, expected)
+    assert torch.equal(logits.grad[:, 0] != 0, kept)
+    (mistake, _) = Segmentation(train=(images, masks), validation=(images, masks), loss="bce").check()
+    assert "label is 255" in mistake.cause
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce", nn.CrossEntropyLoss(label_smoothing=0.1)])
+def test_a_batch_of_ignored_labels_alone_teaches_nothing_and_is_no_nan(loss):
+    logits = torch.randn(4, 1 if loss == "bce" else 2, 3, 3, generator=RANDOM, requires_grad=True)
+    nothing = torch.full((4, 3, 3), -100)
+    value = Segmentation(validation=(logits, nothing), loss=loss).loss(logits, nothing)
+    value.backward()
+    assert value == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        (PIXELS.unsqueeze(1), r"shape \(1, 5, 3\) per sample"),
+        (PIXELS.float(), "float32, not whole"),
+        (PIXELS.clamp_min(0).float().unsqueeze(1), "axis of one"),
+    ],
+)
+def test_masks_of_another_form_are_told_before_and_when_the_loss_meets_them(masks, says):
+    images = torch.rand(6, 2, 5, 3, generator=RANDOM)
+    task = Segmentation(validation=(images, masks))
+    (mistake,) = task.check()
+    assert mistake.cure
+    with pytest.raises(DataError, match=says):
+        raise DataError(mistake)
+    with pytest.raises(DataError, match=r"class indices \(n, ...\)"):
+        task.loss(LOGITS, masks)
+    with pytest.raises(DataError, match="'bce'"):
+        task.loss(LOGITS[:, :1], PIXELS)
+    tokens = TokenClassification(validation=(torch.ones(6, 5, dtype=torch.long), torch.zeros(6, 5)))
+    assert "not whole numbers" in tokens.check()[0].cause
+
+
+def test_labels_at_padding_do_not_count_whatever_the_data_gives():
+    ids, mask = torch.tensor([[1, 2, 3, 4], [0, 0, 5, 6]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    labels = torch.tensor([[1, 2, 1, 2], [0, 0, 1, 2]], dtype=torch.uint8)
+    items = [
+        {"input_ids": i, "attention_mask": m, "labels": label} for i, m, label in zip(ids, mask, labels, strict=True)
+    ]
+    task = TokenClassification(train=items, validation=items)
+    assert task.check() == []
+    inputs, target = next(task.validation.batches(2))
+    assert target.tolist() == [[1, 2, 1, 2], [-100, -100, 1, 2]]
+    wrong = F.one_hot((labels.long() + 1) % 3, 3).float()
+    output = task.run(lambda input_ids, attention_mask: wrong, inputs)
+    assert [scored(metric, output, target, 1) for metric in task.metrics] == [0, 0]
+    short = [{**item, "labels": item["labels"][:3]} for item in items]
+    assert "(2, 3) do not fit the mask" in TokenClassification(validation=short).check()[0].cause
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_perfect_model_has_perplexity_one_on_whatever_side_texts_are_padded(labelled, left):
+    ids = torch.tensor([[1, 2, 3, 4], [0, 0, 5, 6] if left else [5, 6, 0, 0]])
+    items = [{"input_ids": i, "attention_mask": (i != 0).long()} for i in ids]
+    items = [{**item, "labels": item["input_ids"]} for item in items] if labelled else items
+    task = LanguageModel(train=items, validation=items)
+    assert task.check() == []
+    inputs, target = next(task.validation.batches(2))
+    asked = [[2, 3, 4, -100], [-100, -100, 6, -100] if left else [6, -100, -100, -100]]
+    assert target.tolist() == asked
+
+    def perfect(input_ids, attention_mask):
+        return 50.0 * F.one_hot(input_ids.roll(-1, 1), 7)
+
+    output = task.run(perfect, inputs)
+    assert scored(Perplexity(), output, target, 1) == 1
+    assert task.loss(output, target) == 0
+    again = LanguageModel(train=task.train, validation=task.validation.subset([1, 0]))
+    assert next(again.validation.batches(2))[1].tolist() == asked[::-1]
+    # In place: the labels of the data, not those of the task that read them first.
+    there = next(LanguageModel(validation=task.train, causal=False).validation.batches(2))[1]
+    assert (there is None) is not labelled
+    assert there is None or torch.equal(there, ids.where(ids > 0, -100))
+
+
+def test_lists_of_token_ids_are_texts_and_an_attention_mask_is_no_label():
+    lists = [[1, 2, 3], [4, 5, 6]]
+    task = LanguageModel(train=lists, validation=lists)
+    assert task.check() == []
+    inputs, target = next(task.validation.batches(2))
+    assert inputs.tolist() == lists
+    assert target.tolist() == [[2, 3, -100], [5, 6, -100]]
+    assert "different shapes" in LanguageModel(validation=[[1, 2, 3], [4, 5]]).check()[0].cause
+    ids = torch.randint(2, 20, (8, 6), generator=RANDOM)
+    for pairs in ((ids, torch.ones_like(ids)), [(i, torch.ones_like(i)) for i in ids]):
+        (mistake,) = LanguageModel(validation=pairs).check()
+        assert "attention mask" in mistake.cause
+        assert "input_ids" in mistake.cure
+    assert LanguageModel(validation=(ids % 2, ids % 2)).check() == []
+
+
+def test_statistics_have_one_shape_however_long_the_samples_are():
+    shapes = [F1().statistic(torch.randn(2, 3, n), torch.zeros(2, n).long()).shape for n in (1, 4)]
+    assert shapes == [(2, 3, 3), (2, 3, 3)]
+
+
+def test_labels_that_no_class_has_are_named():
+    for metric in (Perplexity(), F1(), MeanIou()):
+        with pytest.raises(DataError, match="from 7 to 7, the model has 4 classes"):
+            metric.statistic(LOGITS, torch.full_like(PIXELS, 7))

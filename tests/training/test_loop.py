@@ -469,3 +469,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("teacher", [None, convolutional()])
+def test_batches_of_ignored_labels_alone_do_not_roll_back(teacher: nn.Module | None) -> None:
+    x, y = images(64)
+    y[:56] = -100
+    task = Classification(train=(x, y), validation=(x, y))
+    losses = [] if teacher is None else [make_loss("kd"), make_loss("dkd")]
+    settings = Training(batch=4, every=1)
+    told: list[str] = []
+    trained = train(
+        convolutional(), task, train_samples(task), steps=16, settings=settings, teacher=teacher, losses=losses,
+        record=lambda kind, _data: told.append(kind),
+    )  # fmt: skip
+    assert told == ["curve"]
+    means = [mean for _step, mean in trained.history]
+    assert 0.0 in means
+    assert max(means) > 0.0

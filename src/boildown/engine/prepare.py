@@ -50,6 +50,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     """
     with bench.timed("measure"):
         _call(first, job)
+        _check_loss(first, job)
         _check_students(first, job)
     with named("The training or calibration data cannot be read", "Mend that item, or leave it out."):
         for samples in (job.splits.train, job.splits.calibration):
@@ -137,6 +138,17 @@ def _call(first: Candidate, job: Job) -> None:
                 mistakes += check_labels(targets, leaves[0].shape[1], name)
     if mistakes:
         raise DataError(*mistakes)
+
+
+def _check_loss(first: Candidate, job: Job) -> None:
+    """Compute the loss on a few samples, as every training does first: what does not fit is told before any."""
+    if job.splits.train is None or getattr(job.task, "training_step", None) is not None:
+        return
+    cure = "Give a loss that takes what the model returns and what the data set yields."
+    with named("The loss cannot be computed", cure), torch.no_grad():
+        inputs, target = next(iter(job.splits.train.batches(min(8, job.batch_size))))
+        if target is not None:
+            job.task.loss(job.task.run(first.model, inputs), target)
 
 
 def _refuse_fixed_batch(graph: Graph) -> None:

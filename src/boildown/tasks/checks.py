@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, Mistake
+from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.data import IndexedSamples, Rows, content, feed, leaves
 
 READ_TWICE = 64
@@ -32,6 +32,8 @@ def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool) 
     head = samples.subset(range(min(READ_AHEAD, len(samples))))
     try:
         mistakes = list(_first_of_each(_batch_mistakes(name, head, labelled)))
+    except InputError as error:  # a task that reads targets its own way tells what is wrong with them
+        return [Mistake(f"{name}: {mistake.cause}", mistake.cure) for mistake in error.mistakes]
     except Exception as error:  # noqa: BLE001 - a user's data set may raise anything: it becomes a mistake
         return [_unreadable(name, head, error)]
     if scored and reads_differ(samples):
@@ -63,9 +65,19 @@ def check_labels(targets: NDArray[Any], classes: int, name: str = "validation") 
     ]
 
 
-def check_classes(name: str, targets: NDArray[Any], *, scored: bool) -> list[Mistake]:
-    """Labels by themselves: whole numbers, none negative, and more than one class where they are scored."""
-    if targets.dtype.kind == "f" and targets.ndim == 1:
+def check_classes(name: str, targets: NDArray[Any], *, scored: bool, axes: int = 1) -> list[Mistake]:
+    """Labels by themselves: whole numbers, none negative, and more than one class where they are scored.
+
+    axes: of the labels with their batch; floating-point targets of one more are probabilities of classes.
+    """
+    if targets.ndim == axes + 1 and targets.shape[1] == 1:
+        return [
+            Mistake(
+                f"The {name} labels have shape {targets.shape[1:]} per sample, an axis of one too many.",
+                "Take it away in the data set: target.squeeze(0) of an item, squeeze(1) of a batch.",
+            )
+        ]
+    if targets.dtype.kind == "f" and targets.ndim == axes:
         return [
             Mistake(
                 f"The {name} labels are {targets.dtype}, not whole numbers.",
@@ -85,6 +97,25 @@ def check_classes(name: str, targets: NDArray[Any], *, scored: bool) -> list[Mis
             )
         ]
     return []
+
+
+def ignoring(target: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The target with -100 at these places; whole numbers as int64, since -100 does not fit into uint8."""
+    return (target if target.is_floating_point() else target.long()).masked_fill(where, IGNORED)
+
+
+def check_binary(name: str, targets: NDArray[Any]) -> list[Mistake]:
+    """Targets of binary cross entropy: from 0 to 1, or ignored."""
+    labels = targets[targets != IGNORED]
+    outside = labels[(labels < 0) | (labels > 1)]
+    if not outside.size:
+        return []
+    return [
+        Mistake(
+            f"A {name} label is {outside[0]:g}, and loss='bce' takes those from 0 to 1.",
+            f"Divide by the largest (255 in many masks), or let {IGNORED} mark what does not count (ignore= of Segmentation).",
+        )
+    ]
 
 
 def overlap(train: Samples, validation: Samples) -> int:

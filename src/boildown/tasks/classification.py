@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Unpack
 
 from boildown.domain.task import Samples
 from boildown.errors import Mistake
-from boildown.tasks.checks import READ_AHEAD, check_classes
+from boildown.tasks.checks import READ_AHEAD, check_binary, check_classes
 from boildown.tasks.data import IndexedSamples, read_targets
 from boildown.tasks.general import Options, Task
-from boildown.tasks.losses import Loss, kl_divergence
+from boildown.tasks.losses import Loss, kl_divergence, zero_of_none
 
 
 class Classification(Task):
@@ -22,6 +22,8 @@ class Classification(Task):
 
     _most_checked: ClassVar[int | None] = None
     """Of how many samples the targets are checked, where each has many; None for all that are cheap to read."""
+    _label_axes: ClassVar[int] = 1
+    """Those of a batch of labels."""
 
     def __init__(
         self,
@@ -40,17 +42,25 @@ class Classification(Task):
             divergence=kl_divergence, **options,
         )  # fmt: skip
         self.classes = None if classes is None else tuple(map(str, classes))
-        self._takes_indices = loss == "cross_entropy"
+        self._named_loss = loss if isinstance(loss, str) else None
+
+    def loss(self, output: Any, target: Any) -> Any:
+        """The training loss of a batch: a scalar tensor; 0 where every label is ignored."""
+        return zero_of_none(super().loss(output, target), target)
 
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
-        """Labels that are no class indices, or a single class where it is scored."""
-        if not self._takes_indices or name == "calibration":
+        """Labels that are not what the loss takes, or a single class where it is scored."""
+        if self._named_loss not in ("cross_entropy", "bce") or name == "calibration":
             return []
         if self._most_checked is not None:
             samples = samples.subset(range(min(self._most_checked, len(samples))))
         cheap = samples.targets() if isinstance(samples, IndexedSamples) else None
         targets = read_targets(samples.subset(range(min(READ_AHEAD, len(samples))))) if cheap is None else cheap
+        if targets is None:
+            return []
+        if self._named_loss == "bce":
+            return check_binary(name, targets)
         # The beginning of a data set sorted by class says nothing about the number of classes.
         complete = cheap is not None or len(samples) <= READ_AHEAD
         scored = name in ("validation", "test") and complete
-        return [] if targets is None else check_classes(name, targets, scored=scored)
+        return check_classes(name, targets, scored=scored, axes=self._label_axes)

@@ -94,8 +94,12 @@ class IndexedSamples:
         return IndexedSamples(self.read, chosen, self.batch_size, self.workers)
 
     def relabelled(self, change: Callable[[Any, Any], Any]) -> IndexedSamples:
-        """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none."""
-        return IndexedSamples(Relabelled(self.read, change), self.indices, self.batch_size, self.workers)
+        """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none.
+
+        In place of what another task changed: a target is changed once.
+        """
+        read = self.read.read if isinstance(self.read, Relabelled) else self.read
+        return IndexedSamples(Relabelled(read, change), self.indices, self.batch_size, self.workers)
 
     def fingerprint(self, *, every: bool) -> str:
         """SHA-256 over the length and the items' types, shapes and bytes: all, or 256 evenly spaced.
@@ -195,7 +199,7 @@ class Items:
 class Relabelled:
     """Batches read as before, with another target."""
 
-    def __init__(self, read: Rows | Items | Relabelled, change: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, read: Rows | Items, change: Callable[[Any, Any], Any]) -> None:
         self.read, self.change = read, change
         self.collated: bool = read.collated
 

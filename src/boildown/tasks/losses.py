@@ -10,16 +10,52 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from boildown.errors import InputError
-from boildown.tasks.checks import unlike
+from boildown.errors import DataError, InputError, Mistake
+from boildown.tasks.checks import IGNORED, unlike
 from boildown.tasks.data import leaves
 
 Loss = Callable[[Any, Any], Any]
 
 
-def _cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Logits (n, C, ...) against class indices (n, ...) or probabilities of the output's shape."""
-    return functional.cross_entropy(output, target.to(output.dtype) if target.is_floating_point() else target.long())
+def _cross_entropy(output: torch.Tensor, target: torch.Tensor) -> Any:
+    """Logits (n, C, ...) against class indices (n, ...) or probabilities of the output's shape.
+
+    0 where every index is -100. Raises DataError for other shapes.
+    """
+    shapes = tuple(output.shape), tuple(target.shape)
+    if output.ndim < 2 or output.shape[1] < 2:
+        raise DataError(
+            Mistake(
+                f"Outputs of shape {shapes[0]} are no scores of two classes or more, which cross_entropy compares.",
+                "Give loss='bce' where one logit says which of two it is.",
+            )
+        )
+    if target.is_floating_point() and shapes[1] == shapes[0]:
+        return functional.cross_entropy(output, target.to(output.dtype))
+    if target.is_floating_point() or shapes[1] != (*shapes[0][:1], *shapes[0][2:]):
+        raise DataError(
+            Mistake(
+                f"Targets of shape {shapes[1]} ({str(target.dtype).removeprefix('torch.')}) do not fit outputs of "
+                f"shape {shapes[0]}: cross_entropy takes class indices (n, ...), or probabilities (n, C, ...).",
+                "Change the targets' shape or type in the data set (squeeze(1), long()), or choose what is compared "
+                "with forward=.",
+            )
+        )
+    return zero_of_none(functional.cross_entropy(output, target.long(), ignore_index=IGNORED), target)
+
+
+def zero_of_none(loss: Any, target: Any) -> Any:
+    """The loss of a batch; 0 where every label is -100, since the mean of none is NaN."""
+    if not isinstance(target, torch.Tensor) or target.is_floating_point():
+        return loss
+    return torch.where((target != IGNORED).any(), loss, torch.zeros_like(loss))
+
+
+def _binary_cross_entropy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The mean over targets that are not -100; 0 where all are."""
+    counted = (target != IGNORED).to(output.dtype)
+    total = functional.binary_cross_entropy_with_logits(output, target, counted, reduction="sum")
+    return total / counted.sum().clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +72,7 @@ class _Aligned:
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": _cross_entropy,
-    "bce": _Aligned(functional.binary_cross_entropy_with_logits),
+    "bce": _Aligned(_binary_cross_entropy),
     "mse": _Aligned(functional.mse_loss),
     "l1": _Aligned(functional.l1_loss),
     "huber": _Aligned(functional.huber_loss),

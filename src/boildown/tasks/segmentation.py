@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
-from boildown.tasks.checks import IGNORED
+from boildown.tasks.checks import IGNORED, ignoring
 from boildown.tasks.classification import Classification
 from boildown.tasks.data import IndexedSamples
 from boildown.tasks.general import Options
@@ -20,7 +20,8 @@ class Segmentation(Classification):
     averaged over pixels. The rest is as in `Classification`.
     """
 
-    _most_checked = 16
+    _most_checked: ClassVar[int | None] = 16
+    _label_axes: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -47,4 +48,4 @@ class Segmentation(Classification):
 
 
 def _without(label: int, _inputs: Any, target: Any) -> Any:
-    return None if target is None else target.masked_fill(target == label, IGNORED)
+    return None if target is None else ignoring(target, target == label)

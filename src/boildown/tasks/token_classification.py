@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 
 from boildown.domain.task import Runnable
 from boildown.errors import DataError, Mistake
+from boildown.tasks.checks import IGNORED, ignoring
 from boildown.tasks.classification import Classification
+from boildown.tasks.data import IndexedSamples
 from boildown.tasks.general import Options
 from boildown.tasks.losses import Loss, kl_of_shown
 
@@ -22,10 +24,12 @@ class TokenClassification(Classification):
 
     The output of a batch is (n, C, T), classes second as PyTorch's losses take them, and 0 for tokens that only
     pad, whatever the model gives for them: those where `mask(inputs)`, shape (n, T), is 0; by default the input
-    `attention_mask`, where there is one. Divergence leaves them out. The rest is as in `Classification`.
+    `attention_mask`, where there is one. Their labels are -100 whatever the data set gives, and divergence leaves
+    them out. The rest is as in `Classification`.
     """
 
-    _most_checked = 16
+    _most_checked: ClassVar[int | None] = 16
+    _label_axes: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -43,6 +47,29 @@ class TokenClassification(Classification):
         self._mask = mask or shown
         super().__init__(train, calibration, validation, test, loss=loss, metrics=metrics, classes=classes, **options)
         self._divergence = kl_of_shown
+
+    def read(self, name: str, source: Any) -> IndexedSamples | None:
+        """The samples, with -100 where a token does not count."""
+        samples = super().read(name, source)
+        return None if samples is None else samples.relabelled(self.labels)
+
+    def labels(self, inputs: Any, given: Any) -> Any:
+        """The labels of a batch, shape (n, T), from those that the data set gives; None where there are none.
+
+        Raises DataError where they do not fit the mask.
+        """
+        mask = None if given is None else self._mask(inputs)
+        if mask is None:
+            return given
+        labels, mask = torch.as_tensor(given), torch.as_tensor(mask)
+        if labels.shape != mask.shape:
+            raise DataError(
+                Mistake(
+                    f"Labels of shape {tuple(labels.shape)} do not fit the mask, {tuple(mask.shape)}.",
+                    f"Give every token a label, padding too, such as {IGNORED}.",
+                )
+            )
+        return ignoring(labels, ~mask.bool())
 
     def run(self, model: Runnable, inputs: Any) -> torch.Tensor:
         """Logits of a batch, shape (n, C, T). Raises DataError where the model returns others than (n, T, C)."""
