@@ -69,6 +69,29 @@ def test_folders_for_train_and_validation_are_taken_as_they_are(folder):
         image_folder(parted, size=12)
 
 
+def test_what_lies_beside_the_parts_is_no_class(folder):
+    parted = folder.parent / "parted"
+    for part in ("train", "val"):
+        shutil.copytree(folder, parted / part)
+    shutil.copytree(folder / "cats", parted / "checkpoints" / "shown")
+    found, told = ImageFolder.find(parted)
+    assert (found.classes, len(found.files)) == (("cats", "dogs"), 120)
+    assert told[1] == "Folders beside those of the parts are left out: checkpoints."
+    shutil.rmtree(parted / "val")
+    assert ImageFolder.find(parted)[0].classes == ("cats", "dogs"), "train alone, with folders in it, is a part"
+    shutil.copytree(folder / "dogs", parted / "valid" / "dogs")
+    shutil.copytree(folder / "dogs", parted / "Validation" / "birds")
+    with pytest.raises(DataError) as caught:
+        ImageFolder.find(parted)
+    told = [mistake.cause for mistake in caught.value.mistakes]
+    assert told == [f"{parted} has Validation and valid, all for validation.", "Classes that train lacks: birds."]
+
+
+def test_a_class_may_be_called_train(folder):
+    (folder / "dogs").rename(folder / "train")
+    assert ImageFolder.find(folder)[0].classes == ("cats", "train")
+
+
 def test_pixels_are_resized_cut_and_normalized(tmp_path):
     pixels = np.zeros((20, 40, 3))
     pixels[:, 15:25] = (255, 0, 0)  # a red bar in the middle of a wide black image
@@ -84,6 +107,35 @@ def test_pixels_are_resized_cut_and_normalized(tmp_path):
     assert closer[0].mean() > image[0].mean(), "half of the shorter side is kept"
     grey, _ = Images([path], [0], Look(10, channels=1))[0]
     assert grey.shape == (1, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [("png", np.uint16), ("tif", np.uint16), ("tif", ">u2"), ("pgm", np.int32)]
+)
+def test_all_bits_of_deep_grey_images_count(tmp_path, ending, kind):
+    for name in "ab":
+        for place in range(2):
+            path = tmp_path / "deep" / name / f"{place}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.array([[0, 300], [2048, 4095]], kind)).save(path)
+    look = ImageFolder.find(tmp_path / "deep")[0].look()
+    assert (look.size, look.channels) == (2, 1)
+    if ending != "pgm":  # which is stretched to 16 bits as it is written
+        assert look == Look(2, 1, white=4095)
+        assert look.read(path)[..., 0].tolist() == [[0, 19], [128, 255]]
+        assert Look(2).read(path)[..., 2].tolist() == [[0, 1], [8, 16]], "as parts of all that 16 bits can be"
+    assert len(np.unique(look.read(path))) == 4
+
+
+def test_images_are_turned_as_the_camera_was_held(tmp_path):
+    image = Image.fromarray(np.repeat([[0], [255]], 16, 0).repeat(16, 1).astype(np.uint8))  # white below
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise
+    image.save(tmp_path / "held.jpg", exif=exif, quality=95)
+    pixels = Look(16, 1).read(tmp_path / "held.jpg")[..., 0]
+    assert pixels.shape == (16, 16)
+    assert pixels[:, 0].min() > 250
+    assert pixels[:, -1].max() < 5
 
 
 def test_images_are_read_once_where_they_fit(folder, monkeypatch):

@@ -106,9 +106,10 @@ def start_images(root: Path, folder: Path, look: Look | None = None, *, size: in
     """
     found, told = ImageFolder.find(root)
     own = look is None
-    look = found.look() if look is None else look
+    seen = found.look()
+    look = seen if look is None else replace(look, white=seen.white)
     if size is not None:
-        look = Look(size, look.channels, look.crop, look.mean, look.std)
+        look = replace(look, size=size)
     share = validation_share(len(found.files))
     task = found.task(look, validation=share)
     parted = any(part == "validation" for part, *_ in found.files)

@@ -26,15 +26,19 @@ _PARTS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     "test": "test",
 }
+_DEEP = frozenset({"I", "I;16", "I;16B", "I;16L"})
+"""Pillow's modes of grey images with more than 8 bits, which it cuts off at 255 where it converts them."""
+
 _KEPT_BYTES = 256e6
 _LARGEST, _OWN_SIZE = 64, 96
 
 
 @dataclass(frozen=True)
 class Look:
-    """How an image becomes a tensor: resized, cut to a square, scaled to 0..1, normalized.
+    """How an image becomes a tensor: turned upright, resized, cut to a square, scaled to 0..1, normalized.
 
     size: pixels of a side. crop: the share of the resized shorter side that is kept. mean, std: of each channel.
+    white: the value that is white in grey images of 16 bits.
     """
 
     size: int
@@ -42,15 +46,22 @@ class Look:
     crop: float = 1.0
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    white: int = 2**16 - 1
 
     def read(self, path: Path) -> NDArrayOfBytes:
         """The pixels of one image, uint8 (size, size, channels). Raises DataError where it cannot be read."""
         image = _pillow()
+        from PIL import ImageOps
+
         try:
             with image.open(path) as opened:
-                picture = opened.convert("L" if self.channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
-            raise DataError.of(f"The image {path} cannot be read: {error}.", "Mend it, or leave it out.") from None
+                picture = ImageOps.exif_transpose(opened)
+                if picture.mode in _DEEP:
+                    scaled = np.asarray(picture).astype(np.float64) * (255 / self.white)
+                    picture = image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+                picture = picture.convert("L" if self.channels == 1 else "RGB")
+        except Exception as error:  # the decoder of a broken file can fail with anything
+            raise DataError.of(f"The image {path} cannot be read: {error}.", "Mend it, or leave it out.") from error
         shorter = round(self.size / self.crop)
         scale = shorter / min(picture.size)
         if scale != 1:
@@ -111,13 +122,10 @@ class ImageFolder:
         _pillow()
         if not root.is_dir():
             raise DataError.of(f"There is no folder {root}.", "Name one with a folder of images for every class.")
-        below = _folders(root)
-        parts: dict[str | None, Path] = {None: root}
-        if below and all(folder.name.casefold() in _PARTS for folder in below):
-            parts = {_PARTS[folder.name.casefold()]: folder for folder in below}
+        parts, beside = _parts(root)
         found: list[tuple[str | None, Path, str]] = []
         others: list[str] = []
-        for part, folder in parts.items():
+        for part, folder in parts:
             others += [path.name for path in folder.iterdir() if path.is_file() and path.suffix.casefold() in ENDINGS]
             for of_class in _folders(folder):
                 paths = sorted(path for path in of_class.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -125,24 +133,29 @@ class ImageFolder:
                 others += [path.name for path in paths if path.suffix.casefold() not in ENDINGS]
                 found += [(part, path, of_class.name) for path in images]
         classes = tuple(sorted({name for _part, _path, name in found}))
-        if mistakes := _mistakes(root, found, classes, set(parts)):
+        if mistakes := _mistakes(root, found, classes, parts):
             raise DataError(*mistakes)
         places = {name: place for place, name in enumerate(classes)}
         files = tuple((part, path.relative_to(root).as_posix(), places[name]) for part, path, name in found)
         told = [f"{len(others):,} files are no images in the folder of a class: {some(others, 3)}."] if others else []
+        if beside:
+            told.append(f"Folders beside those of the parts are left out: {some(beside)}.")
         return cls(root, classes, files), told
 
     def look(self) -> Look:
         """How to read the images for a network of no fixed size: as they are where they are small and alike.
 
-        Reads the beginning of every file. Raises DataError naming those that are no images.
+        Reads the beginning of every file, and all of those with 16 bits: the brightest tells how many of the bits
+        are used. Raises DataError naming those that are no images.
         """
-        image, sizes, modes, broken = _pillow(), set(), set(), []
+        image, sizes, modes, broken, brightest = _pillow(), set(), set(), [], 0
         for _part, name, _class in self.files:
             try:
                 with image.open(self.root / name) as opened:
                     sizes.add(opened.size)
                     modes.add(opened.mode)
+                    if opened.mode in _DEEP:
+                        brightest = max(brightest, int(np.asarray(opened).max()))
             except (OSError, ValueError, SyntaxError, image.DecompressionBombError):
                 broken.append(name)
         if broken:
@@ -151,7 +164,9 @@ class ImageFolder:
             )
         side = min(min(size) for size in sizes)
         size = side if side <= _OWN_SIZE and len(sizes) == 1 else _LARGEST
-        return Look(size, channels=1 if modes <= {"L", "1"} else 3)
+        look = Look(size, channels=1 if modes <= {"L", "1", *_DEEP} else 3)
+        bits = max(8, brightest.bit_length())
+        return replace(look, white=2**bits - 1) if modes & _DEEP else look
 
     def task(self, look: Look, *, validation: float = 0.2, seed: int = 0) -> Classification:
         """The task. Where the folder has no part for validation, a file's name and the seed decide where it goes.
@@ -189,18 +204,40 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
 
 
+def _parts(root: Path) -> tuple[list[tuple[str | None, Path]], list[str]]:
+    """The folders of the parts, and the names of those beside them; the root alone where its folders are classes."""
+    below = _folders(root)
+    parts: list[tuple[str | None, Path]] = [
+        (_PARTS[folder.name.casefold()], folder) for folder in below if folder.name.casefold() in _PARTS
+    ]
+    beside = [folder.name for folder in below if folder.name.casefold() not in _PARTS]
+    train = [folder for part, folder in parts if part == "train"]
+    # A class may be called train: alone among others it is a part where it holds folders.
+    if parts and (not beside or (train and (len(parts) > len(train) or any(map(_folders, train))))):
+        return parts, beside
+    return [(None, root)], []
+
+
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values) * channels if len(values) == 1 else tuple(values)[:channels]
 
 
 def _mistakes(
-    root: Path, found: Sequence[tuple[str | None, Path, str]], classes: Sequence[str], parts: set[str | None]
+    root: Path,
+    found: Sequence[tuple[str | None, Path, str]],
+    classes: Sequence[str],
+    folders: Sequence[tuple[str | None, Path]],
 ) -> list[Mistake]:
+    parts = {part for part, _folder in folders}
     if not classes:
         loose = [path for path in root.iterdir() if path.suffix.casefold() in ENDINGS]
         cause = f"{root} holds {len(loose)} images, and no folders of them." if loose else f"{root} holds no images."
         return [Mistake(cause, "Put the images of each class into a folder of its own: cats/1.png, dogs/1.png.")]
     mistakes = []
+    for part in sorted(map(str, parts)):
+        names = [folder.name for its, folder in folders if its == part]
+        if len(names) > 1:
+            mistakes.append(Mistake(f"{root} has {' and '.join(names)}, all for {part}.", "Keep one, or join them."))
     if len(classes) == 1:
         mistakes.append(
             Mistake(f"{root} has one class only: {classes[0]}.", "A folder for each of at least two classes is needed.")
