@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import runpy
+import shutil
 import sys
 
 import numpy as np
@@ -137,6 +138,31 @@ def test_every_mistake_is_told_at_once_and_nothing_written(call, sold, pictures,
         assert part in told
     assert all(mistake.cure for mistake in caught.value.mistakes)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("where", ["project", "elsewhere"])
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_names_are_written_as_text_and_never_as_code(call, pictures, tmp_path, monkeypatch, where, kind):
+    monkeypatch.chdir(tmp_path)
+    odd = "a\"\\t'{0}\n\"\"\"\nopen('ran', 'w')\n\x7f\u2028é\\"
+    data, folder = tmp_path / where / odd, tmp_path / "project"
+    shutil.copytree(pictures, data / odd)
+    weights, table = data / f"{odd}.safetensors", data / f"{odd}.csv"
+    weights.write_bytes(b"")
+    with table.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["x", odd], *([i % 7, i % 2] for i in range(200))])
+    given = ["--csv", table, "--predict", odd] if kind == "table" else ["--image-folder", data / odd]
+    call(folder, *given, "--model", f"net:{odd}", "--weights", weights)
+    read = read_config(folder / "boildown.toml")
+    assert (read.model, read.arguments["weights"].resolve()) == (f"net:{odd}", weights.resolve())
+    assert len(built(folder, "task").train) > 20
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_a_file_is_no_folder_to_begin_in(call, sold):
+    for folder in (sold, sold / "below"):
+        with pytest.raises(InputError, match=r"sold\.csv is a file, and no folder.*\n.*another"):
+            call(folder, "--csv", sold, "--predict", "bought", "--size", 2)
 
 
 def test_what_is_there_is_not_written_over(call, sold, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +28,9 @@ from boildown.training import Training, steps_for, train
 Network = TypeVar("Network", bound=nn.Module)
 
 LEAST_STEPS, EPOCHS = 2000, 40
-_TASK = '''\
-"""{title}"""
+# The two quotes on either side of the quoted title make it a docstring.
+_TASK = """\
+""{title}""
 
 from pathlib import Path
 
@@ -39,7 +41,7 @@ HERE = Path(__file__).parent
 
 def build():
 {body}
-'''
+"""
 _NETWORK = '''\
 """The small network that `boildown init` trained."""
 
@@ -49,6 +51,11 @@ from boildown.tasks.networks import {name}
 def build():
     return {call}
 '''
+
+
+def quoted(text: str) -> str:
+    """A text in double quotes, as Python and TOML alike read it: nothing in it ends the string, or the line."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def start_table(path: Path, target: str, folder: Path, kind: Kind | None = None,
     what = f"one of {len(table.classes)} classes" if table.classes else "a number"
     told = [f"{target!r} is {what}, predicted from {len(table.columns)} columns.", *told]
     code = _TASK.format(
-        title=f"Predict {target} from other columns of {path.name}; columns.json says how they become numbers.",
+        title=quoted(f"Predict {target} from other columns of {path.name}; columns.json says how they become numbers."),
         module="boildown.tasks.table", name="Table",
         body=f'    table = Table.load(HERE / "columns.json")\n'
         f"    return table.task({_place(path, folder)}, validation={share})  # the share of rows to judge on",
@@ -114,7 +121,7 @@ def start_images(root: Path, folder: Path, look: Look | None = None, *, size: in
     task = found.task(look, validation=share)
     parted = any(part == "validation" for part, *_ in found.files)
     code = _TASK.format(
-        title=f"Tell the {len(found.classes)} classes of images in {root.name}/ apart.",
+        title=quoted(f"Tell the {len(found.classes)} classes of images in {root.name}/ apart."),
         module="boildown.tasks.images", name="image_folder",
         body=f"    return image_folder(\n        {_place(root, folder)},\n        {written(look)},\n"
         + ("" if parted else f"        validation={share},  # the share of images to judge on\n")
@@ -153,7 +160,7 @@ def start_text(path: Path, target: str, model: Path, folder: Path, texts: Sequen
         f"how alike {' and '.join(table.texts)} are" if what is None else f"{what}, read off {', '.join(table.texts)}"
     )
     code = _TASK.format(
-        title=f"{target} of {path.name}: {what}; texts.json says how the columns are read.",
+        title=quoted(f"{target} of {path.name}: {what}; texts.json says how the columns are read."),
         module="boildown.tasks.text", name="TextTable",
         body=f'    table = TextTable.load(HERE / "texts.json")\n'
         f"    return table.task({_place(path, folder)}, {_place(model, folder)}, validation={share})",
@@ -282,4 +289,5 @@ def _place(path: Path, folder: Path) -> str:
     """A path as code: relative to the project where it lies in it."""
     inside = path.resolve().is_relative_to(folder.resolve())
     found = path.resolve().relative_to(folder.resolve()) if inside else path.resolve()
-    return f'HERE / "{found.as_posix()}"' if inside else f'Path("{found.as_posix()}")'
+    name = quoted(found.as_posix())
+    return f"HERE / {name}" if inside else f"Path({name})"

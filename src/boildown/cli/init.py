@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CONFIG = """\
 [model]
-factory = "{factory}"{factory_note}
+factory = {factory}{factory_note}
 {weights}
 
 [task]
@@ -138,6 +138,10 @@ def init(
 
 def _mistakes(asked: _Asked) -> Iterator[Mistake]:
     """What does not go together, or is not there."""
+    place = asked.folder.resolve()
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        yield Mistake(f"{there} is a file, and no folder to begin a project in.", "Name another folder.")
     sources = {"--csv": asked.csv, "--parquet": asked.parquet, "--image-folder": asked.image_folder}
     given = [name for name, value in sources.items() if value is not None]
     models = {"--model": asked.model, "--transformers": asked.transformers, "--timm": asked.timm}
@@ -199,18 +203,20 @@ def _start(asked: _Asked) -> Start | None:
 
 
 def _config(asked: _Asked, start: Start | None) -> str:
+    from boildown.api.starting import quoted
+
     weights = _NO_WEIGHTS
     if asked.weights is not None:
-        weights = f'weights = "{_relative(asked.weights, asked.folder)}"'
+        weights = f"weights = {quoted(_relative(asked.weights, asked.folder))}"
     elif start is None or start.network is not None:
         weights = f'weights = "{_WEIGHTS}"        # or a .pt file that holds only a state dict'
     conditions = _OWN if start is None else start.conditions
     factory = asked.model or (_factory(asked) if start is None else start.factory)
     return _CONFIG.format(
-        factory=factory,
+        factory=quoted(factory),
         factory_note=_FACTORY_NOTE if factory == "model:build" else "",
         weights=weights,
-        conditions=", ".join(f'"{condition}"' for condition in conditions),
+        conditions=", ".join(map(quoted, conditions)),
     )
 
 
