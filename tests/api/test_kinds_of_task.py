@@ -107,3 +107,17 @@ def test_the_eager_runtime_runs_what_no_other_can_and_says_that_it_cannot_quanti
     assert "float candidates only" in run.candidates[1].sentence
     loaded = torch.export.load(run.path / "best" / "model.pt2").module()
     assert torch.allclose(loaded(x), model(x), atol=1e-5)
+
+
+def test_samples_with_an_ignored_label_count_neither_in_search_nor_in_verdict(plugged, tmp_path):
+    x, y = plugged.samples(1200, 2)
+    y[::3] = -100
+    task = bd.Classification(calibration=(x[:50], y[:50]), validation=(x, y))
+    run = bd.compress(
+        plugged.model(), task, ["accuracy drop <= 5 pp", "size <= 0.9x"],
+        ladder=["shrink"], goal="best", confidence=0.9, runtime="mirror", runs=tmp_path,
+    )  # fmt: skip
+    assert run.outcome is bd.Outcome.TARGET_MET
+    found = run.best.measurements["accuracy"]
+    assert found.samples == pytest.approx(400, abs=2)
+    assert found.first == pytest.approx(0.9, abs=0.05)

@@ -310,11 +310,10 @@ class Bench:
             if len(known) == len(names) > 0:
                 return known
         if which == "search" and sha256 != self.first_hash:
-            measurements = self._searched(candidate, path, sha256, base, level)
+            measurements, complete = self._searched(candidate, path, sha256, base, level)
         else:
             own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
-            measurements = [self._measured(metric, own, base, which, level) for metric in metrics.values()]
-        complete = measurements[0].samples == len(self._samples(which))
+            measurements, complete = [self._measured(m, own, base, which, level) for m in metrics.values()], True
         for measurement in measurements:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
@@ -329,8 +328,8 @@ class Bench:
 
     def _searched(
         self, candidate: Candidate | None, path: Path, sha256: str, base: Statistics, level: float
-    ) -> list[Measurement]:
-        """A candidate on as many search samples as it takes: all metrics on all samples, or those asked for on some."""
+    ) -> tuple[list[Measurement], bool]:
+        """A candidate on as many search samples as it takes: all metrics on all (True), or those asked for on some."""
         samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
         order, weights = reading_order(doubt, self.job.seed, int(sha256[:16], 16))
@@ -350,7 +349,7 @@ class Bench:
             found = [stop.measure(name, own, level, self._environment) for name in asked]
         drops = {measurement.metric: measurement.drop for measurement in found}
         self.record("search", {"artifact": sha256, "scored": scored, "of": len(samples), "drop": drops})
-        return found
+        return found, scored == len(samples)
 
     def statistics(self, candidate: Candidate | None, path: Path, sha256: str, which: Which) -> Statistics:
         """Per-sample statistics of every metric; scored once for each artifact.
