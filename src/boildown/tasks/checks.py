@@ -113,7 +113,7 @@ def check_binary(name: str, targets: NDArray[Any]) -> list[Mistake]:
     return [
         Mistake(
             f"A {name} label is {outside[0]:g}, and loss='bce' takes those from 0 to 1.",
-            f"Divide by the largest (255 in many masks), or let {IGNORED} mark what does not count (ignore= of Segmentation).",
+            f"Divide by the largest (often 255); {IGNORED} marks what does not count (ignore= of Segmentation).",
         )
     ]
 
