@@ -64,6 +64,28 @@ def test_quiet_waits_until_computing_gives_way(other, tmp_path):
     assert steps[-1][1] > end, "it computed before and after"
 
 
+def test_nobody_is_alone_while_a_child_computes(other, tmp_path):
+    with quiet.computing(), Child() as child:
+        child.call("called_in_child:count")
+        timed = other("called_in_child:hold_machine", str(tmp_path / "held"), "quiet", 0)
+        child.call("called_in_child:sleep", 0.5, check=quiet.give_way)
+        end = time.monotonic()
+        while not timed.done():
+            quiet.give_way()
+        assert timed.result()[0] > end
+
+
+def test_a_hold_is_released_while_a_child_holds_for_itself(other, tmp_path):
+    with quiet.computing():
+        with quiet.delegated():
+            assert other("called_in_child:hold_machine", str(tmp_path / "held"), "quiet", 0).result(10)
+        timed = other("called_in_child:hold_machine", str(tmp_path / "again"), "quiet", 0)
+        time.sleep(0.3)
+        assert not timed.done(), "the hold is back"
+        while not timed.done():
+            quiet.give_way()
+
+
 def test_newcomers_wait_while_it_is_quiet(other, tmp_path):
     held = tmp_path / "held"
     running = other("called_in_child:hold_machine", str(held), "quiet", 0.4)

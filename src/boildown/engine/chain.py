@@ -17,6 +17,7 @@ from boildown.engine.job import Factories, Job
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.students import gather
 from boildown.errors import AttemptError
+from boildown.execution.quiet import computing, give_way
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
 from boildown.methods.base import Context, Data, Method, Sketching, settings_of
@@ -126,15 +127,20 @@ def apply_in_child(
     training: str, begun: Begun | None, sketched: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records."""
-    job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
     records: list[tuple[str, dict[str, Any]]] = []
-    context = context_of(
-        job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
-        keep=keeper(Path(folder), first, Path(first_folder)),
-    )  # fmt: skip
-    candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun, sketched=sketched)
-    save_candidate(candidate, Path(folder), first, Path(first_folder))
+    with computing():
+        job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
+        context = context_of(
+            job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
+            keep=keeper(Path(folder), first, Path(first_folder)), check=_give_way,
+        )  # fmt: skip
+        candidate = apply_chain(parse_rung(rung), first, first_key, job, context, begun, sketched=sketched)
+        save_candidate(candidate, Path(folder), first, Path(first_folder))
     return records
+
+
+def _give_way() -> None:
+    give_way()
 
 
 @lru_cache(maxsize=1)

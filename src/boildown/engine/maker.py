@@ -20,7 +20,7 @@ from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
 from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
-from boildown.execution.quiet import give_way
+from boildown.execution.quiet import delegated, give_way
 from boildown.journal.journal import Journal
 from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
@@ -130,13 +130,14 @@ class Maker:
             self._climbed.append(rung)
         begun = None if sketched else self._begun(rung)
         if self.job.factories.complete:
-            records = self._child.call(
-                "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
-                str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
-                str((self.folder / TRAINING).resolve()), begun, sketched,
-                deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
-                check=self.stop, on_progress=self.bench.progress, retries=1,
-            )  # fmt: skip
+            with delegated():
+                records = self._child.call(
+                    "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
+                    str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
+                    str((self.folder / TRAINING).resolve()), begun, sketched,
+                    deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
+                    check=self.stop, on_progress=self.bench.progress, retries=1,
+                )  # fmt: skip
             for kind, data in records:
                 self.record(kind, data)
             return load_candidate(folder, self.first, self.job.students)

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from boildown.errors import AttemptError, DeadlineError, WorkerLost
+from boildown.execution.quiet import occupied
 from boildown.execution.worker import PROTOCOL
 
 _TICK = 0.1  # seconds between two calls of `check`
@@ -95,7 +96,7 @@ class Child:
                 )
 
         call = pickle.dumps((function, args, kwargs), PROTOCOL)
-        with self._one_call:
+        with self._one_call, occupied():
             while True:
                 try:
                     return _value(function, self._exchange(function, call, tick, on_progress))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -53,4 +54,5 @@ class Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._told()
+        with contextlib.suppress(RuntimeError):  # the signal came while the same stream was being written to
+            self._told()

@@ -48,7 +48,7 @@ def give_way(check: Callable[[], None] = lambda: None) -> bool:
     Costs about ten microseconds when nobody wants to. Without effect outside `computing` and inside
     this thread's own `quiet`.
     """
-    if not _mine.depth or _mine.aside or _mine.room is None:
+    if not _mine.depth or _mine.aside or _mine.occupied or _mine.room is None:
         return False
     gate = _open("gate")
     if gate is None:
@@ -65,6 +65,34 @@ def give_way(check: Callable[[], None] = lambda: None) -> bool:
     finally:
         _mine.aside = False
     return True
+
+
+@contextlib.contextmanager
+def delegated() -> Iterator[None]:
+    """A child of ours computes, gives way by itself, and holds the machine for itself: this thread's hold is released.
+
+    Comes back when nobody times any more. Without effect outside `computing` and inside this thread's own `quiet`.
+    """
+    if not _mine.depth or _mine.aside or _mine.room is None:
+        yield
+        return
+    _unlock(_mine.room)
+    _mine.aside = True
+    try:
+        yield
+    finally:
+        _mine.aside = False
+        _enter(lambda: None)
+
+
+@contextlib.contextmanager
+def occupied() -> Iterator[None]:
+    """A child of ours computes for this thread: `give_way` is without effect, for nobody would be alone."""
+    before, _mine.occupied = _mine.occupied, True
+    try:
+        yield
+    finally:
+        _mine.occupied = before
 
 
 @contextlib.contextmanager
@@ -105,6 +133,7 @@ class _Mine(threading.local):
     aside = False
     """In `quiet` or waiting: it has nothing to give way with, so that `check` may call `give_way`."""
     alone = False
+    occupied = False
 
 
 _mine = _Mine()
