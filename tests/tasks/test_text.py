@@ -9,6 +9,7 @@ import torch
 
 from boildown.errors import DataError, InputError, ModelError
 from boildown.tasks.text import TextTable, encode, mean_of_tokens
+from boildown.tasks.text import _pooling as pooling
 
 WORDS = ["the", "film", "was", "good", "bad", "long", "short", "and", "i", "liked", "it", "not"]
 
@@ -95,6 +96,21 @@ def test_two_texts_are_a_pair_for_a_head_and_two_sides_for_an_encoder(model, tmp
     (one, two), score = next(table.task(pairs, encoder, validation=0.5).train.batches(4))
     assert one["input_ids"].shape == two["input_ids"].shape == (4, 16)
     assert score.dtype == torch.float32
+    vectors = torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0))
+
+    def pooled():
+        return pooling(encoder)(lambda **_: {"last_hidden_state": vectors}, one)
+
+    shown = one["attention_mask"].bool()
+    mean = torch.stack([vectors[row][shown[row]].mean(0) for row in range(4)])
+    torch.testing.assert_close(pooled(), mean)
+    (encoder / "1_Pooling").mkdir()
+    written = encoder / "1_Pooling" / "config.json"
+    written.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    torch.testing.assert_close(pooled(), vectors[:, 0])
+    written.write_text(json.dumps({"pooling_mode_max_tokens": True, "include_prompt": True}))
+    with pytest.raises(ModelError, match="pools tokens by max_tokens"):
+        pooled()
     head = model(id2label={"0": "LABEL_0"})
     table, _told = TextTable.find(pairs, "score", head)
     assert table.kind == "regression"

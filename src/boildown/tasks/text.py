@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +117,7 @@ class TextTable:
             raise DataError.of(f"{path.name} has too few different rows to be split.", "Give more, or another share.")
         data: dict[str, Any] = {"train": Subset(encoded, train), "validation": Subset(encoded, held)}
         if self.kind == "embedding":
-            return Embedding(**data, forward=mean_of_tokens)
+            return Embedding(**data, forward=_pooling(model))
         return Regression(**data) if self.kind == "regression" else Classification(**data, classes=self.classes)
 
     def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
@@ -179,14 +179,41 @@ def encode(model: Path, *texts: Sequence[str], length: int) -> dict[str, Tensor]
 
 def mean_of_tokens(model: Any, side: Mapping[str, Tensor]) -> Tensor:
     """One vector per text, (n, d): the model's own, or the mean of the vectors of its tokens."""
-    output = model(**side)
-    if isinstance(output, Mapping):
-        output = next(iter(output.values()))
-    vectors = torch.as_tensor(output[0] if isinstance(output, tuple | list) else output)
+    vectors = _vectors(model, side)
     if vectors.ndim == 2:
         return vectors
     shown = side["attention_mask"].to(vectors.device).unsqueeze(-1).to(vectors.dtype)
     return (vectors * shown).sum(1) / shown.sum(1).clamp_min(1)
+
+
+def first_token(model: Any, side: Mapping[str, Tensor]) -> Tensor:
+    """One vector per text, (n, d): the model's own, or that of its first token."""
+    vectors = _vectors(model, side)
+    return vectors if vectors.ndim == 2 else vectors[:, 0]
+
+
+def _vectors(model: Any, side: Mapping[str, Tensor]) -> Tensor:
+    """The first output: (n, d), or (n, length, d)."""
+    output = model(**side)
+    if isinstance(output, Mapping):
+        output = next(iter(output.values()))
+    return torch.as_tensor(output[0] if isinstance(output, tuple | list) else output)
+
+
+def _pooling(model: Path) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+    """How the vectors of tokens become one: as sentence-transformers has written beside the model, else their mean."""
+    path = model / "1_Pooling" / "config.json"
+    if not path.exists():
+        return mean_of_tokens
+    config = json.loads(path.read_text(encoding="utf-8"))
+    modes = [name.removeprefix("pooling_mode_") for name, value in config.items() if value is True and "mode" in name]
+    known = {"mean_tokens": mean_of_tokens, "cls_token": first_token}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ModelError.of(
+            f"{path} pools tokens by {' and '.join(modes) or 'no mode'}, which is not known here.",
+            "Write task.py yourself, with Embedding(forward=a function of the model and one side's inputs).",
+        )
+    return known[modes[0]]
 
 
 def configuration(model: Path) -> dict[str, Any]:
