@@ -298,6 +298,7 @@ OPERATORS = [
     (lambda x: F.pixel_shuffle(x.repeat_interleave(2, 1), 2).mean((2, 3), keepdim=True), [3]),
     (lambda x: F.pad(x, (0, 0, 0, 0, -1, 0)), "a pad copies or cuts some of them"),
     (lambda x: x + torch.ones(1).expand(1, 6, 1, 1), [6]),
+    (lambda x: F.glu(x, 1), [3]),
 ]
 """(what is between two layers, the widths of the first one's groups or why there are none)."""
 

@@ -410,6 +410,11 @@ class _Tracer(Interpreter):
             best = next((labels for labels in operands if self._varies_at_all(labels)), best)
         return best.expand(shape)
 
+    def _glu(self, node: Node) -> Any:
+        first, second = self._of(argument(node, "self")).chunk(2, argument(node, "dim"))
+        self._tie(first, second)
+        return first
+
     def _tie(self, first: Tensor, second: Tensor) -> None:
         """Unite two operands that broadcast, unless one entry of one meets all channels of the other."""
         dimensions = max(first.ndim, second.ndim)
@@ -751,6 +756,7 @@ _RULES: Mapping[str, Callable[[_Tracer, Node], Any]] = {
     "layer_norm": _Tracer._layer_norm,
     "rms_norm": _Tracer._layer_norm,
     "prelu": _Tracer._prelu,
+    "glu": _Tracer._glu,
     "type_as": lambda tracer, node: tracer._of(argument(node, "self")),
     "matmul": _Tracer._matmul,
     "bmm": _Tracer._matmul,
