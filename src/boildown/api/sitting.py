@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -210,7 +211,9 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
             left = read.budget.remaining if read.budget.seconds is not None else None
             sat.emit("step", {"what": what, "done": done, "total": total, "left": left})
 
-        with Stop(told) as stop, computing(stop.check):
+        with Stop(told) as stop, computing(stop.check), warnings.catch_warnings():
+            # Torch about itself, of no use to who calls this.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
             bench = Bench(read.job, folder, check=stop.check, progress=progress)
             bench.seconds["build"] += read.building
             sat = Sitting(read.job, bench, [live, call], stop)
