@@ -207,6 +207,29 @@ def test_a_ratio_is_corrected_twice_and_no_more():
     assert sum(rung.startswith("progressive(ratio=") for rung in rungs) == 1 + 2, "harder, and corrected"
 
 
+@pytest.mark.parametrize(
+    ("goal", "holds", "ratios"),
+    [
+        ("smallest", 0.45, [0.8, 0.6, 0.45, 0.338, 0.39, 0.419]),
+        ("smallest", 0.9, [0.8, 0.894, 0.946]),
+        ("first", 0.45, [0.8]),
+    ],
+)
+def test_the_smallest_is_looked_for_where_quality_still_holds(goal, holds, ratios):
+    steps, attempts = Auto(job(goal=goal)), [judged(0, "first"), judged(1, "quantize-static", size=0.3)]
+    tried = []
+    while (step := steps.next(attempts)) is not None:
+        rung, number = str(step[0]), len(attempts)
+        if not rung.startswith("prune") or not rung.endswith("+ quantize-static") or rung.count("+") > 1:
+            attempts.append(failed(number, rung))
+            continue
+        ratio = step[0].methods[0].ratio or 0.8
+        tried.append(ratio)
+        attempts.append(judged(number, rung, size=0.25 * ratio, drop=0.0 if ratio >= holds else 0.05))
+        attempts[-1].quote = {"rung": f"prune(ratio={ratio:g}) + quantize-static"}
+    assert tried == ratios
+
+
 def test_two_methods_of_one_name_are_refused(plugged):
     plugged(card("quantize-static"))
     with pytest.raises(InputError, match="Two methods are called 'quantize-static'"):

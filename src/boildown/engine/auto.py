@@ -17,6 +17,8 @@ from boildown.methods.registry import installed
 
 _OFF, _MARGIN, _CORRECTIONS = 0.25, 0.97, 2
 """How far sketches may be off, what a corrected ratio keeps below that, and how often a chain's is corrected."""
+_DOWN, _NEAR, _LEAST = 0.75, 1.1, 0.05
+"""For the smallest or fastest: the step to a smaller ratio, how near a good and a bad one come, and where it ends."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Auto:
     method whose card answers the last miss best comes first. In the others every open rung is sketched, and the
     one that keeps most of the network while it meets the costs comes first; what is trained first is what was
     nearest in quality without. Settings that compress harder are climbed only where gentler ones missed a cost.
+    For the goals `smallest` and `fastest` a chain that met the target is climbed again with less left, until quality
+    is missed, and then in between.
     """
 
     skips = True
@@ -112,6 +116,8 @@ class Auto:
         if not trains and self._job.goal == "first" and any(map(self._fits, judged)) and not room:
             return  # costs are met and quality is not: taking out more can only lose more
         yield from self._corrected(attempts)
+        if self._job.goal in ("smallest", "fastest"):
+            yield from self._explored(attempts)
         rungs = [rung for rung in self._usual if _takes_out(rung)]
         too_gentle = self._too_gentle(attempts)
         rungs += [rung for rung in self._harder if _takes_out(rung) and _names(rung) & too_gentle]
@@ -132,6 +138,26 @@ class Auto:
             smaller = tuple(_smaller(method, over) for method in methods)
             if smaller != methods:
                 yield _Proposal(Rung(smaller), f"{attempt.rung} missed by {over:.0%}: its ratio was a little too large")
+
+    def _explored(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+        """Chains that met the costs, at a ratio where quality may hold: below all that met, above what did not."""
+        chains: dict[tuple[str, ...], list[tuple[Attempt, float]]] = {}
+        for attempt in attempts[1:]:
+            if self._fits(attempt) and (ratio := _ratio(parse_rung(attempt.settled))):
+                chains.setdefault(_links(attempt), []).append((attempt, ratio))
+        for found in chains.values():
+            best, good = min(
+                (each for each in found if each[0].state is State.MET), key=lambda each: each[1], default=(None, 1.0)
+            )
+            bad = max((ratio for attempt, ratio in found if attempt is not best and ratio < good), default=0.0)
+            new = round((good * bad) ** 0.5 if bad else _DOWN * good, 3)
+            if (best is None and not bad) or new < _LEAST or (bad and good / bad < _NEAR):
+                continue
+            methods = parse_rung((best or found[0][0]).settled).methods
+            told = (
+                f"above a ratio of {bad:g} quality may hold" if bad else "it met the target: with less left it may too"
+            )
+            yield _Proposal(Rung(tuple(_with_ratio(method, new) for method in methods)), told)
 
     def _mended(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
         """Chains that met the costs and missed quality, with a link that trains in the place of one or behind it."""
@@ -223,8 +249,18 @@ def _links(of: Attempt) -> tuple[str, ...]:
 
 def _smaller(method: Method, over: float) -> Method:
     """The same method with its ratio smaller by as much as a cost was missed; as it is where it has none."""
-    ratio = getattr(method, "ratio", None) if "ratio" in method.card.shape else None
-    return replace(method, ratio=round(_MARGIN * ratio / (1 + over), 3)) if ratio else method  # type: ignore[type-var]
+    return _with_ratio(method, round(_MARGIN * (_ratio(Rung((method,))) or 0.0) / (1 + over), 3))
+
+
+def _with_ratio(method: Method, ratio: float) -> Method:
+    """The same method with another ratio; as it is where it has none."""
+    return replace(method, ratio=ratio) if _ratio(Rung((method,))) else method  # type: ignore[type-var]
+
+
+def _ratio(rung: Rung) -> float | None:
+    """The ratio of what a rung takes out, of the first link that has one; None where it has none or it is searched."""
+    ratios = (getattr(method, "ratio", None) for method in rung.methods if "ratio" in method.card.shape)
+    return next((float(ratio) for ratio in ratios if ratio), None)
 
 
 def _size(attempt: Attempt) -> float:
