@@ -58,7 +58,8 @@ def test_a_tenth_is_kept_for_the_verdict_and_earlier_sittings_count():
 def test_an_attempt_gets_three_times_its_quote_and_at_most_half_of_what_is_left():
     budget = Budget(10_000.0, clock=Clock())
     assert budget.limit(15) == 3 * 900
-    assert budget.limit(1000) == 4500
+    assert budget.limit(1000) == 4500, "it cannot be done, and others may"
+    assert budget.limit(90) == 1.5 * 5400, "half of what remains would end it in vain"
     assert budget.limit(0.01) == 2250, "cards know small models: a short quote gets a quarter"
     assert Budget(300.0, clock=Clock()).limit(0.01) == 120, "and two minutes where there are two"
     assert Budget(10.0, clock=Clock()).limit(10) == 4.5
@@ -66,6 +67,7 @@ def test_an_attempt_gets_three_times_its_quote_and_at_most_half_of_what_is_left(
 
 
 @given(st.floats(1, 1e6), st.floats(0, 1e4))
-def test_a_limit_never_takes_more_than_half_of_a_budget_that_has_two_seconds(seconds, minutes):
+def test_a_limit_takes_no_more_than_half_of_a_budget_or_what_is_quoted(seconds, minutes):
     budget = Budget(seconds, clock=Clock())
-    assert 1.0 <= budget.limit(minutes) <= max(1.0, seconds / 2)
+    most = 90 * minutes if 60 * minutes <= budget.remaining else 0.0
+    assert 1.0 <= budget.limit(minutes) <= max(1.0, seconds / 2, min(most, seconds)) * (1 + 1e-9)

@@ -17,10 +17,11 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
-from boildown.engine.forecast import Forecaster
+from boildown.engine.forecast import Forecast, Forecaster
 from boildown.engine.job import Job
 from boildown.engine.layers import LAYERS, layers
 from boildown.engine.maker import Emit, Maker
+from boildown.engine.outlook import outlook
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
 from boildown.engine.rung import Rung
@@ -150,7 +151,7 @@ class Climber:
         attempt.quote = forecast.quote()
 
         def climb() -> None:
-            refusal = self.maker.refusal(rung) or (forecast.sentence() if skip else "")
+            refusal = self.maker.refusal(rung) or (forecast.sentence() or self._outlook(forecast) if skip else "")
             if refusal:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
@@ -172,6 +173,9 @@ class Climber:
         if not attempt.cut:  # one that was goes on from there, given more time
             self.maker.tidy(rung)
         return attempt
+
+    def _outlook(self, forecast: Forecast) -> str:
+        return outlook(forecast, self.journal.attempts(), self.job.quality)
 
     def judge_in_full(self, attempt: Attempt) -> None:
         """Give an attempt that search rejected its figures on the verdict samples."""

@@ -77,11 +77,14 @@ class Budget:
     def limit(self, minutes: float) -> float:
         """How long an attempt quoted at `minutes` may take: 3x, at most half of what remains.
 
-        Cards quote small models: at least a quarter of what remains, and two minutes where the budget
-        has them; without a budget at least an hour, since then only a hang has to be ended.
+        One that needs about half of it gets 1.5x: with less it would be begun in vain. Cards quote small models: at
+        least a quarter of what remains, and two minutes where the budget has them; without a budget at least an hour,
+        since then only a hang has to be ended.
         """
-        least = _WITHOUT_BUDGET if self.seconds is None else max(_LEAST_LIMIT, self.remaining / 4)
-        return max(1.0, min(max(3 * 60 * minutes, least), self.remaining / 2))
+        quoted, remaining = 60 * minutes, self.remaining
+        least = _WITHOUT_BUDGET if self.seconds is None else max(_LEAST_LIMIT, remaining / 4)
+        most = min(1.5 * quoted, remaining) if quoted <= remaining else 0.0
+        return max(1.0, min(max(3 * quoted, least), max(remaining / 2, most)))
 
 
 def _scale(unit: str) -> int | None:
