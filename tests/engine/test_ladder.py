@@ -230,6 +230,16 @@ def test_the_smallest_is_looked_for_where_quality_still_holds(goal, holds, ratio
     assert tried == ratios
 
 
+@pytest.mark.parametrize(("goal", "harder"), [("smallest", True), ("first", False), ("best", False)])
+def test_harder_settings_are_tried_for_the_smallest_though_gentler_ones_met(goal, harder):
+    steps, attempts = Auto(job(goal=goal)), [judged(0, "first"), judged(1, "quantize-static", size=0.2)]
+    tried = []
+    while (step := steps.next(attempts)) is not None:
+        tried.append(str(step[0]))
+        attempts.append(failed(len(attempts), tried[-1]))
+    assert ("learned-rounding(bits=4)" in tried) == harder
+
+
 def test_two_methods_of_one_name_are_refused(plugged):
     plugged(card("quantize-static"))
     with pytest.raises(InputError, match="Two methods are called 'quantize-static'"):

@@ -155,10 +155,11 @@ class Climber:
             if refusal:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
-            if skip and 60 * forecast.minutes > self.budget.remaining:
+            left = max(0.0, self.budget.remaining / 60)
+            if skip and forecast.minutes > left:
                 raise DeadlineError(
-                    f"It takes about {forecast.minutes:.0f} min by forecast, and {self.budget.remaining / 60:.0f} are "
-                    "left. Give the run a larger budget."
+                    f"It takes about {forecast.minutes:.0f} min by forecast, and {left:.0f} are left. "
+                    "Give the run a larger budget."
                 )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})

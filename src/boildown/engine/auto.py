@@ -46,6 +46,7 @@ class Auto:
 
     def __init__(self, job: Job, forecast: Callable[[Rung], Forecast] = unknown) -> None:
         self._job, self._forecast = job, forecast
+        self._pushes = job.goal in ("smallest", "fastest")
         self._asked = {condition.metric for condition in job.target.conditions} - job.quality
         self._methods = [m for m in installed().values() if not self._asked or self._asked & set(m.card.lowers)]
         self._usual = [Rung((method(),)) for method in self._methods]
@@ -116,7 +117,7 @@ class Auto:
         if not trains and self._job.goal == "first" and any(map(self._fits, judged)) and not room:
             return  # costs are met and quality is not: taking out more can only lose more
         yield from self._corrected(attempts)
-        if self._job.goal in ("smallest", "fastest"):
+        if self._pushes:
             yield from self._explored(attempts)
         rungs = [rung for rung in self._usual if _takes_out(rung)]
         too_gentle = self._too_gentle(attempts)
@@ -196,8 +197,13 @@ class Auto:
     # -- what verdicts and forecasts said ----------------------------------------------------------------
 
     def _too_gentle(self, attempts: Sequence[Attempt]) -> set[str]:
-        """The methods of attempts that missed a cost."""
-        return {name for attempt in attempts[1:] if self._missed_a_cost(attempt) for name in _names(attempt)}
+        """The methods of attempts that missed a cost; for the smallest and the fastest of those that met, too."""
+        return {
+            name
+            for attempt in attempts[1:]
+            if self._missed_a_cost(attempt) or (self._pushes and attempt.state is State.MET)
+            for name in _names(attempt)
+        }
 
     def _missed(self, attempt: Attempt) -> set[str]:
         """The metrics that an attempt missed, by its verdict or by its forecast."""
