@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,23 @@ def test_parts_of_a_split_and_what_loses_a_cast_keep_their_names(tmp_path: Path)
             return self.right(self.norm(left)), self.right(right)
 
     _hold_against(tmp_path, Halves(), torch.randn(3, 4), "getitem_1", "rms_norm")
+
+
+def test_what_is_computed_twice_from_the_same_has_one_name(tmp_path: Path) -> None:
+    """The exporter keeps one of them, whichever parts are read."""
+
+    class Paths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = (torch.relu(x).split(3, 1)[place] for place in (0, 1))
+            return self.left(left) + self.right(right)
+
+    model, x = Paths(), torch.randn(3, 6)
+    picked = [node.name for node in capture(model, (x,)).module.graph.nodes if node.target is operator.getitem]
+    _hold_against(tmp_path, model, x, "relu", *picked)
 
 
 def test_what_ends_with_a_step_that_did_nothing_keeps_its_name(tmp_path: Path) -> None:

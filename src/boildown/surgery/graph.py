@@ -221,6 +221,7 @@ def capture(
         expected = _run(model, args, kwargs)
         module = plain_module(_decomposed(_export(_nameable(model), args, kwargs)))
         _drop_copies(module)
+        _compute_once(module)
         module = make_ordinary(module) if version > 1 else module
         _loosen_views(module)
         _fold_norms(module)
@@ -503,6 +504,25 @@ def _drop_copies(module: GraphModule) -> None:
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _compute_once(module: GraphModule) -> None:
+    """One node for what is computed, or picked, several times from the same: the exported file has one value for it."""
+    known: dict[Any, Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.is_impure() or _random(node) or not node.all_input_nodes:
+            continue
+        if all(isinstance(source.meta.get("val"), torch.SymInt) for source in node.all_input_nodes):
+            continue  # made, not computed: the two states of a recurrent layer may be cut differently
+        first = known.setdefault((node.target, str(node.args), str(node.kwargs)), node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _loosen_views(module: GraphModule) -> None:
