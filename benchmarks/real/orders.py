@@ -2,10 +2,11 @@
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.orders AUTO.json [--json FILE]
 
-AUTO.json is what `benchmarks.real.auto --json` wrote. Every rung that `auto` climbed to a verdict anywhere is climbed
-for every row, in a run that does not stop (`goal="best"`, kept in FILE); then, for every order of these rungs, the
-time is added up that each row takes until a rung meets its target, or for all rungs where none does. A chain that goes
-on from what an earlier attempt has made counts as that quick: the fixed orders get the benefit.
+AUTO.json is what `benchmarks.real.auto --json` wrote; of it the rows that `auto` met are looked at, for the others take
+every order all of its time. Every rung that `auto` climbed to a verdict for one of them is climbed for all of them, in
+a run that does not stop (`goal="best"`, kept in FILE); then, for every order of these rungs, the time is added up that
+each row takes until a rung meets its target, or for all rungs where none does. A chain that goes on from what an
+earlier attempt has made counts as that quick: the fixed orders get the benefit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("auto", type=Path)
     parser.add_argument("--json", type=Path, help="what was climbed; rows that are in it are not climbed again")
     given = parser.parse_args()
-    thought = json.loads(given.auto.read_text(encoding="utf-8"))
+    thought = [row for row in json.loads(given.auto.read_text(encoding="utf-8")) if row["outcome"] == MET]
     rungs = list(dict.fromkeys(a["asked"] for row in thought for a in row["attempts"] if a["state"] in JUDGED))
     known = json.loads(given.json.read_text(encoding="utf-8")) if given.json and given.json.exists() else {}
     for row in thought:
