@@ -111,6 +111,9 @@ def test_two_texts_are_a_pair_for_a_head_and_two_sides_for_an_encoder(model, tmp
     written.write_text(json.dumps({"pooling_mode_max_tokens": True, "include_prompt": True}))
     with pytest.raises(ModelError, match="pools tokens by max_tokens"):
         pooled()
+    written.write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        pooled()
     head = model(id2label={"0": "LABEL_0"})
     table, _told = TextTable.find(pairs, "score", head)
     assert table.kind == "regression"

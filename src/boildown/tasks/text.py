@@ -205,7 +205,12 @@ def _pooling(model: Path) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
     path = model / "1_Pooling" / "config.json"
     if not path.exists():
         return mean_of_tokens
-    config = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ModelError.of(
+            f"{path} cannot be read ({type(error).__name__}).", "Bring the folder whole from where it was saved."
+        ) from None
     modes = [name.removeprefix("pooling_mode_") for name, value in config.items() if value is True and "mode" in name]
     known = {"mean_tokens": mean_of_tokens, "cls_token": first_token}
     if len(modes) != 1 or modes[0] not in known:
