@@ -134,7 +134,8 @@ def test_mlflow_hears_figures_and_gets_the_files(folder, monkeypatch, open_befor
     assert (tracker.active is not None) == open_before, "a run of the user's is left open"
 
 
-def test_real_mlflow_keeps_it(folder, tmp_path):
+def test_real_mlflow_keeps_it(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where its files go
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     callback = MLflow("boiling")
