@@ -119,8 +119,8 @@ def test_rmse_drop_and_ratio() -> None:
     m = measure_quality(Rmse(), candidate, first)
     assert m.ratio == pytest.approx(1.1)
     assert m.drop == pytest.approx(0.1 * math.sqrt(first.mean()))
-    # Every resample has the same ratio, but not the same drop.
-    assert m.intervals["ratio"].high == pytest.approx(1.1)
+    # Every resample has the same ratio, but a sample that was not seen may not.
+    assert 1.1 < m.intervals["ratio"].high < 1.2
     assert m.intervals["drop"].low < m.drop < m.intervals["drop"].high
 
 

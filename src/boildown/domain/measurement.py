@@ -13,12 +13,16 @@ model (positive is worse), or the ratio to the first model."""
 
 @dataclass(frozen=True)
 class Interval:
-    """`low` and `high` are one-sided bounds, each holding with confidence `level` (0..1)."""
+    """`low` and `high` are one-sided bounds, each holding with confidence `level` (0..1).
+
+    note: why they are as wide as they are, where few samples decide.
+    """
 
     low: float
     high: float
     level: float
     method: str
+    note: str = ""
 
     def __contains__(self, bound: float) -> bool:
         return self.low <= bound <= self.high
@@ -64,7 +68,7 @@ class Measurement:
             "ratio": self.ratio,
             "standard_error": self.standard_error,
             "intervals": {
-                form: {"low": i.low, "high": i.high, "level": i.level, "method": i.method}
+                form: {"low": i.low, "high": i.high, "level": i.level, "method": i.method, "note": i.note}
                 for form, i in self.intervals.items()
             },
             "samples": self.samples,

@@ -239,7 +239,8 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     if confidence is None:
         lucky = interval is not None and condition.bound in interval
         needed = _needed(condition, measurement, observed, interval) if lucky else None
-        return Finding(condition, point, observed, interval, excess, lucky, needed, shown=shown)
+        note = interval.note if interval is not None and lucky else ""
+        return Finding(condition, point, observed, interval, excess, lucky, needed, note, shown)
     if interval is None:
         if condition.metric in COSTS:
             return Finding(condition, point, observed, None, excess, shown=shown)
@@ -254,7 +255,9 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     if not _holds(condition, best) and not math.isnan(best):
         return Finding(condition, Status.MISSED, observed, interval, excess, shown=shown)
     needed = _needed(condition, measurement, observed, interval)
-    return Finding(condition, Status.UNDECIDED, observed, interval, excess, needed=needed, shown=shown)
+    return Finding(
+        condition, Status.UNDECIDED, observed, interval, excess, needed=needed, note=interval.note, shown=shown
+    )
 
 
 def _observed(measurement: Measurement, condition: Condition) -> float | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ def measure_quality(
     seed: int = 0,
     data: str = "verdict",
     environment: Mapping[str, Any] | None = None,
+    clusters: ArrayLike | None = None,
+    places: ArrayLike | None = None,
 ) -> Measurement:
     """The metric of a candidate, held against the first model's on the same samples.
 
@@ -36,24 +39,28 @@ def measure_quality(
     both. 0/1 statistics get score intervals (Wilson; paired: Tango, Bonett-Price); other means the
     studentized bootstrap; metrics that are no mean the bootstrap over rows. Every bound holds
     one-sided with confidence `level`; the ratio's only where the metric cannot be negative.
-    A sample without a score (NaN for both models, and left out by the metric itself) does not count.
-    Raises AttemptError if another statistic or the metric is not finite.
+    clusters, (n,): samples of one label say the same and count as one (0/1 statistics: by L. Kish's
+    effective number, Survey Sampling, 1965); `samples` is their number. places, (n,): what the samples
+    are called where few of them dominate. A sample without a score (NaN for both models, and left out by
+    the metric itself) does not count. Raises AttemptError if another statistic or the metric is not finite.
     """
-    candidate, first = _checked(metric, statistics_candidate, statistics_first)
+    candidate, first, counted = _checked(metric, statistics_candidate, statistics_first)
     value = _computed(metric, candidate, "candidate")
-    told: dict[str, Any] = {"samples": len(candidate), "data": data, "environment": dict(environment or {})}
+    units = statistics.units_of(None if clusters is None else np.asarray(clusters)[counted], len(candidate))
+    names = np.flatnonzero(counted) if places is None else np.asarray(places)[counted]
+    told: dict[str, Any] = {"samples": len(units), "data": data, "environment": dict(environment or {})}
+    if len(units) < len(candidate):
+        told["notes"] = (f"{len(candidate):,} samples, of which {len(units):,} are different, and only these count",)
+    sampled = _Sampled(metric, candidate, first, units, names, level, seed)
+    interval, error = sampled.of_value()
     if first is None:
-        interval, error = _of_value(metric, candidate, level, seed)
         alone = Measurement(metric.name, value, unit_of(metric), standard_error=error, intervals={"value": interval})
         return replace(alone, **told)
     point = compared(metric, value, _computed(metric, first, "first model"))
-    of_drop, error = _of_drop(metric, candidate, first, level, seed)
-    intervals: dict[Form, Interval] = {
-        "value": _of_value(metric, candidate, level, seed)[0],
-        "drop": of_drop,
-    }
+    of_drop, error = sampled.of_drop()
+    intervals: dict[Form, Interval] = {"value": interval, "drop": of_drop}
     if point.ratio is not None:
-        intervals["ratio"] = _of_ratio(metric, candidate, first, level, seed)
+        intervals["ratio"] = sampled.of_ratio()
     return replace(point, standard_error=error, intervals=intervals, **told)
 
 
@@ -89,59 +96,168 @@ def summarise_divergence(
     )
 
 
-def _of_value(metric: Metric, rows: Floats, level: float, seed: int) -> tuple[Interval, float | None]:
-    n = len(rows)
-    if not metric.decomposable:
-        interval, error = statistics.bootstrap(lambda at: metric.compute(rows[at]), n, level, seed=seed)
-        return _clip(interval, *metric.range), _known(error)
-    means = mean_of_each(rows)
-    error = float(means.std()) / math.sqrt(n)
-    if _zero_one(rows):
-        return statistics.wilson(int(means.sum()), n, level), error
-    interval = statistics.mean_interval(means, level, seed=seed, span=_span(metric))
-    return _clip(interval, *metric.range), error
+@dataclass(frozen=True)
+class _Sampled:
+    """Both models' statistics of the samples that count, and what of them is independent: the source of intervals."""
+
+    metric: Metric
+    candidate: Floats
+    first: Floats | None
+    units: list[Indices]
+    names: NDArray[Any]
+    level: float
+    seed: int
+
+    def of_value(self) -> tuple[Interval, float | None]:
+        """(interval, standard error) of the candidate's metric."""
+        rows, (low, high) = self.candidate, self.metric.range
+        if not self.metric.decomposable:
+            return self._estimated(lambda at: self.metric.compute(rows[at]), low, high)
+        means = mean_of_each(rows)
+        if _zero_one(rows):
+            shrunk = self._effective / len(rows)
+            error = float(means.std()) / math.sqrt(self._effective)
+            return statistics.wilson(float(means.sum()) * shrunk, self._effective, self.level), error
+        return self._averaged(means, low, high)
+
+    def of_drop(self) -> tuple[Interval, float | None]:
+        """(interval, standard error) of how much worse the candidate's metric is than the first model's."""
+        metric, candidate, first = self.metric, self.candidate, self._reference
+        span = metric.range[1] - metric.range[0]
+        if not metric.decomposable:
+
+            def drop(at: Indices) -> float:
+                return _worse(metric, metric.compute(first[at]), metric.compute(candidate[at]))
+
+            return self._estimated(drop, -span, span)
+        if _zero_one(candidate) and _zero_one(first):
+            lost, won = (count * self._effective / len(first) for count in _discordant(candidate, first))
+            if not metric.higher_is_better:
+                lost, won = won, lost
+            error = statistics.paired_standard_error(lost, won, self._effective)
+            return statistics.tango(lost, won, self._effective, self.level), error
+        worse = mean_of_each(first) - mean_of_each(candidate)
+        return self._averaged(worse if metric.higher_is_better else -worse, -span, span)
+
+    def of_ratio(self) -> Interval:
+        """The interval of the candidate's metric by the first model's."""
+        metric, candidate, first = self.metric, self.candidate, self._reference
+        if metric.decomposable and _zero_one(candidate) and _zero_one(first):
+            shrunk = self._effective / len(first)
+            lost, won = _discordant(candidate, first)
+            return statistics.paired_ratio(
+                lost * shrunk, won * shrunk, (float(first.sum()) - lost) * shrunk, self.level
+            )  # fmt: skip
+        if metric.decomposable:
+            candidate, first = mean_of_each(candidate), mean_of_each(first)
+
+        def estimate(rows: Floats) -> float:
+            return float(rows.mean()) if metric.decomposable else metric.compute(rows)
+
+        def ratio(at: Indices) -> float:
+            below = estimate(first[at])
+            return estimate(candidate[at]) / below if below > 0.0 else math.nan
+
+        base = estimate(first)
+        return self._estimated(ratio, 0.0, math.inf, reach=lambda: self._reach() / base if base > 0 else math.inf)[0]
+
+    @property
+    def _reference(self) -> Floats:
+        assert self.first is not None
+        return self.first
+
+    @cached_property
+    def _effective(self) -> float:
+        """Kish's effective number of samples: of those in one cluster the score is one and the same."""
+        sizes = np.array([len(unit) for unit in self.units], np.float64)
+        return float(sizes.sum() ** 2 / np.square(sizes).sum())
+
+    def _averaged(self, values: Floats, lowest: float, highest: float) -> tuple[Interval, float | None]:
+        """(interval, standard error) of a mean of the samples' values, (n,)."""
+        if len(self.units) < len(values):  # what each cluster adds to the mean
+            centre, share = float(values.mean()), len(self.units) / len(values)
+            values = np.array([centre + share * float((values[unit] - centre).sum()) for unit in self.units])
+        interval = statistics.mean_interval(
+            values, self.level, seed=self.seed, span=self._span, seen=self._seen
+        )  # fmt: skip
+        told = self._told(
+            interval, values - values.mean(), lowest, highest, lambda at: self.names[self.units[at][0]]
+        )  # fmt: skip
+        return told, float(values.std()) / math.sqrt(len(values))
+
+    def _estimated(
+        self,
+        estimate: Callable[[Indices], float],
+        lowest: float,
+        highest: float,
+        reach: Callable[[], float] | None = None,
+    ) -> tuple[Interval, float | None]:
+        """(interval, standard error) of an estimate over rows; reach: how far one sample can move it."""
+        jackknifed = statistics.jackknife(estimate, self.units)
+        interval, error = statistics.bootstrap(
+            estimate, self.units, self.level,
+            seed=self.seed, reach=reach or self._reach, bounded=math.isfinite(self._span), jackknifed=jackknifed,
+        )  # fmt: skip
+        value, influence, groups = jackknifed
+        told = self._told(
+            interval, influence, lowest, highest, lambda at: self._worst(estimate, value, groups[at])
+        )  # fmt: skip
+        return told, error if math.isfinite(error) else None
+
+    @property
+    def _span(self) -> float:
+        return self.metric.range[1] - self.metric.range[0]
+
+    @property
+    def _seen(self) -> float:
+        """By how much the means of single samples differ, of either model."""
+        both = [mean_of_each(rows) for rows in (self.candidate, self.first) if rows is not None]
+        return float(max(values.max() for values in both) - min(values.min() for values in both))
+
+    def _reach(self) -> float:
+        """How far one sample can move the metric, times the number of samples: as samples of either model differ."""
+        if self.metric.decomposable:
+            return self._span if math.isfinite(self._span) else self._seen
+        widest = 0.0
+        for rows in (self.candidate, self.first):
+            if rows is not None:
+                _, influence, groups = statistics.jackknife(partial(_at, self.metric, rows), self.units)
+                each = influence / [len(group) for group in groups] * (len(rows) / len(groups))
+                widest = max(widest, float(each.max() - each.min()))
+        return widest
+
+    def _told(
+        self,
+        interval: Interval,
+        influence: Floats,
+        lowest: float,
+        highest: float,
+        called: Callable[[int], Any],
+    ) -> Interval:
+        """The interval within what is possible, and with the samples that dominate it named, `called` by position."""
+        clipped = replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
+        few = statistics.dominant(influence) if np.isfinite(influence).all() else {}
+        if not few:
+            return clipped
+        shares = ", ".join(f"{called(at)} ({share:.0%})" for at, share in few.items() if share >= 0.005)
+        cure = "so few say little of others"
+        if not math.isfinite(self._span):
+            robust = getattr(self.metric, "robust", "the share of samples within a tolerance")
+            cure = f"look at them, or judge by {robust}"
+        told = f"{len(few)} of {len(influence):,} samples decide how far it may lie, items {shares}: {cure}"
+        return replace(clipped, note=told)
+
+    def _worst(self, estimate: Callable[[Indices], float], value: float, rows: Indices) -> Any:
+        """What the row is called whose absence moves the estimate farthest from its value; of equal ones the first."""
+        if len(rows) == 1:
+            return self.names[rows[0]]
+        every = np.arange(len(self.candidate))
+        moved = [abs(value - float(estimate(np.delete(every, row)))) for row in rows]
+        return self.names[rows[int(np.argmax(moved))]]
 
 
-def _of_drop(
-    metric: Metric, candidate: Floats, first: Floats, level: float, seed: int
-) -> tuple[Interval, float | None]:
-    n = len(candidate)
-    span = _span(metric)
-    if not metric.decomposable:
-
-        def drop(at: Indices) -> float:
-            return _worse(metric, metric.compute(first[at]), metric.compute(candidate[at]))
-
-        interval, error = statistics.bootstrap(drop, n, level, seed=seed)
-        return _clip(interval, -span, span), _known(error)
-    if _zero_one(candidate) and _zero_one(first):
-        lost, won = _discordant(candidate, first)
-        if not metric.higher_is_better:
-            lost, won = won, lost
-        return statistics.tango(lost, won, n, level), statistics.paired_standard_error(lost, won, n)
-    worse = mean_of_each(first) - mean_of_each(candidate)
-    if not metric.higher_is_better:
-        worse = -worse
-    interval = statistics.mean_interval(worse, level, seed=seed, span=span)
-    return _clip(interval, -span, span), float(worse.std()) / math.sqrt(n)
-
-
-def _of_ratio(metric: Metric, candidate: Floats, first: Floats, level: float, seed: int) -> Interval:
-    if metric.decomposable and _zero_one(candidate) and _zero_one(first):
-        lost, won = _discordant(candidate, first)
-        return statistics.paired_ratio(lost, won, int(first.sum()) - lost, level)
-    if metric.decomposable:
-        candidate, first = mean_of_each(candidate), mean_of_each(first)
-
-    def estimate(rows: Floats) -> float:
-        return float(rows.mean()) if metric.decomposable else metric.compute(rows)
-
-    def ratio(at: Indices) -> float:
-        below = estimate(first[at])
-        return estimate(candidate[at]) / below if below > 0.0 else math.nan
-
-    interval, _ = statistics.bootstrap(ratio, len(candidate), level, seed=seed)
-    return _clip(interval, 0.0, math.inf)
+def _at(metric: Metric, rows: Floats, at: Indices) -> float:
+    return metric.compute(rows[at])
 
 
 def _worse(metric: Metric, first: float, candidate: float) -> float:
@@ -158,20 +274,10 @@ def _zero_one(rows: Floats) -> bool:
     return rows.size == len(rows) and bool(np.all((rows == 0.0) | (rows == 1.0)))
 
 
-def _span(metric: Metric) -> float:
-    return metric.range[1] - metric.range[0]
-
-
-def _clip(interval: Interval, lowest: float, highest: float) -> Interval:
-    return replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
-
-
-def _known(error: float) -> float | None:
-    return error if math.isfinite(error) else None
-
-
-def _checked(metric: Metric, candidate: ArrayLike, first: ArrayLike | None) -> tuple[Floats, Floats | None]:
-    """The statistics of the samples that count."""
+def _checked(
+    metric: Metric, candidate: ArrayLike, first: ArrayLike | None
+) -> tuple[Floats, Floats | None, NDArray[np.bool_]]:
+    """(both models' statistics of the samples that count, which of all these are, (n,))."""
     both = {"candidate": np.asarray(candidate, np.float64)}
     if first is not None:
         both["first model"] = np.asarray(first, np.float64)
@@ -186,7 +292,7 @@ def _checked(metric: Metric, candidate: ArrayLike, first: ArrayLike | None) -> t
         )
     counted = ~np.logical_and.reduce([_left_out(metric, rows) for rows in both.values()])
     found = [_finite(rows[counted], metric.name, whose) for whose, rows in both.items()]
-    return found[0], found[1] if first is not None else None
+    return found[0], found[1] if first is not None else None, counted
 
 
 def _left_out(metric: Metric, rows: Floats) -> NDArray[np.bool_]:

@@ -2,12 +2,16 @@
 
 `level` is everywhere the confidence of *each* one-sided bound (0.95: the truth lies above `high` in
 5 % of repetitions, and below `low` in 5 %). numpy and scipy only; everything random takes a seed.
+
+No resampling sees what the samples do not show. Where a handful of samples dominates a statistic, or none
+moves it, its bounds allow for as many more such samples as may have been missed, each as far away as the
+statistic permits. Of a statistic without limits nothing is known then, and they are infinite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,10 @@ RESAMPLES = 2000
 _CHUNK = 4_000_000  # numbers held at once while resampling: 32 MB each
 _WORK = 20_000_000  # rows a slow `estimate` may read for its resamples
 _IN_TAIL = 20  # resamples that must lie beyond a quantile for it to be read off directly
+_HANDFUL = 5
+_SAMPLES, _SHARES = (150, 500, 2000), (0.74, 0.45, 0.33)
+"""Of how many samples the largest five may hold what share of the squares on one side."""
+_LIMITS = (np.log((_HANDFUL, *_SAMPLES)), (1.0, *_SHARES))
 
 
 def quantile_of_normal(level: float) -> float:
@@ -44,7 +52,7 @@ def level_at_look(confidence: float, look: int) -> float:
 # -- proportions ------------------------------------------------------------------------------------
 
 
-def wilson(right: int, n: int, level: float) -> Interval:
+def wilson(right: float, n: float, level: float) -> Interval:
     """Wilson's score interval for a proportion (1927), bounds one-sided.
 
     Exact rate of a false `low >= p` at nominal 5 %: at most 5.8 % for p >= 0.5, n >= 150.
@@ -56,7 +64,7 @@ def wilson(right: int, n: int, level: float) -> Interval:
 
 
 def tango_bounds(
-    only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: int, level: float
+    only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: float, level: float
 ) -> tuple[Floats, Floats]:
     """`tango` for arrays of counts at one n: (low, high), in their broadcast shape."""
     b, c = np.broadcast_arrays(np.asarray(only_first_right, np.float64), np.asarray(only_candidate_right, np.float64))
@@ -71,7 +79,7 @@ def tango_bounds(
     return low, high
 
 
-def tango(only_first_right: int, only_candidate_right: int, n: int, level: float) -> Interval:
+def tango(only_first_right: float, only_candidate_right: float, n: float, level: float) -> Interval:
     """Tango's score interval for the drop p_first - p_candidate of two paired proportions.
 
     T. Tango, Statistics in Medicine 17 (1998): 891-908, bounds one-sided. Of n pairs,
@@ -83,7 +91,7 @@ def tango(only_first_right: int, only_candidate_right: int, n: int, level: float
     return Interval(float(low), float(high), level, "Tango score, paired")
 
 
-def paired_ratio(only_first_right: int, only_candidate_right: int, both: int, level: float) -> Interval:
+def paired_ratio(only_first_right: float, only_candidate_right: float, both: float, level: float) -> Interval:
     """Interval for p_candidate / p_first of two paired proportions, bounds one-sided.
 
     D. G. Bonett and R. M. Price, J. Educational and Behavioral Statistics 31 (2006): two Wilson
@@ -103,7 +111,7 @@ def paired_ratio(only_first_right: int, only_candidate_right: int, both: int, le
     return Interval(low / first_high, high / first_low if first_low > 0 else math.inf, level, name)
 
 
-def paired_standard_error(only_first_right: int, only_candidate_right: int, n: int) -> float:
+def paired_standard_error(only_first_right: float, only_candidate_right: float, n: float) -> float:
     """Standard error of the difference of two paired proportions.
 
     With half a pair added to each discordant count (A. Agresti and Y. Min, Statistics in Medicine
@@ -113,14 +121,14 @@ def paired_standard_error(only_first_right: int, only_candidate_right: int, n: i
     return math.sqrt(b + c - (b - c) ** 2 / (n + 2)) / (n + 2)
 
 
-def _wilson(right: int, n: int, z: float) -> tuple[float, float]:
+def _wilson(right: float, n: float, z: float) -> tuple[float, float]:
     centre = right + z * z / 2
     reach = z * math.sqrt(right * (n - right) / n + z * z / 4)
     whole = n + z * z
     return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
 
 
-def _tango_score(b: Floats, c: Floats, n: int, drop: Floats) -> Floats:
+def _tango_score(b: Floats, c: Floats, n: float, drop: Floats) -> Floats:
     """Tango's statistic for a true drop; 0/0 counts as 0."""
     linear = (2 * n - b + c) * drop - b - c
     root = np.sqrt(np.maximum(linear * linear + 8 * n * c * drop * (1 - drop), 0.0))
@@ -144,17 +152,46 @@ def _bisect(crossed: Callable[[Floats], NDArray[np.bool_]], left: Floats, right:
 # -- means and anything else ------------------------------------------------------------------------
 
 
+def dominant(influence: ArrayLike) -> dict[int, float]:
+    """The few samples that decide how far a statistic may lie above or below, by position, the largest first.
+
+    influence, (n,): by how much each sample moves the statistic; for a mean its distance from it. Five
+    samples dominate a side if they hold more than a share of the squares there: 0.74 of 150 samples, 0.45 of
+    500, 0.33 of 2,000 and more. These shares keep false proofs of lognormal, Pareto and contaminated
+    errors near 5 % and hardly touch normal ones (`benchmarks.statistics`). The values are the shares of each.
+    Empty where no side is dominated.
+    """
+    found: dict[int, float] = {}
+    for side in (1.0, -1.0):
+        found |= _dominant(side * np.asarray(influence, np.float64))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _dominant(influence: Floats) -> dict[int, float]:
+    """The samples that dominate upwards."""
+    squares = np.square(np.maximum(influence, 0.0))
+    whole, limit = float(squares.sum()), float(np.interp(math.log(squares.size), *_LIMITS))
+    largest = np.argsort(-squares, kind="stable")[:_HANDFUL]
+    if float(squares[largest].sum()) <= limit * whole:
+        return {}
+    return {int(at): float(squares[at]) / whole for at in largest if squares[at] > 0}
+
+
 def mean_interval(
-    values: ArrayLike, level: float, *, seed: int = 0, span: float = math.inf, resamples: int = RESAMPLES
+    values: ArrayLike,
+    level: float,
+    *,
+    seed: int = 0,
+    span: float = math.inf,
+    seen: float = 0.0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Studentized bootstrap (bootstrap-t) interval for a mean; for paired data give the differences.
 
     P. Hall, Annals of Statistics 16 (1988): second-order accurate for each one-sided bound, where
-    the percentile bootstrap is not. Resamples are drawn in chunks of bounded memory. Infinite
-    bounds are honest: too few samples vary to say anything. If none does, and no value can differ
-    from another by more than `span`, the bounds allow for the share of samples that may differ and
-    were not seen. Tails heavy enough to hide from n samples (a kurtosis in the dozens at n = 150)
-    cannot be corrected by any resampling.
+    the percentile bootstrap is not. Resamples are drawn in chunks of bounded memory. No value can differ
+    from another by more than `span`; where that is infinite, and no value varies, `seen` says by how much
+    values of this kind do.
     """
     x = np.asarray(values, np.float64).ravel()
     n = x.size
@@ -165,58 +202,121 @@ def mean_interval(
     x = x - centre
     spread = float(x.std())
     if n == 1 or spread <= 1e-12 * max(abs(centre), 1e-300):
-        unseen = 1.0 - (1.0 - level) ** (1.0 / n)
-        reach = math.inf if n == 1 else (unseen * span if math.isfinite(span) else 0.0)
-        return Interval(centre - reach, centre + reach, level, f"{name} (no spread)")
+        return _unmoved(centre, n, level, span if math.isfinite(span) else seen, name)
     generator = np.random.default_rng(seed)
     drawn = []
     for size in _chunks(resamples, n):
         picked = x[generator.integers(0, n, (size, n), dtype=np.int32)]
         mean = picked.mean(axis=1)
         drawn.append(_studentize(mean, np.sqrt(np.maximum((picked**2).mean(axis=1) - mean**2, 0.0) / n)))
-    return _bootstrap_t(centre, spread / math.sqrt(n), np.concatenate(drawn), level, name)
+    interval = _bootstrap_t(centre, spread / math.sqrt(n), np.concatenate(drawn), level, name)
+    return _widened(interval, centre, x, lambda: span)
+
+
+def _unmoved(value: float, n: int, level: float, reach: float, name: str) -> Interval:
+    """The interval of a statistic that none of n samples moves; infinite where it is not known how far one could."""
+    away = _unseen(0, n, level) * reach if n > 1 and 0.0 < reach < math.inf else math.inf
+    return Interval(value - away, value + away, level, f"{name} (no spread)")
+
+
+def _widened(interval: Interval, value: float, influence: Floats, reach: Callable[[], float]) -> Interval:
+    """The interval of a statistic, wider where few of its n samples dominate it.
+
+    Some samples move it: as many as hold the squares together, by the participation ratio. As many more as may
+    have been missed move it by `reach` / n each at most, or by nobody knows how much.
+    """
+    if not dominant(influence):
+        return interval
+    n, squares = influence.size, np.square(influence)
+    movers = math.ceil(float(squares.sum()) ** 2 / float(np.square(squares).sum()) - 0.05)
+    missed = _unseen(movers, n, interval.level) * reach()
+    allowed = max(missed, quantile_of_normal(interval.level) * math.sqrt(squares.sum()) / n)
+    told = f"{interval.method} (few samples dominate)"
+    return Interval(value - allowed, value + allowed, interval.level, told)
+
+
+def _unseen(seen: int, n: int, level: float) -> float:
+    """The largest share of samples of a kind beyond the seen / n that were drawn, with confidence `level`.
+
+    C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); 3 / n where none was, the rule of three.
+    """
+    return float(special.betaincinv(seen + 1, n - seen, level)) - seen / n if seen < n else 1 / n
+
+
+def units_of(clusters: ArrayLike | None, n: int) -> list[Indices]:
+    """What is independent of one another: every sample, or the samples of each cluster; positions of each.
+
+    clusters, (n,): the label of every sample's cluster.
+    """
+    if clusters is None:
+        return list(np.arange(n, dtype=np.intp).reshape(n, 1))
+    labels = np.asarray(clusters)
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def jackknife(estimate: Callable[[Indices], float], units: Sequence[Indices]) -> tuple[float, Floats, list[Indices]]:
+    """(the estimate over all samples, the influence of each group of units, (groups,), the groups).
+
+    The influence is what the estimate falls by when the group is left out, times the number of groups less
+    one, and 0 on average. Above 2,000 units neighbours are left out together, so that a slow estimate is
+    called 2,000 times at most, and fewer for very many samples. An influence is nan where the estimate is.
+    """
+    n = sum(map(len, units))
+    count = min(len(units), max(400, min(RESAMPLES, _WORK // n)))
+    groups = [np.concatenate(units[part[0] : part[-1] + 1]) for part in np.array_split(np.arange(len(units)), count)]
+    everything = np.arange(n, dtype=np.intp)
+    value = float(estimate(everything))
+    if count == 1:
+        return value, np.zeros(1), groups
+    without = np.array([float(estimate(np.delete(everything, group))) for group in groups])
+    influence: Floats = (count - 1) * (value - without)
+    return value, influence - influence.mean(), groups
 
 
 def bootstrap(
-    estimate: Callable[[Indices], float], n: int, level: float, *, seed: int = 0, resamples: int = RESAMPLES
+    estimate: Callable[[Indices], float],
+    units: Sequence[Indices] | int,
+    level: float,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    reach: Callable[[], float] = lambda: math.inf,
+    bounded: bool = False,
+    jackknifed: tuple[float, Floats, list[Indices]] | None = None,
 ) -> tuple[Interval, float]:
-    """Studentized bootstrap of any estimate over n samples, and the estimate's standard error.
+    """Studentized bootstrap of any estimate over its units (or n samples), and the estimate's standard error.
 
     `estimate` gets indices of samples (with repeats) and returns a number; give it both models'
     statistics for a paired interval. The standard error of each resample is that of the jackknife
     influences it drew (the non-parametric delta method: Davison and Hinkley, Bootstrap Methods and
     their Application, 1997, sections 2.7 and 5.2.2), so that a slow estimate is called about
-    2 * `resamples` times, fewer for many samples; above 2,000 samples neighbours are deleted and
-    drawn together in groups.
+    2 * `resamples` times, fewer for many samples; groups of `jackknife` are drawn together. `jackknifed`
+    is what that gave, where it is known. reach: how far a unit can move a `bounded` estimate, times their
+    number; of any estimate where none moves it.
     """
-    if n < 1:
+    units = units_of(None, units) if isinstance(units, int) else units
+    if not units:
         raise ValueError("no samples")
     name = "studentized bootstrap by jackknife"
-    affordable = min(resamples, max(400, _WORK // n))
-    everything = np.arange(n, dtype=np.intp)
-    value = float(estimate(everything))
-    if n == 1:
-        return Interval(-math.inf, math.inf, level, name), math.inf
-    groups = np.array_split(everything, min(n, max(400, min(RESAMPLES, _WORK // n))))
-    count = len(groups)
-    starts = np.array([group[0] for group in groups] + [n])
-    without = [float(estimate(np.delete(everything, slice(starts[g], starts[g + 1])))) for g in range(count)]
-    influence = (count - 1) * (value - np.asarray(without))
-    influence -= influence.mean()
-    error = float(influence.std()) / math.sqrt(count)
+    value, influence, groups = jackknifed or jackknife(estimate, units)
+    count, n = len(groups), sum(map(len, units))
+    error = float(influence.std()) / math.sqrt(count) if count > 1 else math.inf
     if not math.isfinite(error):
         return Interval(-math.inf, math.inf, level, name), math.inf
     if error <= 1e-12 * max(abs(value), 1e-300):
-        return Interval(value, value, level, f"{name} (no spread)"), 0.0
-    generator = np.random.default_rng(seed)
+        return _unmoved(value, len(units), level, reach(), name), 0.0
+    affordable = min(resamples, max(400, _WORK // n))
+    generator, order = np.random.default_rng(seed), np.concatenate(groups)
     drawn = []
     for size in _chunks(affordable, count):
         picked = generator.integers(0, count, (size, count))
         of_resample = influence[picked].std(axis=1) / math.sqrt(count)
-        rows = picked if count == n else (np.concatenate([groups[g] for g in row]) for row in picked)
+        rows = order[picked] if count == n else (np.concatenate([groups[g] for g in row]) for row in picked)
         away = np.array([float(estimate(row)) for row in rows]) - value
         drawn.append(_studentize(away, of_resample))
-    return _bootstrap_t(value, error, np.concatenate(drawn), level, name), error
+    interval = _bootstrap_t(value, error, np.concatenate(drawn), level, name)
+    return _widened(interval, value, influence, reach if bounded else lambda: math.inf), error
 
 
 def median_interval(values: ArrayLike, level: float) -> Interval:

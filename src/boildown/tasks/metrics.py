@@ -156,6 +156,7 @@ class Perplexity:
     unit: str = ""
     range: tuple[float, float] = (1.0, math.inf)
     decomposable: bool = False
+    robust: str = "token_accuracy"
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (summed cross entropy, labels) of logits (n, C, ...) against labels (n, ...); shape (n, 2)."""
@@ -209,6 +210,7 @@ class Rmse:
     unit: str = ""
     range: tuple[float, float] = (0.0, math.inf)
     decomposable: bool = False
+    robust: str = "mae"
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """The squared error, averaged over a sample's outputs; shape (n,)."""
@@ -270,6 +272,7 @@ class R2:
     unit: str = ""
     range: tuple[float, float] = (-math.inf, 1.0)
     decomposable: bool = False
+    robust: str = "spearman"
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (prediction, target), shape (n, 2)."""
