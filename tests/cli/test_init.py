@@ -77,6 +77,38 @@ def test_a_table_becomes_a_project_with_a_trained_network(call, sold, tmp_path):
     assert task.classes == ("no", "yes")
 
 
+@pytest.fixture
+def ended(tmp_path):
+    """Contracts with a fee that only those have that ended."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "ended.csv"
+    left = random.random(300) < 0.5
+    rows = "".join(
+        f"{place},{random.normal() + gone:.3f},{'25' if gone else ''},{'left' if gone else 'stayed'}\n"
+        for place, gone in zip(np.sort(random.choice(900, 300, replace=False)), left, strict=True)
+    )
+    path.write_text(",x,exit fee,y\n" + rows)
+    return path
+
+
+def test_a_column_that_tells_all_is_told_with_its_score(call, ended, tmp_path):
+    told = call(tmp_path / "new", "--csv", ended, "--predict", "y", "--minutes", 0.01)
+    assert "Column '' is left out: it numbers the rows (rises" in told
+    assert "does about as well as all together, in accuracy: 'exit fee' 100.00 % by whether it is filled" in told
+    assert "--leave-out 'exit fee'" in told
+    own = call(tmp_path / "own", "--csv", ended, "--predict", "y", "--model", "net:build")
+    assert "does about as well as any model can, in accuracy: 'exit fee' 100.00 % by whether it is filled" in own
+
+
+def test_columns_are_left_out_and_kept_as_asked(call, ended, tmp_path):
+    given = ("--csv", ended, "--predict", "y", "--leave-out", "exit fee", "--keep", "", "--minutes", 0.01)
+    told = call(tmp_path / "new", *given)
+    assert "predicted from 2 columns" in told
+    assert "exit fee' 100" not in told
+    columns = json.loads((tmp_path / "new" / "columns.json").read_text())["columns"]
+    assert [column["name"] for column in columns] == ["", "x"]
+
+
 def test_numbers_ask_for_an_error_that_hardly_grows(call, sold, tmp_path):
     call(tmp_path / "new", "--csv", sold, "--predict", "x", "--minutes", 0.001)
     assert read_config(tmp_path / "new" / "boildown.toml").target == ["rmse <= 1.02x", "size <= 0.35x"]
@@ -127,11 +159,12 @@ def test_every_mistake_is_told_at_once_and_nothing_written(call, sold, pictures,
     with pytest.raises(InputError) as caught:
         call(
             folder, "--csv", sold, "--image-folder", pictures, "--kind", "guess", "--model", "net", "--timm", "vit",
-            "--weights", tmp_path / "absent.pt", "--size", 2,
+            "--weights", tmp_path / "absent.pt", "--size", 2, "--transformers", tmp_path, "--keep", "x",
         )  # fmt: skip
     told = str(caught.value)
     for part in (
-        "--csv and --image-folder are two kinds of data", "--model and --timm are two kinds of model",
+        "--keep and --leave-out are of no use",
+        "--csv and --image-folder are two kinds of data", "--model and --transformers and --timm are two kinds of",
         "--predict is not given", "Name one of: x, side, bought.", "--kind guess", "--model net cannot be read",
         "There is no weights file", "--size 2", "--timm networks read images",
     ):  # fmt: skip

@@ -111,6 +111,76 @@ def test_what_is_of_no_use_is_left_out(values, why):
     assert why in told
 
 
+def drawn(most, count, seed=0):
+    return np.random.default_rng(seed).choice(most, count, replace=False)
+
+
+SWAPPED = np.sort(drawn(5000, 300))
+SWAPPED[[20, 21, 90, 100]] = SWAPPED[[21, 20, 100, 90]]
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.sort(drawn(5000, 300)), "rises from row to row, no value twice"),
+        (np.sort(drawn(5000, 300))[::-1], "falls from row to row, no value twice"),
+        ([f"{value}.0" for value in np.sort(drawn(5000, 300))], "rises"),
+        (SWAPPED, "rises"),
+        ([*range(400), *range(100)], "rises from row to row, but for 100 no value twice"),  # frames put together
+        ([*np.sort(drawn(5000, 200)), *np.sort(drawn(5000, 150, seed=1))], "rises"),
+        ([*range(250), *np.sort(250 + drawn(40_000, 250))], "rises"),  # one class thinned out to the other's number
+        (["" if place % 5 == 0 else place for place in range(200)], "rises"),
+        (drawn(300, 300), "from 0 to 299 in any order, no value twice"),
+        (drawn(900, 300), "in any order"),
+    ],
+)
+def test_row_numbers_are_left_out_whatever_gaps_they_have(values, why):
+    values = [str(value) for value in values]
+    column, told = judge("c d", values)
+    assert column is None
+    assert why in told
+    assert told.endswith("where it measures something say --keep 'c d'")
+    assert judge("c d", values, keep=True)[0].kind == "number"
+
+
+@pytest.mark.parametrize("name", ["id", "", "Unnamed: 0", "PassengerId", "customer_ID", "patient id"])
+def test_numbers_called_an_id_are_left_out_where_all_differ(name):
+    values = [str(value) for value in 10**6 * drawn(9000, 100) + 7]
+    assert "it names the rows" in judge(name, values)[1]
+    for measured in ("area", "bid", "humid"):
+        assert judge(measured, values)[0] is not None
+    assert judge(name, values[:50] * 2)[0] is not None
+
+
+RISING = 20 + 0.01 * np.arange(300)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RISING + np.random.default_rng(0).uniform(0, 0.005, 300),  # a temperature that drifts
+        np.round(1000 + 3 * np.arange(300) + np.random.default_rng(0).normal(0, 20, 300)).astype(int),
+        np.sort(np.random.default_rng(0).gamma(2, 0.4, 300)).round(2),  # carats the rows are sorted by
+        np.sort(np.random.default_rng(0).normal(1500, 400, 300)).astype(int),  # square feet
+        np.sort(np.random.default_rng(0).lognormal(11, 1.5, 300)).astype(int)[::-1],  # people in towns
+        np.random.default_rng(0).lognormal(11, 1.5, 300).astype(int),
+        [*range(1, 366)] * 2,  # days of the year
+        [*range(1, 13)] * 20,
+        [2000 + place // 30 for place in range(300)],
+        45_210 + np.cumsum(np.random.default_rng(0).integers(0, 60, 300) * (np.arange(300) % 7 > 1)),  # an odometer
+        np.random.default_rng(0).integers(0, 10**6, 300),
+    ],
+)
+def test_what_is_measured_stays_in(values):
+    assert judge("c", [str(value) for value in values])[0].kind == "number"
+
+
+def test_a_measurement_that_never_falls_is_told():
+    told = "it rises from row to row; where it only counts them say --leave-out c"
+    assert judge("c", [f"{value:.2f}" for value in RISING])[1] == told
+    assert judge("c", [f"{value:.2f}" for value in RISING], keep=True)[1] == ""
+
+
 def test_numbers_with_gaps_take_the_median():
     column, told = judge("c", [*ROWS, "", "NA", "about 3"])
     assert column.kind == "number"

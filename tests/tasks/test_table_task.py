@@ -47,7 +47,10 @@ def test_classes_are_found_with_what_was_left_out(sold):
     assert [(column.name, column.kind) for column in table.columns] == [
         ("x", "number"), ("price", "number"), ("side", "category"),
     ]  # fmt: skip
-    assert told == ["Column 'id' is left out: it numbers the rows."]
+    assert told == [
+        "Column 'id' is left out: it numbers the rows (rises from row to row, no value twice); where it measures "
+        "something say --keep id."
+    ]
 
 
 def test_numbers_are_predicted_and_rows_without_one_left_out(sold):
@@ -137,6 +140,43 @@ def test_a_target_that_says_nothing_or_little(tmp_path):
     copied = write(tmp_path / "copied.csv", ["a", "y"], [[i % 2, i % 2] for i in range(60)])
     with pytest.raises(DataError, match="no column to predict"):
         Table.find(copied, "y")
+
+
+def test_columns_are_kept_and_left_out_as_asked(sold):
+    table, told = Table.find(sold, "bought", keep=["id"], leave_out=["price"])
+    assert [column.name for column in table.columns] == ["id", "x", "side"]
+    assert told == ["Column 'price' is left out, as you said."]
+    with pytest.raises(DataError) as caught:
+        Table.find(sold, "bought", keep=["idd", "x"], leave_out=["x"])
+    assert [mistake.cause for mistake in caught.value.mistakes] == [
+        "sold.csv has no column idd to keep or leave out.", "x cannot be kept and left out.",
+    ]  # fmt: skip
+
+
+def test_a_column_that_is_of_no_use_cannot_be_kept(tmp_path):
+    path = write(tmp_path / "t.csv", ["a", "day", "y"], [[i % 7, f"2026-01-{i % 28 + 1:02}", i % 2] for i in range(60)])
+    with pytest.raises(DataError, match="'day' cannot be kept: it holds dates"):
+        Table.find(path, "y", keep=["day"])
+
+
+def test_what_each_column_tells_by_itself(tmp_path):
+    random = np.random.default_rng(0)
+    path = write(
+        tmp_path / "t.csv", ["x", "noise", "fee", "y"],
+        [
+            [f"{x:.3f}", f"{random.normal():.3f}", f"{random.normal(50, 9):.1f}" if x + e > 0 else "", int(x + e > 0)]
+            for x, e in random.normal(size=(400, 2))
+        ],
+    )  # fmt: skip
+    table, _told = Table.find(path, "y")
+    x, noise, fee = table.alone(path, validation=0.4)
+    assert (x.name, noise.name, fee.name) == ("x", "noise", "fee")
+    assert (fee.loss, fee.filled) == (0.0, True)
+    assert 0.15 < x.loss < 0.4 < noise.loss
+    assert not x.filled
+    held = table.task(path, validation=0.4).validation
+    labels = torch.cat([target for _inputs, target in held.batches()])
+    assert fee.blind == pytest.approx(float(min((labels == 0).float().mean(), (labels == 1).float().mean())), abs=0.2)
 
 
 def test_one_class_that_is_nearly_all_asks_for_f1_too(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +19,9 @@ from boildown.domain.task import Task
 from boildown.errors import ModelError
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
+from boildown.tasks.alone import Alone
 from boildown.tasks.classification import Classification
+from boildown.tasks.columns import some
 from boildown.tasks.data import read_targets
 from boildown.tasks.images import IMAGENET, ImageFolder, Look, written
 from boildown.tasks.networks import TableNetwork, image_network
@@ -28,6 +32,7 @@ from boildown.training import Training, steps_for, train
 Network = TypeVar("Network", bound=nn.Module)
 
 LEAST_STEPS, EPOCHS = 2000, 40
+_NAMED = 3
 # The two quotes on either side of the quoted title make it a docstring.
 _TASK = """\
 ""{title}""
@@ -63,7 +68,7 @@ class Start:
     """A project that can be written: the task with its code, conditions that suit it, what a person should know.
 
     files: what the code reads, by name, and model.py where there is one. factory: of the model. network: one that is
-    to be trained first.
+    to be trained first. alone: what each column of a table tells by itself.
     """
 
     task: Task
@@ -73,14 +78,24 @@ class Start:
     files: Mapping[str, str] = field(default_factory=dict)
     factory: str = "model:build"
     network: nn.Module | None = None
+    alone: tuple[Alone, ...] = ()
 
 
-def start_table(path: Path, target: str, folder: Path, kind: Kind | None = None, *, train: bool = True) -> Start:
+def start_table(
+    path: Path,
+    target: str,
+    folder: Path,
+    kind: Kind | None = None,
+    *,
+    train: bool = True,
+    keep: Collection[str] = (),
+    leave_out: Collection[str] = (),
+) -> Start:
     """Begin with a CSV or Parquet file, in a project that lies in `folder`. Raises InputError with every mistake.
 
-    train: begin with a small network of its own, too.
+    train: begin with a small network of its own, too. keep, leave_out: columns, as `Table.find` takes them.
     """
-    table, told = Table.find(path, target, kind)
+    table, told = Table.find(path, target, kind, keep=keep, leave_out=leave_out)
     share = validation_share(table.rows)
     task = table.task(path, validation=share)
     what = f"one of {len(table.classes)} classes" if table.classes else "a number"
@@ -93,8 +108,9 @@ def start_table(path: Path, target: str, folder: Path, kind: Kind | None = None,
     )  # fmt: skip
     files = {"columns.json": table.dump()}
     everything = (*told, *_sizes(task))
+    alone = table.alone(path, validation=share)
     if not train:
-        return Start(task, code, _conditions(task), everything, files)
+        return Start(task, code, _conditions(task), (*everything, *giving_away(alone, task)), files)
     numbers = sum(column.kind == "number" for column in table.columns)
     categories = [len(column.categories) for column in table.columns if column.kind == "category"]
     regression = table.kind == "regression"
@@ -103,7 +119,7 @@ def start_table(path: Path, target: str, folder: Path, kind: Kind | None = None,
     network.standardize(*_whole(task))
     called = f"TableNetwork({numbers}, {categories}, {outputs}{', regression=True' if regression else ''})"
     files["model.py"] = _NETWORK.format(name="TableNetwork", call=called)
-    return Start(task, code, _conditions(task), everything, files, network=network)
+    return Start(task, code, _conditions(task), everything, files, network=network, alone=alone)
 
 
 def start_images(root: Path, folder: Path, look: Look | None = None, *, size: int | None = None) -> Start:
@@ -237,6 +253,29 @@ def majority(task: Task) -> float:
 def shown(task: Task, scores: Mapping[str, float]) -> str:
     """Scores for people."""
     return ", ".join(f"{m.name} {format_value(scores[m.name], m.unit, 'value')}" for m in task.metrics)
+
+
+def giving_away(alone: Sequence[Alone], task: Task, score: float | None = None) -> tuple[str, ...]:
+    """Which columns by themselves do about as well as all of them, in a sentence where there are some.
+
+    score: that of all columns, in the task's first metric; by default a perfect one.
+    """
+    metric, regression = task.metrics[0], not isinstance(task, Classification)
+    loss = 0.0 if score is None else score**2 if regression else 1 - score
+    found = [column for column in alone if column.gives_away(loss, regression=regression)]
+    if not found or len(alone) == 1:
+        return ()
+    found.sort(key=lambda column: column.loss)
+    owns = [math.sqrt(column.loss) if regression else 1 - column.loss for column in found]
+    told = [
+        f"{column.name!r} {format_value(own, metric.unit)}" + (" by whether it is filled" if column.filled else "")
+        for column, own in zip(found, owns, strict=True)
+    ]
+    options = " ".join(f"--leave-out {shlex.quote(column.name)}" for column in found[:_NAMED])
+    return (
+        f"One column alone does about as well as {'all together' if score is not None else 'any model can'}, in "
+        f"{metric.name}: {some(told, _NAMED)}. Where it is known only once the answer is, begin again with {options}.",
+    )
 
 
 @torch.no_grad()

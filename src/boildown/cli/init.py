@@ -66,6 +66,8 @@ class _Asked:
     predict: str | None
     kind: str | None
     text: tuple[str, ...]
+    keep: tuple[str, ...]
+    leave_out: tuple[str, ...]
     model: str | None
     weights: Path | None
     transformers: Path | None
@@ -98,6 +100,14 @@ def init(
         list[str] | None,
         typer.Option("--text", help="A column that holds text, for --transformers. May be given again."),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", help="A column that looks like a row number and is none. May be given again."),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", help="A column to predict nothing from. May be given again."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Your model, module:callable; without one a small one is trained.")
     ] = None,
@@ -111,8 +121,9 @@ def init(
 ) -> int:
     """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
     asked = _Asked(
-        folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), model, weights, transformers, timm, size
-    )
+        folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), tuple(keep or ()), tuple(leave_out or ()),
+        model, weights, transformers, timm, size,
+    )  # fmt: skip
     if mistakes := list(_mistakes(asked)):
         raise InputError(*mistakes)
     start = _start(asked)
@@ -151,9 +162,15 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
             yield Mistake(f"{' and '.join(names)} are two kinds of {what}.", "Give one of them.")
     if asked.table is not None and asked.predict is None:
         yield Mistake("--predict is not given: the column to predict.", _columns(asked.table))
-    for option, value in (("--predict", asked.predict), ("--kind", asked.kind), ("--text", asked.text or None)):
-        if value is not None and asked.table is None:
+    about_tables = {
+        "--predict": asked.predict, "--kind": asked.kind, "--text": asked.text, "--keep": asked.keep,
+        "--leave-out": asked.leave_out,
+    }  # fmt: skip
+    for option, value in about_tables.items():
+        if value and asked.table is None:
             yield Mistake(f"{option} is about a table, and none is given.", "Give --csv FILE or --parquet FILE.")
+    if asked.transformers is not None and (asked.keep or asked.leave_out):
+        yield Mistake("--transformers reads texts alone; --keep and --leave-out are of no use.", "Say --text NAME.")
     if asked.text and asked.transformers is None:
         yield Mistake("--text is about a model that reads text, and none is given.", "Give --transformers FOLDER.")
     if asked.kind not in (None, "classification", "regression"):
@@ -191,7 +208,10 @@ def _start(asked: _Asked) -> Start | None:
     if asked.table is not None and asked.predict is not None and asked.transformers is not None:
         return starting.start_text(asked.table, asked.predict, asked.transformers, asked.folder, asked.text)
     if asked.table is not None and asked.predict is not None:
-        return starting.start_table(asked.table, asked.predict, asked.folder, asked.kind, train=asked.model is None)  # type: ignore[arg-type]
+        return starting.start_table(
+            asked.table, asked.predict, asked.folder, asked.kind,  # type: ignore[arg-type]
+            train=asked.model is None, keep=asked.keep, leave_out=asked.leave_out,
+        )  # fmt: skip
     if asked.image_folder is not None:
         if asked.timm is not None:
             return starting.start_timm(
@@ -229,7 +249,7 @@ def _factory(asked: _Asked) -> str:
 
 def _trained(start: Start, minutes: float) -> Any:
     """The small network, trained while its progress is shown."""
-    from boildown.api.starting import shown, train_first
+    from boildown.api.starting import giving_away, shown, train_first
     from boildown.report.live import Live
 
     assert start.network is not None
@@ -244,6 +264,8 @@ def _trained(start: Start, minutes: float) -> Any:
 
         trained, scores = train_first(start, minutes, progress=progress)
     typer.echo(f"On the data to judge on it shows: {shown(start.task, scores)}.")
+    for line in giving_away(start.alone, start.task, scores[start.task.metrics[0].name]):
+        typer.echo(line)
     return trained
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boildown.errors import DataError, Mistake
+from boildown.tasks.numbering import direction, row_number
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "missing"})
 """What stands for a missing value, in lower case."""
@@ -84,8 +86,11 @@ def is_missing(text: str) -> bool:
     return text.strip().casefold() in MISSING
 
 
-def judge(name: str, values: Sequence[str]) -> tuple[Column | None, str]:
-    """What a column holds, and what a person should know of it; None for one that is of no use, with the reason."""
+def judge(name: str, values: Sequence[str], *, keep: bool = False) -> tuple[Column | None, str]:
+    """What a column holds, and what a person should know of it; None for one that is of no use, with the reason.
+
+    keep: its numbers are of use, although they look as if they numbered the rows.
+    """
     present = [value.strip() for value in values if not is_missing(value)]
     counts = Counter(present)
     if not present:
@@ -95,11 +100,13 @@ def judge(name: str, values: Sequence[str]) -> tuple[Column | None, str]:
     numbers = np.array([number(value) for value in present])
     finite = np.isfinite(numbers)
     if finite.mean() >= _NUMBERS_FROM:
-        if _counts_rows(values):
-            return None, "it numbers the rows"
+        if not keep and (why := row_number(name, numbers[finite])):
+            return None, f"{why}; where it measures something say --keep {shlex.quote(name)}"
         odd = [value for value, good in zip(present, finite, strict=True) if not good]
-        told = f"{len(odd)} values that are no numbers count as missing: {some(sorted(set(odd)))}" if odd else ""
-        return Column(name, "number", fill=float(np.median(numbers[finite]))), told
+        told = [f"{len(odd)} values that are no numbers count as missing: {some(sorted(set(odd)))}"] if odd else []
+        if not keep and (way := direction(numbers[finite])):
+            told.append(f"it {way} from row to row; where it only counts them say --leave-out {shlex.quote(name)}")
+        return Column(name, "number", fill=float(np.median(numbers[finite]))), "; ".join(told)
     if all(_is_date(value) for value in present[:100]):
         return None, "it holds dates; make numbers of them (age, weekday) if they matter"
     if len(counts) > max(20, len(present) // 2):
@@ -201,14 +208,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return value.isoformat() if isinstance(value, date | datetime) else str(value)
-
-
-def _counts_rows(values: Sequence[str]) -> bool:
-    """Whether whole numbers go up by 1 from row to row."""
-    if any("." in value for value in values[:2]):
-        return False
-    numbers = np.array([number(value) for value in values])
-    return len(numbers) > 2 and bool(np.all(np.diff(numbers) == 1))
 
 
 def _is_date(text: str) -> bool:

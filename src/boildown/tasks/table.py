@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
 from boildown.errors import DataError, Mistake, Mistakes
+from boildown.tasks.alone import Alone, rated
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import Column, Texts, is_missing, judge, number, read, some
 from boildown.tasks.data import samples_from
@@ -27,6 +28,7 @@ _MOST_WHOLE_CLASSES, _ROWS_PER_CLASS = 20, 10
 _MOST_CLASSES = 1000
 _LOPSIDED = 0.8
 _LEAST_ROWS = 20
+_LEARNED_FROM = 5000
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,19 @@ class Table:
     lopsided: bool = False
 
     @classmethod
-    def find(cls, path: Path, target: str, kind: Kind | None = None) -> tuple[Table, list[str]]:
+    def find(
+        cls,
+        path: Path,
+        target: str,
+        kind: Kind | None = None,
+        *,
+        keep: Collection[str] = (),
+        leave_out: Collection[str] = (),
+    ) -> tuple[Table, list[str]]:
         """What a file holds, and what a person should know of it, in sentences.
 
-        kind: in place of what the target's values look like. Raises DataError with every mistake.
+        kind: in place of what the target's values look like. keep: columns that number rows only by their looks.
+        leave_out: columns that no prediction is to be made from. Raises DataError with every mistake.
         """
         texts = read(path)
         if target not in texts:
@@ -58,18 +69,24 @@ class Table:
             )
         rows = _labelled(texts, target)
         answers = rows.pop(target)
-        told = []
+        told = [f"Column {name!r} is left out, as you said." for name in rows if name in leave_out]
         if unlabelled := len(texts[target]) - len(answers):
             told.append(f"{unlabelled:,} rows without a value of {target!r} are left out.")
         chosen, mistakes = _kind(target, answers, kind)
         if len(answers) < _LEAST_ROWS:
             cure = "Some hundred are needed, 5,000 are better: a fifth of them will be judged on."
             mistakes.insert(0, Mistake(f"{path.name} has {len(answers)} rows with a value of {target!r}.", cure))
+        mistakes += _unknown(path.name, rows, keep, leave_out)
         columns = []
         for name, values in rows.items():
-            column, why = (None, "it repeats the target") if values == answers else judge(name, values)
+            if name in leave_out:
+                continue
+            kept = name in keep
+            column, why = (None, "it repeats the target") if values == answers else judge(name, values, keep=kept)
             columns += [] if column is None else [column]
-            if why:
+            if column is None and kept:
+                mistakes.append(Mistake(f"Column {name!r} cannot be kept: {why}.", "Do not ask for it."))
+            elif why:
                 told.append(f"Column {name!r} is left out: {why}." if column is None else f"Column {name!r}: {why}.")
         if not columns:
             mistakes.append(Mistake(f"{path.name} has no column to predict {target!r} from.", " ".join(told)))
@@ -120,15 +137,27 @@ class Table:
             if test is not None:
                 data["test"] = self._samples(test)[0]
         mistakes.raise_all()
-        judged = _hashed(rows, seed) < validation
-        train, held = (np.flatnonzero(part) for part in (~judged, judged))
-        if not len(train) or not len(held):
-            raise DataError.of(f"{path.name} has too few rows to be split.", "Give more, or another share.")
+        train, held = _split(path.name, rows, validation, seed)
         data |= {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
         if self.kind == "regression":
             return Regression(**data)
         metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
         return Classification(**data, metrics=metrics, classes=self.classes)
+
+    def alone(self, path: Path, *, validation: float = 0.2, seed: int = 0) -> tuple[Alone, ...]:
+        """What each column by itself tells of the rows that `task` judges on. Raises DataError with every mistake."""
+        rows = _labelled(read(path), self.target)
+        answers = self._targets(path.name, [_plain(value) for value in rows[self.target]]).numpy()
+        if self.kind == "regression":
+            answers = answers.astype(np.float64) - answers.mean(dtype=np.float64)
+        train, held = _split(path.name, rows, validation, seed)
+        train = np.random.default_rng(seed).permutation(train)[:_LEARNED_FROM]
+        found = []
+        for column in self.columns:
+            values = replace(column, fill=np.nan).encode(rows[column.name])
+            values[[is_missing(value) for value in rows[column.name]]] = np.nan
+            found.append(rated(column.name, values, answers, train, held))
+        return tuple(found)
 
     def _samples(self, path: Path) -> tuple[Samples, Texts]:
         """The samples of a file, and the rows they were made of."""
@@ -170,6 +199,28 @@ def fractions(keys: Sequence[str], seed: int) -> NDArray[np.float64]:
 
 def _hashed(rows: Texts, seed: int) -> NDArray[np.float64]:
     return fractions(["\x1f".join(values) for values in zip(*rows.values(), strict=True)], seed)
+
+
+def _split(file: str, rows: Texts, validation: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows to train on, and those to judge on. Raises DataError where there are none."""
+    judged = _hashed(rows, seed) < validation
+    train, held = np.flatnonzero(~judged), np.flatnonzero(judged)
+    if not len(train) or not len(held):
+        raise DataError.of(f"{file} has too few rows to be split.", "Give more, or another share.")
+    return train, held
+
+
+def _unknown(file: str, rows: Texts, keep: Collection[str], leave_out: Collection[str]) -> list[Mistake]:
+    """What is asked of columns, and cannot be."""
+    absent = [name for name in (*keep, *leave_out) if name not in rows]
+    both = [name for name in keep if name in leave_out]
+    mistakes = []
+    if absent:
+        cure = f"Its columns are: {some(list(rows), 30)}."
+        mistakes.append(Mistake(f"{file} has no column {some(absent)} to keep or leave out.", cure))
+    if both:
+        mistakes.append(Mistake(f"{some(both)} cannot be kept and left out.", "Say one of them."))
+    return mistakes
 
 
 def _labelled(texts: Texts, target: str) -> Texts:
