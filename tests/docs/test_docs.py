@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,10 @@ def test_messages_are_those_of_the_source() -> None:
     told = re.findall(r"^### `(.+)`$", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"), re.M)
     assert len(told) > 20
     assert [message for message in told if message not in known] == []
+
+
+def test_the_layers_on_the_page_are_those_of_the_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = settings["tool"]["importlinter"]["contracts"][0]
+    block = next(text for text in blocks(ROOT / "CONTRIBUTING.md", "text") if text.startswith("cli"))
+    assert [re.split(r"\s{2,}", line)[0] for line in block.splitlines()] == contract["layers"]
