@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 from boildown.errors import DataError
-from boildown.tasks.data import Unlabelled, evenly_spaced, read_targets, samples_from
+from boildown.tasks.data import Unlabelled, evenly_spaced, places_of, read_targets, samples_from
 
 N = 37
 X = torch.arange(N * 3, dtype=torch.float32).reshape(N, 3)
@@ -125,6 +125,26 @@ def test_subsets_compose_and_keep_their_order():
     samples = samples_from(ITEMS).subset([30, 3, 20, 10]).subset([2, 0])
     assert torch.equal(next(samples.batches())[0], X[[20, 30]])
     assert samples.targets().tolist() == Y[[20, 30]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "places"),
+    [
+        (ITEMS, [30, 3]),
+        (Subset(MapStyle(), range(N - 1, -1, -1)), [30, 3]),
+        (Subset(Subset(TensorDataset(X, Y), range(1, N)), range(35)), [30, 3]),
+        (DataLoader(ITEMS, batch_size=4, sampler=SubsetRandomSampler(range(0, N, 1))), [30, 3]),
+        (DataLoader(MapStyle(), sampler=SubsetRandomSampler([2 * i for i in range(18)] + [36])), [36, 6]),
+    ],
+)
+def test_places_count_in_what_the_user_gave(source, places):
+    samples = samples_from(source)
+    chosen = [30, 3] if places == [30, 3] else [18, 3]
+    some = samples.relabelled(lambda _inputs, target: target).subset(range(len(samples))).subset(chosen)
+    given = source.dataset if isinstance(source, DataLoader) else source
+    assert places_of(some).tolist() == places_of(Unlabelled(some)).tolist() == places
+    for place, (inputs, _target) in zip(places, some.batches(1), strict=True):
+        assert torch.equal(inputs[0], given[place][0])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from boildown.domain.candidate import Candidate
 from boildown.domain.task import Metric
 from boildown.engine.attempt import Attempt
 from boildown.engine.bench import Bench, Statistics
-from boildown.tasks.data import IndexedSamples
+from boildown.tasks.data import IndexedSamples, places_of
 from boildown.tasks.metrics import predicted_classes
 
 CHANGED = "changed"
@@ -51,8 +51,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     lost = before - after if metric.higher_is_better else after - before
     chosen = _spread(lost)
     shown = _Shown(bench, attempt, first, chosen).rows() if chosen else []
-    samples = bench.job.splits.verdict
-    numbers = samples.indices if isinstance(samples, IndexedSamples) else range(len(lost))
+    places = places_of(bench.job.splits.verdict)
     return {
         "artifact": attempt.sha256,
         "metric": metric.name,
@@ -62,7 +61,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
         "better": int((lost < 0).sum()),
         "classes": _classes(bench, before, after, lost),
         "samples": [
-            {"index": int(numbers[i]), "before": float(before[i]), "after": float(after[i]), **row}
+            {"index": int(places[i]), "before": float(before[i]), "after": float(after[i]), **row}
             for i, row in zip(chosen, shown, strict=True)
         ],
     }

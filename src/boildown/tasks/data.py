@@ -44,6 +44,7 @@ class IndexedSamples:
     read: indices to one collated batch, `(inputs, target)`, `(a, b, ..., target)`, a dict with its
         target under one of `TARGET_KEYS`, or inputs alone (target None).
     indices: which items of the source, in order.
+    places: where each is in the data set that the user gave, for messages; by default all of it, in order.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class IndexedSamples:
         indices: Sequence[int] | NDArray[np.int64],
         batch_size: int = _BATCH_SIZE,
         workers: int = 0,
+        places: NDArray[np.int64] | None = None,
     ) -> None:
         self.read = read
         self.indices = np.asarray(indices, dtype=np.int64)
+        self.places = np.arange(len(self.indices)) if places is None else places
         self.batch_size = batch_size
         self.workers = workers
         self._fingerprints: dict[bool, str] = {}
@@ -90,8 +93,8 @@ class IndexedSamples:
 
     def subset(self, indices: Sequence[int]) -> IndexedSamples:
         """The samples at these positions, in the order given."""
-        chosen = self.indices[np.asarray(indices, dtype=np.int64)]
-        return IndexedSamples(self.read, chosen, self.batch_size, self.workers)
+        chosen = np.asarray(indices, dtype=np.int64)
+        return IndexedSamples(self.read, self.indices[chosen], self.batch_size, self.workers, self.places[chosen])
 
     def relabelled(self, change: Callable[[Any, Any], Any]) -> IndexedSamples:
         """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none.
@@ -99,7 +102,7 @@ class IndexedSamples:
         In place of what another task changed: a target is changed once.
         """
         read = self.read.read if isinstance(self.read, Relabelled) else self.read
-        return IndexedSamples(Relabelled(read, change), self.indices, self.batch_size, self.workers)
+        return IndexedSamples(Relabelled(read, change), self.indices, self.batch_size, self.workers, self.places)
 
     def fingerprint(self, *, every: bool) -> str:
         """SHA-256 over the length and the items' types, shapes and bytes: all, or 256 evenly spaced.
@@ -235,6 +238,11 @@ class Unlabelled:
         """The samples at these positions, without labels."""
         return Unlabelled(self.samples.subset(indices))
 
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Those of the samples behind it."""
+        return places_of(self.samples)
+
     def fingerprint(self, *, every: bool) -> str:
         """The fingerprint of the samples behind it."""
         return self.samples.fingerprint(every=every)
@@ -255,7 +263,8 @@ def samples_from(
     batches where the source says nothing of it. Raises DataError for data that cannot be read by index.
     """
     if isinstance(source, IndexedSamples):
-        return IndexedSamples(source.read, source.indices, batch_size or source.batch_size, source.workers)
+        size = batch_size or source.batch_size
+        return IndexedSamples(source.read, source.indices, size, source.workers, source.places)
     if isinstance(source, DataLoader):
         return _from_loader(source, batch_size, collate)
     if isinstance(source, tuple) and _are_arrays(source):
@@ -277,6 +286,12 @@ def samples_from(
             )
         )
     return _indexed(source, collate, batch_size or _BATCH_SIZE)
+
+
+def places_of(samples: Samples) -> NDArray[np.int64]:
+    """Where each sample is in the data set that the user gave."""
+    places: NDArray[np.int64] = getattr(samples, "places", np.arange(len(samples)))
+    return places
 
 
 def split_target(item: Any) -> tuple[Any, Any]:
@@ -353,7 +368,8 @@ def _indexed(
     """Samples of a map-style source; tensors are read by slicing where nothing but collation is asked for."""
     if type(source) is Subset:
         inner = _indexed(source.dataset, collate, batch_size, workers)
-        return inner.subset(source.indices)
+        # A subset is the data set that the user gave: places count in it.
+        return IndexedSamples(inner.read, inner.indices[np.asarray(source.indices)], batch_size, workers)
     if type(source) is TensorDataset and collate is None:
         return IndexedSamples(Rows(source.tensors), np.arange(len(source)), batch_size)
     return IndexedSamples(Items(source, collate), np.arange(len(source)), batch_size, workers)
