@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from boildown.tasks import Classification, Regression
 from boildown.tasks.checks import check_labels, majority_share, overlap
@@ -98,8 +98,51 @@ def test_training_data_may_be_augmented_and_padded_data_is_fine():
     assert Classification(train=Augmented(), validation=loader).check() == []
 
 
-def test_only_the_beginning_is_read_and_a_sorted_beginning_is_no_mistake():
-    assert Classification(validation=(with_value(torch.nan, 280), Y)).check() == []
+class AugmentedLate(Augmented):
+    def __getitem__(self, index):
+        return X[index] + (index >= 64) * torch.rand(()), int(Y[index])
+
+
+class BrokenLate(Augmented):
+    def __getitem__(self, index):
+        if index == 290:
+            raise FileNotFoundError("290.jpg")
+        return X[index], int(Y[index])
+
+
+LATE = {
+    "an input": ((with_value(torch.nan, 280), Y), "item 280 has an input that is NaN"),
+    "an infinite input": (TensorDataset(with_value(torch.inf, 299), Y), "item 299 has an input"),
+    "one of several inputs": ([((X[i], X[i] / (i != 270)), 0) for i in range(300)], "item 270 has an input"),
+    "through a loader": (DataLoader(TensorDataset(with_value(torch.nan, 280), Y), batch_size=32), "item 280"),
+    "in a subset": (Subset(TensorDataset(with_value(torch.nan, 5), Y), [*range(10, 300), 5]), "item 290 has an input"),
+    "alone in batches of one": (DataLoader([(x, 0) for x in with_value(torch.nan, 280)], collate_fn=pad), "item 280"),
+    "a file": (BrokenLate(), "item 290 cannot be read: FileNotFoundError: 290.jpg"),
+    "at random": (AugmentedLate(), "data differs when it is read twice"),
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_what_is_wrong_far_from_the_beginning_of_scored_data_is_told(part, kind):
+    source, says = LATE[kind]
+    found = causes(Classification(**{"validation": (X, Y), part: source}))
+    assert len(found) == 1
+    assert says in found[0]
+
+
+def test_a_late_target_that_is_not_finite_is_told():
+    (cause,) = causes(Regression(validation=(X, torch.where(torch.arange(300) == 290, torch.nan, 1.0))))
+    assert "Validation item 290 has a target" in cause
+
+
+def test_all_items_to_calibrate_with_are_read():
+    (cause,) = causes(Classification(calibration=list(with_value(torch.nan, 280)), validation=(X, Y)))
+    assert "Calibration item 280" in cause
+
+
+def test_of_training_data_only_the_beginning_is_read_and_a_sorted_beginning_is_no_mistake():
+    assert Classification(train=(with_value(torch.nan, 280), Y), validation=(X, Y)).check() == []
 
     class Sorted(Augmented):
         targets = None
@@ -129,6 +172,7 @@ def test_overlap_counts_validation_items_that_were_trained_on():
     train = samples_from((X[:200], Y[:200]))
     assert overlap(train, samples_from((X[190:], Y[190:]))) == 10
     assert overlap(train, samples_from((X[190:], 0 * Y[190:]))) == 10  # inputs alone
+    assert overlap(train, samples_from((X[190:] + 1e-5, Y[190:]))) == 10  # as good as equal
     assert overlap(train, samples_from((X[200:], Y[200:]))) == 0
     assert overlap(train, samples_from((X[:200].double(), Y[:200]))) == 0
 

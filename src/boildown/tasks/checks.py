@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,30 +11,33 @@ from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
 from boildown.errors import DataError, InputError, Mistake
-from boildown.tasks.data import IndexedSamples, Rows, content, feed, leaves
+from boildown.tasks.data import content, leaves, places_of
+from boildown.tasks.repeats import equal, first_not_finite, look
 
 READ_TWICE = 64
 READ_AHEAD = 256
-_GLANCE, _GLANCED_AT_ONCE = 64, 256
 IGNORED = -100
 """The label that PyTorch's cross entropy ignores."""
 
 
-def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool) -> list[Mistake]:
-    """Every mistake in the first 256 items of one data set.
+def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool, every: bool = False) -> list[Mistake]:
+    """Every mistake in the first 256 items of one data set, and what cannot be read or is not finite in `every` item.
 
     name: how to call it ('validation'). labelled: targets are needed. scored: it is judged on, so it
-    must read the same every time (the first 64 items are read twice).
+    must read the same every time (the first 64 items and 64 others are read twice).
     """
     if len(samples) == 0:
         return [Mistake(f"The {name} data is empty.", "Give at least one item, better a thousand.")]
-    head = samples.subset(range(min(READ_AHEAD, len(samples))))
+    reading = samples.subset(range(min(READ_AHEAD, len(samples))))
     try:
-        mistakes = list(_first_of_each(_batch_mistakes(name, head, labelled)))
+        mistakes = list(_first_of_each(_batch_mistakes(name, reading, labelled)))
+        if every and not mistakes:
+            reading = samples
+            mistakes = not_finite(name, samples)
     except InputError as error:  # a task that reads targets its own way tells what is wrong with them
         return [Mistake(f"{name}: {mistake.cause}", mistake.cure) for mistake in error.mistakes]
     except Exception as error:  # noqa: BLE001 - a user's data set may raise anything: it becomes a mistake
-        return [_unreadable(name, head, error)]
+        return [_unreadable(name, reading, error)]
     if scored and reads_differ(samples):
         mistakes.append(
             Mistake(
@@ -44,6 +46,11 @@ def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool) 
             )
         )
     return mistakes
+
+
+def not_finite(name: str, samples: Samples) -> list[Mistake]:
+    """The first input and the first target of all samples that are NaN or infinite."""
+    return [_not_finite(name, what, int(places_of(samples)[at])) for what, at in look(samples).bad.items()]
 
 
 def check_labels(targets: NDArray[Any], classes: int, name: str = "validation") -> list[Mistake]:
@@ -119,20 +126,9 @@ def check_binary(name: str, targets: NDArray[Any]) -> list[Mistake]:
 
 
 def overlap(train: Samples, validation: Samples) -> int:
-    """How many validation items have inputs that also occur in the training data, bit for bit.
-
-    Reads both data sets once, and again those items that look alike at a glance.
-    """
-    glances = [_glances(train), _glances(validation)]
-    alike = set(glances[0]) & set(glances[1])
-    if not alike:
-        return 0
-    train, validation = (
-        samples.subset([index for index, glance in enumerate(of_all) if glance in alike])
-        for samples, of_all in zip((train, validation), glances, strict=True)
-    )
-    seen = set(_input_hashes(train))
-    return sum(item in seen for item in _input_hashes(validation))
+    """How many validation items have inputs that also occur in the training data, or as good as equal ones."""
+    labels = equal(validation, train)
+    return int(np.isin(labels[: len(validation)], labels[len(validation) :]).sum())
 
 
 def majority_share(targets: NDArray[Any]) -> float:
@@ -142,9 +138,10 @@ def majority_share(targets: NDArray[Any]) -> float:
 
 
 def reads_differ(samples: Samples) -> bool:
-    """Whether the first 64 items differ when they are read twice."""
-    head = samples.subset(range(min(READ_TWICE, len(samples))))
-    return any(not _same(first, second) for first, second in zip(head.batches(), head.batches(), strict=True))
+    """Whether the first 64 items, or 64 at random of all, differ when they are read twice."""
+    random = np.random.default_rng(len(samples)).permutation(len(samples))[:READ_TWICE]
+    chosen = samples.subset(sorted({*range(min(READ_TWICE, len(samples))), *random.tolist()}))
+    return any(not _same(first, second) for first, second in zip(chosen.batches(), chosen.batches(), strict=True))
 
 
 def unlike(output: Any, target: Any) -> DataError:
@@ -181,16 +178,17 @@ def _batch_mistakes(name: str, head: Samples, labelled: bool) -> Iterator[tuple[
                 ),
             )
         for what, tree in (("an input", inputs), ("a target", target)):
-            bad = _first_not_finite(tree)
+            bad = first_not_finite(tree)
             if bad is not None:
-                yield (
-                    what,
-                    Mistake(
-                        f"{name.capitalize()} item {start + bad} has {what} that is NaN or infinite.",
-                        "Remove such items, or fix the preprocessing (division by zero, logarithm of zero).",
-                    ),
-                )
-        start += _length(inputs)
+                yield what, _not_finite(name, what, int(places_of(head)[min(start + bad, len(head) - 1)]))
+        start += READ_TWICE
+
+
+def _not_finite(name: str, what: str, place: int) -> Mistake:
+    return Mistake(
+        f"{name.capitalize()} item {place} has {what} that is NaN or infinite.",
+        "Remove such items, or fix the preprocessing (division by zero, logarithm of zero).",
+    )
 
 
 def _first_of_each(found: Iterator[tuple[str, Mistake]]) -> Iterator[Mistake]:
@@ -205,12 +203,12 @@ def _first_of_each(found: Iterator[tuple[str, Mistake]]) -> Iterator[Mistake]:
 def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
     """Why a batch could not be read: an item that raises, or items of different shapes."""
     shapes: list[list[tuple[int, ...]]] = []
-    for index in range(len(head)):
+    for index, place in enumerate(places_of(head)):
         try:
             inputs, target = next(head.subset([index]).batches(1))
         except Exception as cause:  # noqa: BLE001 - as above
             return Mistake(
-                f"{name.capitalize()} item {index} cannot be read: {type(cause).__name__}: {cause}",
+                f"{name.capitalize()} item {place} cannot be read: {type(cause).__name__}: {cause}",
                 "Fix or leave out that item.",
             )
         shapes.append([tuple(leaf.shape[1:]) for leaf in leaves((inputs, target)) if hasattr(leaf, "shape")])
@@ -218,23 +216,14 @@ def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
             pairs = zip(shapes[index], shapes[0], strict=False)
             here, there = next(((a, b) for a, b in pairs if a != b), (shapes[index], shapes[0]))
             return Mistake(
-                f"{name.capitalize()} items have different shapes: item {index} {here}, item 0 {there}.",
+                f"{name.capitalize()} items have different shapes: item {place} {here}, "
+                f"item {places_of(head)[0]} {there}.",
                 "Resize or crop them to one shape, or give collate=, or a DataLoader whose collate_fn, that pads.",
             )
     return Mistake(
         f"The {name} items cannot be put into batches: {type(error).__name__}: {error}",
         "Give collate=, or a DataLoader with a collate_fn, that can.",
     )
-
-
-def _first_not_finite(tree: Any) -> int | None:
-    """The first sample of a batch with a number that is NaN or infinite."""
-    for leaf in leaves(tree):
-        if isinstance(leaf, torch.Tensor) and leaf.ndim and (leaf.is_floating_point() or leaf.is_complex()):
-            bad = ~torch.isfinite(leaf).reshape(len(leaf), -1).all(1)
-            if bad.any():
-                return int(bad.nonzero()[0])
-    return None
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -247,33 +236,3 @@ def _equal(first: Any, second: Any) -> bool:
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         return type(first) is type(second) and bool(first == second)
     return first.dtype == second.dtype and first.shape == second.shape and content(first) == content(second)
-
-
-def _length(inputs: Any) -> int:
-    return next((len(leaf) for leaf in leaves(inputs) if hasattr(leaf, "__len__")), 1)
-
-
-def _glances(samples: Samples) -> list[bytes]:
-    """A few bytes of every item's inputs, the same for the same inputs: seconds less than hashing all of them."""
-    at_once = _GLANCED_AT_ONCE if isinstance(samples, IndexedSamples) and isinstance(samples.read, Rows) else 1
-    return [glance for inputs, _target in samples.batches(at_once) for glance in _glance(inputs)]
-
-
-def _glance(inputs: Any) -> list[bytes]:
-    """For each item of a batch the bytes at the same random places of every tensor."""
-    parts = []
-    for leaf in leaves(inputs):
-        if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.numel():
-            rows = leaf.detach().cpu().contiguous().reshape(len(leaf), -1).view(torch.uint8).numpy()
-            places = np.random.default_rng(rows.shape[1]).integers(0, rows.shape[1], _GLANCE)
-            parts.append(rows[:, places])
-    if not parts:
-        return [b""] * _length(inputs)
-    return [row.tobytes() for row in np.concatenate(parts, axis=1)]
-
-
-def _input_hashes(samples: Samples) -> Iterator[bytes]:
-    for inputs, _target in samples.items() if isinstance(samples, IndexedSamples) else samples.batches(1):
-        digest = hashlib.blake2b(digest_size=16)
-        feed(digest.update, inputs)
-        yield digest.digest()

@@ -209,10 +209,13 @@ class Task:
         return self._divergence(output, reference)
 
     def check(self) -> list[Mistake]:
-        """Every mistake found in the first 256 items of each data set."""
+        """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
         mistakes: list[Mistake] = []
         for name, samples in self.data().items():
-            found = check_samples(name, samples, labelled=name != "calibration", scored=name in ("validation", "test"))
+            found = check_samples(
+                name, samples,
+                labelled=name != "calibration", scored=name in ("validation", "test"), every=name != "train",
+            )  # fmt: skip
             mistakes += found or self.check_targets(name, samples)
         return mistakes
 
