@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from boildown.errors import DataError
 from boildown.tasks import Classification
 from boildown.tasks.data import samples_from
-from boildown.tasks.splits import resolve, split, unaugmented
+from boildown.tasks.splits import judged_alone, learning, resolve, split, unaugmented
 
 
 def data(count, start=0):
@@ -96,6 +97,85 @@ def test_calibration_cut_from_validation_is_never_scored(count):
     assert not cut & ids(splits.search)
     assert len(cut) == max(min(count // 8, 512), min(16, count // 2))
     assert len(cut | ids(splits.verdict) | ids(splits.search)) == count
+
+
+def repeated(count, times, start=0):
+    """Every sample a number of times, and 100 besides that occur once."""
+    numbers = torch.cat([torch.arange(start, start + count).repeat(times), torch.arange(start + 5000, start + 5100)])
+    return numbers.sqrt()[:, None].repeat(1, 3), numbers % 3
+
+
+def kept_together(clusters, samples):
+    """Whether samples have one label just where they are equal."""
+    rows = np.concatenate([inputs.numpy() for inputs, _ in samples.batches()])
+    _, labels = np.unique(rows, axis=0, return_inverse=True)
+    return len(set(zip(labels.reshape(-1).tolist(), clusters.tolist(), strict=True))) == len(set(clusters.tolist()))
+
+
+def values(samples):
+    return {float(i) for inputs, _ in samples.batches() for i in inputs[:, 0]}
+
+
+@pytest.mark.parametrize("times", [2, 5])
+def test_equal_samples_stay_on_one_side_and_form_clusters(times):
+    splits = resolve(Classification(train=data(50, 90_000), validation=repeated(1000, times)), 0)
+    search, verdict = values(splits.search), values(splits.verdict)
+    assert splits.search_labelled
+    assert not search & verdict
+    assert len(search) == len(verdict) == 550
+    assert abs(len(splits.search) - len(splits.verdict)) < 10
+    assert kept_together(splits.search_clusters, splits.search)
+    assert kept_together(splits.verdict_clusters, splits.verdict)
+    assert any("are 1,100 different ones, some repeated (items 0 and 1000 are equal)" in note for note in splits.notes)
+
+
+def test_calibration_cut_from_repeated_samples_shares_none_with_those_that_are_scored():
+    splits = resolve(Classification(validation=repeated(1000, 3)), 0)
+    parts = [values(part) for part in (splits.calibration, splits.search, splits.verdict)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 1100
+    assert 380 <= len(splits.calibration) <= 3100 // 8
+    assert values(learning(Classification(validation=repeated(1000, 3)), 0).calibration) == parts[0]
+
+
+def test_few_samples_often_repeated_are_not_searched_by_score():
+    splits = resolve(Classification(calibration=data(9, 5000), validation=repeated(20, 60)), 0)
+    assert not splits.search_labelled
+    assert len(splits.verdict) == 1300
+    assert len(np.unique(splits.verdict_clusters)) == 120
+    assert any("120 different validation items are too few" in note for note in splits.notes)
+
+
+def test_test_data_that_repeats_forms_clusters_and_so_does_data_judged_alone():
+    splits = resolve(Classification(validation=data(1200), test=repeated(20, 60)), 0)
+    assert splits.search_clusters is None
+    alone = judged_alone(samples_from(repeated(20, 60)))
+    assert np.array_equal(splits.verdict_clusters, alone.verdict_clusters)
+    assert kept_together(alone.verdict_clusters, alone.verdict)
+    assert "test samples are 120 different ones" in " ".join(splits.notes)
+
+
+def test_natural_repeats_are_told_and_halved_like_any_other_samples():
+    answers = torch.randint(0, 4, (1200, 3), generator=torch.Generator().manual_seed(0))
+    splits = resolve(Classification(train=data(50), validation=(answers, answers.sum(1) % 3)), 0)
+    assert splits.search_clusters is None
+    assert len(splits.search) == len(splits.verdict) == 600
+    assert any("hold 64 different inputs, as is natural" in note for note in splits.notes)
+
+
+def test_a_training_item_that_is_not_finite_is_not_calibrated_with():
+    x, y = data(500)
+    x[477] = torch.nan
+    with pytest.raises(DataError, match="Train item 477 has an input that is NaN"):
+        resolve(Classification(train=(x, y), validation=data(100)), 0)
+
+
+def test_training_data_that_is_augmented_far_from_its_beginning_is_found_out():
+    class Late(Pictures):
+        def __getitem__(self, index):
+            return (super() if index >= 64 else Pictures(same)).__getitem__(index)
+
+    assert unaugmented(samples_from(Late(flip)), samples_from(data(10))) is None
+    assert unaugmented(samples_from(Late(same)), samples_from(data(10))) is not None
 
 
 def test_augmented_training_data_is_calibrated_without_augmentation_where_it_can_be():

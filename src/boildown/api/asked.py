@@ -223,15 +223,18 @@ def _check_factory(factory: str, model: nn.Module) -> None:
 
 
 def _overlap(task: Task) -> list[str]:
-    """A notice where samples to judge on are also trained on; of large data sets a part is compared."""
-    if task.train is None:
-        return []
+    """Notices where samples to judge on also serve something else; of large data sets a part is compared."""
     judged = task.test or task.validation
-    shared = overlap(_at_most(task.train), _at_most(judged))
-    if not shared:
-        return []
-    least = "at least " if max(len(task.train), len(judged)) > _OVERLAP_ITEMS else ""
-    return [f"{least}{shared} of {len(judged)} samples to judge on are also in train: scores may flatter every model"]
+    others = [(task.train, "train: scores may flatter every model")]
+    if task.test is not None:
+        others.append((task.validation, "validation, on which candidates are chosen"))
+    notices = []
+    for other, what in others:
+        shared = 0 if other is None else overlap(_at_most(other), _at_most(judged))
+        if other is not None and shared:
+            least = "at least " if max(len(other), len(judged)) > _OVERLAP_ITEMS else ""
+            notices.append(f"{least}{shared} of {len(judged)} samples to judge on are also in {what}")
+    return notices
 
 
 def _at_most(samples: Samples) -> Samples:

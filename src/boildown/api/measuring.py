@@ -23,7 +23,7 @@ from boildown.errors import AttemptError, InputError, JournalError, Mistakes, Wo
 from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
 from boildown.runtimes import get
-from boildown.tasks.splits import Splits
+from boildown.tasks.splits import judged_alone
 
 
 def measure(
@@ -82,12 +82,12 @@ def measure(
     with mistakes:
         check_data(task)
     mistakes.raise_all()
-    data = task.test or task.validation
+    splits = judged_alone(task.test or task.validation)
     job = Job(
-        task, Splits(None, data, data, False, data), wanted, confidence=confidence, latency=latency,
+        task, splits, wanted, confidence=confidence, latency=latency,
         runtime=runtime, batch_size=batch_size or BATCH, seed=seed,
     )  # fmt: skip
-    read = Read(job, Candidate(nn.Module()), Budget(), ())
+    read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
     with tempfile.TemporaryDirectory() as scratch, sitting(read, Path(scratch), ()) as sat:
         bench, sha256 = sat.bench, file_hash(path)
         bench.trust = trust

@@ -39,8 +39,10 @@ from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Written
 from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
+from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
 from boildown.tasks.general import written
+from boildown.tasks.repeats import Labels
 
 Which = Literal["search", "verdict"]
 Statistics = Mapping[str, NDArray[np.float64]]
@@ -321,11 +323,19 @@ class Bench:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
 
-    def _measured(self, metric: Metric, own: Statistics, base: Statistics, which: Which, level: float) -> Measurement:
+    def _measured(
+        self, metric: Metric, own: Statistics, base: Statistics, which: Which, level: float,
+        order: NDArray[np.intp] | None = None,
+    ) -> Measurement:  # fmt: skip
+        """A metric from statistics; `order`: of the samples, where they were not read from first to last."""
+        places, clusters = places_of(self._samples(which)), self._clusters(which)
+        if order is not None:
+            places, clusters = places[order], None if clusters is None else clusters[order]
         with self.timed("measure"):
             measurement = measure_quality(
                 metric, own[metric.name], base[metric.name],
                 level=level, seed=self.job.seed, data=which, environment=self._environment,
+                clusters=clusters, places=places,
             )  # fmt: skip
         return _undropped(measurement, level) if own is base else measurement
 
@@ -335,6 +345,7 @@ class Bench:
         """A candidate on as many search samples as it takes: all metrics on all (True), or those asked for on some."""
         samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
+        order: NDArray[np.intp] | None
         order, weights = reading_order(doubt, self.job.seed, int(sha256[:16], 16))
         shuffled = {name: rows[order] for name, rows in base.items()}
         stop = EarlyStop(self.asked, metrics, shuffled, weights)
@@ -344,9 +355,9 @@ class Bench:
                 enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
             )  # fmt: skip
         else:
-            own = self.statistics(candidate, path, sha256, "search")
+            own, order = self.statistics(candidate, path, sha256, "search"), None
         if (scored := _count(own)) == len(samples):
-            found = [self._measured(metric, own, base, "search", level) for metric in metrics.values()]
+            found = [self._measured(metric, own, base, "search", level, order) for metric in metrics.values()]
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             found = [stop.measure(name, own, level, self._environment) for name in asked]
@@ -431,7 +442,7 @@ class Bench:
         return measurement_key(
             metric=metric,
             artifact=sha256,
-            data="" if which is None else hash_of([self.fingerprint(which), getattr(self.job.task, "recipe", None)]),
+            data="" if which is None else hash_of([*self._data(which), getattr(self.job.task, "recipe", None)]),
             runtime=self._environment["runtime"],
             options={"versions": self._environment["packages"], "seed": self.job.seed, **options},
             machine=machine_key(),
@@ -454,6 +465,14 @@ class Bench:
     def asked(self) -> list[Condition]:
         """The target's conditions on quality."""
         return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
+
+    def _data(self, which: Which) -> list[str]:
+        """Hashes of what a slice is, and of which of its samples are equal."""
+        clusters = self._clusters(which)
+        return [self.fingerprint(which), *([] if clusters is None else [hashlib.sha256(clusters.data).hexdigest()])]
+
+    def _clusters(self, which: Which) -> Labels | None:
+        return self.job.splits.search_clusters if which == "search" else self.job.splits.verdict_clusters
 
     def _samples(self, which: Which) -> Samples:
         return self.job.splits.search if which == "search" else self.job.splits.verdict

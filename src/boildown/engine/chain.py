@@ -25,7 +25,7 @@ from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import plain, restore, weights_hash
-from boildown.tasks.splits import resolve
+from boildown.tasks.splits import learning
 
 
 def first_key(first: Candidate, graph: Graph) -> str:
@@ -158,7 +158,7 @@ def _from_factories(
     first = Candidate(restore(model, Path(first_folder) / WEIGHTS))
     job = Job(
         task,
-        resolve(task, seed),
+        learning(task, seed),
         Target(()),
         seed=seed,
         device=device,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples, Task
-from boildown.tasks.checks import reads_differ
-from boildown.tasks.data import IndexedSamples, Items, Unlabelled, read_targets
+from boildown.errors import DataError
+from boildown.tasks.checks import not_finite, reads_differ
+from boildown.tasks.data import IndexedSamples, Items, Unlabelled, places_of, read_targets
+from boildown.tasks.repeats import Labels, Repeats, repeats, within
 
 CALIBRATION_ITEMS = 512
 LABELLED_SEARCH_FROM = 1000
+_TOLD_FROM = 0.01
+"""The share of repeated samples from which on they are told."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Splits:
     search: candidates are ranked on it; it carries labels only if `search_labelled`.
     verdict: read only to judge; shares no item with `calibration` or a labelled `search`.
     notes: what was chosen and why, in sentences.
+    search_clusters, verdict_clusters: a label for each sample, the same for equal ones, which are one independent
+        sample between them; None where all are independent.
     """
 
     train: Samples | None
@@ -31,19 +38,34 @@ class Splits:
     search_labelled: bool
     verdict: Samples
     notes: tuple[str, ...] = ()
+    search_clusters: Labels | None = None
+    verdict_clusters: Labels | None = None
 
 
-def split(samples: Samples, targets: NDArray[np.generic] | None, seed: int) -> tuple[list[int], list[int]]:
+def split(
+    samples: Samples, targets: NDArray[np.generic] | None, seed: int, clusters: Labels | None = None
+) -> tuple[list[int], list[int]]:
     """Two halves of the samples' indices, each sorted; the first is the larger of unequal ones.
 
     targets: shape (n,) to stratify by: every class is halved to within one item, numbers are halved
-    at every level; None, or more than one number per sample, halves at random.
+    at every level; None, or more than one number per sample, halves at random. clusters: samples of one label stay
+    together, and the labels are halved.
     """
     count = len(samples)
     random = np.random.default_rng(seed).permutation(count)
+    clusters = np.arange(count) if clusters is None else clusters
+    _, labels, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    random = random[np.argsort(-sizes[labels[random]], kind="stable")]
     if targets is not None and np.ndim(targets) == 1:
         random = random[np.argsort(targets[random], kind="stable")]
-    return _sorted(random[0::2]), _sorted(random[1::2])
+    together = _together(random, clusters)
+    return sorted(chain(*together[0::2])), sorted(chain(*together[1::2]))
+
+
+def judged_alone(samples: Samples) -> Splits:
+    """All samples for the verdict, where nothing is searched."""
+    found = repeats(samples)
+    return Splits(None, samples, samples, False, samples, _told("scored", samples, found), None, found.clusters)
 
 
 def resolve(task: Task, seed: int) -> Splits:
@@ -52,29 +74,29 @@ def resolve(task: Task, seed: int) -> Splits:
     Verdict: `test`, else half of validation, stratified; below 1,000 validation samples all of it.
     Search: validation, or its other half; below 1,000 samples without labels, for accuracy on a few
     hundred samples is noise. Calibration: the task's, else up to 512 training items, else a slice cut
-    from validation that is never scored.
+    from validation that is never scored. Equal samples count once, and serve one of these.
+    Raises DataError where items to calibrate with are not finite.
     """
-    notes: list[str] = []
-    validation = task.validation
-    calibration = task.calibration
-    if calibration is None and task.train is not None:
-        plain = unaugmented(task.train, validation)
-        if plain is None:
-            notes.append("The training data is augmented; calibration reads it as it is.")
-            plain = task.train
-        random = np.random.default_rng(seed).permutation(len(plain))
-        calibration = plain.subset(_sorted(random[:CALIBRATION_ITEMS]))
-        notes.append(f"Calibration uses {len(calibration):,} training items.")
-    if calibration is None:
-        calibration, validation = _cut(validation, seed)
-        notes.append(f"Calibration uses {len(calibration):,} items cut from validation; they are never scored.")
-    labelled = len(task.validation) >= LABELLED_SEARCH_FROM
+    validation, found = task.validation, repeats(task.validation)
+    clusters, units = found.clusters, len(validation) if found.clusters is None else found.distinct
+    calibration, rest, told = _calibration(task, seed, clusters)
+    notes = [*_told("validation", validation, found), *told]
+    if task.calibration is None and task.train is not None and (mistakes := not_finite("train", calibration)):
+        raise DataError(*mistakes)
+    if rest is not None:
+        validation, clusters = validation.subset(rest), within(clusters, rest)
+    labelled = units >= LABELLED_SEARCH_FROM
     search: Samples
+    search_clusters = verdict_clusters = clusters
     if task.test is not None:
         search, verdict = (validation if labelled else Unlabelled(validation)), task.test
+        found_in_test = repeats(verdict)
+        verdict_clusters = found_in_test.clusters
+        notes += _told("test", verdict, found_in_test)
     elif labelled:
-        first, second = split(validation, read_targets(validation), seed)
+        first, second = split(validation, read_targets(validation), seed, clusters)
         search, verdict = validation.subset(first), validation.subset(second)
+        search_clusters, verdict_clusters = within(clusters, first), within(clusters, second)
         notes.append(
             f"No test data: validation is halved into {len(search):,} items to search on "
             f"and {len(verdict):,} for the verdict."
@@ -83,10 +105,17 @@ def resolve(task: Task, seed: int) -> Splits:
         search, verdict = Unlabelled(validation), validation
     if not labelled:
         notes.append(
-            f"{len(task.validation):,} validation items are too few to search by score: candidates are "
-            "ranked by their outputs' divergence from the first model's, without labels."
+            f"{units:,} {'' if units == len(task.validation) else 'different '}validation items are too few to search "
+            "by score: candidates are ranked by their outputs' divergence from the first model's, without labels."
         )
-    return Splits(task.train, calibration, search, labelled, verdict, tuple(notes))
+    return Splits(task.train, calibration, search, labelled, verdict, tuple(notes), search_clusters, verdict_clusters)
+
+
+def learning(task: Task, seed: int) -> Splits:
+    """What methods learn from, as `resolve` decides it, for a process that judges nothing."""
+    cut = task.calibration is None and task.train is None
+    calibration, _, _ = _calibration(task, seed, repeats(task.validation).clusters if cut else None)
+    return Splits(task.train, calibration, task.validation, False, task.validation)
 
 
 def unaugmented(train: Samples, validation: Samples) -> Samples | None:
@@ -108,16 +137,67 @@ def unaugmented(train: Samples, validation: Samples) -> Samples | None:
     for name in ("transform", "transforms"):
         if hasattr(theirs, name):
             setattr(source, name, getattr(theirs, name))
-    plain = IndexedSamples(Items(source, train.read.collate), train.indices, train.batch_size, train.workers)
+    read = Items(source, train.read.collate)
+    plain = IndexedSamples(read, train.indices, train.batch_size, train.workers, train.places)
     return None if reads_differ(plain) else plain
 
 
-def _cut(validation: Samples, seed: int) -> tuple[Samples, Samples]:
-    """(calibration, the rest): an eighth of validation, at most 512 and where possible at least 16 items."""
-    count = len(validation)
+def _calibration(task: Task, seed: int, clusters: Labels | None) -> tuple[Samples, list[int] | None, tuple[str, ...]]:
+    """(calibration, what it leaves of validation where it is cut from it, how it was chosen)."""
+    if task.calibration is not None:
+        return task.calibration, None, ()
+    if task.train is None:
+        cut, rest = _cut(len(task.validation), seed, clusters)
+        told = f"Calibration uses {len(cut):,} items cut from validation; they are never scored."
+        return task.validation.subset(cut), rest, (told,)
+    plain, notes = unaugmented(task.train, task.validation), list[str]()
+    if plain is None:
+        notes.append("The training data is augmented; calibration reads it as it is.")
+        plain = task.train
+    random = np.random.default_rng(seed).permutation(len(plain))
+    calibration = plain.subset(_sorted(random[:CALIBRATION_ITEMS]))
+    return calibration, None, (*notes, f"Calibration uses {len(calibration):,} training items.")
+
+
+def _cut(count: int, seed: int, clusters: Labels | None) -> tuple[list[int], list[int]]:
+    """(calibration, the rest): an eighth of validation, at most 512 and where possible at least 16 items.
+
+    Samples of one label stay together, so that it may be somewhat more or less.
+    """
     size = max(min(count // 8, CALIBRATION_ITEMS), min(16, count // 2))
     random = np.random.default_rng(seed).permutation(count)
-    return validation.subset(_sorted(random[:size])), validation.subset(_sorted(random[size:]))
+    cut: list[int] = []
+    for together in [] if clusters is None else _together(random, clusters):
+        if len(cut) + len(together) <= size or (not cut and len(together) <= count // 2):
+            cut += together
+    cut = cut or random[:size].tolist()
+    return sorted(cut), sorted(set(range(count)) - set(cut))
+
+
+def _together(order: NDArray[np.int64], clusters: Labels) -> list[list[int]]:
+    """The samples of each label, in the order of the first of them."""
+    found: dict[int, list[int]] = {}
+    for index in order.tolist():
+        found.setdefault(int(clusters[index]), []).append(index)
+    return list(found.values())
+
+
+def _told(name: str, samples: Samples, found: Repeats) -> tuple[str, ...]:
+    """What there is to know of repeated samples, in sentences; a few go without saying."""
+    count = len(samples)
+    if count - found.distinct < _TOLD_FROM * count:
+        return ()
+    if found.clusters is None:
+        return (
+            f"The {count:,} {name} samples hold {found.distinct:,} different inputs, as is natural where so few are "
+            "possible: each counts as independent. If they are copies, leave them out.",
+        )
+    _, labels, counts = np.unique(found.clusters, return_inverse=True, return_counts=True)
+    places = places_of(samples)[labels == labels[np.argmax(counts[labels] > 1)]]
+    return (
+        f"The {count:,} {name} samples are {found.distinct:,} different ones, some repeated (items {places[0]} and "
+        f"{places[1]} are equal): equal samples are never parted, and count as one in intervals.",
+    )
 
 
 def _sorted(indices: NDArray[np.int64]) -> list[int]:
