@@ -147,7 +147,9 @@ def _begun(
     try:
         with sitting(found, folder, callbacks) as sat:
             prepared = prepare(found.first, found.job, sat.bench)
-            yield sat, prepared, {**_facts(asked, found, prepared.facts, command), **sat.identity(found)}
+            for notice in prepared.notices:
+                sat.emit("notice", {"text": notice})
+            yield sat, prepared, {**_facts(asked, found, prepared, command), **sat.identity(found)}
     except Cancelled:
         raise Cancelled("Stopped before the run began; nothing was kept.") from None
     finally:
@@ -274,7 +276,7 @@ def _new_folder(runs: Path) -> Path:
     return folder
 
 
-def _facts(asked: Mapping[str, Any], found: Read, written: Mapping[str, Any], command: str | None) -> dict[str, Any]:
+def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: str | None) -> dict[str, Any]:
     """What the journal keeps for the whole run."""
     job, splits = found.job, found.job.splits
     sizes = {
@@ -304,10 +306,10 @@ def _facts(asked: Mapping[str, Any], found: Read, written: Mapping[str, Any], co
         "model": {
             "class": type(found.first.model).__name__,
             "parameters": sum(p.numel() for p in found.first.model.parameters()),
-            **written,
+            **prepared.facts,
         },
         "classes": getattr(job.task, "classes", None),
-        "notices": list(found.notices),
+        "notices": [*found.notices, *prepared.notices],
         "environment": environment(),
         "in child": job.factories.complete,
         "command": command or _call(asked),

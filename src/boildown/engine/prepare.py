@@ -15,6 +15,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import format_value, unit_of
 from boildown.domain.task import Metric
 from boildown.engine.bench import Bench, Statistics, Which
 from boildown.engine.deliver import save_sample
@@ -31,6 +32,7 @@ from boildown.tasks.regression import Regression
 
 FIRST = "attempts/00-first"
 _MISMATCH = 0.01
+_PERFECT_FROM = 200
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Prepared:
     agreement: str
     facts: Mapping[str, Any]
     plain: int | None = None
+    notices: tuple[str, ...] = ()
+    """What the user should know of the first model and the metrics."""
 
 
 def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
@@ -76,8 +80,10 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         ) from error
     with named("The first model cannot be scored", "A data set or a metric of the task failed: mend it."):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
-        _compare_scores(job, [bench.statistics(first, path, file_hash(path), part) for part in parts])
-    return Prepared(agreement, written.facts, written.facts.get("exported"))
+        statistics = [bench.statistics(first, path, file_hash(path), part) for part in parts]
+        _compare_scores(job, statistics)
+        notices = _perfect(job, statistics)
+    return Prepared(agreement, written.facts, written.facts.get("exported"), notices)
 
 
 @contextmanager
@@ -209,6 +215,25 @@ def _compare_scores(job: Job, statistics: list[Statistics]) -> None:
             )
     if mistakes:
         raise ModelError(*mistakes)
+
+
+def _perfect(job: Job, statistics: list[Statistics]) -> tuple[str, ...]:
+    """A question where the first model makes no mistake on many samples: it may have been trained on them."""
+    # The area under a curve, or the best of five guesses, may be perfect where answers are not.
+    metrics = [m for m in job.task.metrics if m.name == "accuracy"] or [m for m in job.task.metrics if m.name != "top5"]
+    found = []
+    for metric in metrics:
+        rows = np.concatenate([part[metric.name] for part in statistics])
+        best = metric.range[1] if metric.higher_is_better else metric.range[0]
+        if len(rows) < _PERFECT_FROM or metric.compute(rows) != best:
+            return ()
+        found.append(f"{metric.name} is {format_value(best, unit_of(metric))} on all {len(rows):,} samples")
+    if not found:
+        return ()
+    return (
+        f"The first model's {', '.join(found)}: was it trained on them? Then scores here say nothing of new samples, "
+        "and drops seem smaller than they are.",
+    )
 
 
 def _shapes(inputs: Any) -> str:
