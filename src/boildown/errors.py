@@ -19,8 +19,12 @@ BoildownError
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,34 @@ class JournalError(BoildownError):
 
 class Cancelled(BoildownError):
     """The user asked to stop."""
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Code of the user's inside cannot end the program: `sys.exit` and its like become an InputError that says where.
+
+    Ctrl-C still does.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise InputError.of(
+            f"{_place(error)} would have ended the program: {error!r}.",
+            "Let it return, or raise an exception that says what is wrong.",
+        ) from error
+
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the user's own code that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, str(Path(__file__).parent), "<frozen"))]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}, in {frame.name},"
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -36,6 +36,8 @@ def in_children(tmp_path_factory):
         "shrink(how=raise)",
         "shrink(how=die)",
         "stall(checks=false)",
+        "shrink(how=exit)",
+        "shrink(how='exit at once')",
         f"shrink(size=0.2, how='die once', marker='{folder / 'marker'}')",
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +90,7 @@ def test_a_method_that_waits_in_this_process_is_stopped_by_its_checks(climb):
 
 
 def test_in_children_every_failure_is_of_its_attempt_alone(in_children):
-    assert states(in_children) == ["missed", "failed", "failed", "failed", "met"]
+    assert states(in_children) == ["missed", *["failed"] * 5, "met"]
     assert in_children.outcome is bd.Outcome.TARGET_MET
 
 
@@ -106,14 +108,21 @@ def test_a_method_that_hangs_in_a_child_is_stopped_at_its_limit(in_children):
     assert in_children.candidates[3].sentence.startswith("out of time: ")
 
 
+def test_a_child_that_is_ended_from_inside_is_a_failure_that_says_where(in_children):
+    assert "boildown_fakes.py, line " in in_children.candidates[4].sentence
+    assert "in apply, would have ended the program: SystemExit(0)" in in_children.candidates[4].sentence
+    assert in_children.candidates[5].sentence.startswith("worker lost: ")
+    assert "ended by itself with exit code 0" in in_children.candidates[5].sentence
+
+
 def test_a_killed_child_is_tried_again(in_children):
     assert (in_children.path.parents[1] / "marker").read_text() == "died"
-    assert (in_children.best.number, in_children.best.state.value) == (4, "met")
+    assert (in_children.best.number, in_children.best.state.value) == (6, "met")
 
 
 def test_what_a_method_records_in_a_child_reaches_the_journal(in_children):
     with Journal.open(in_children.path, readonly=True) as journal:
-        assert [(r.attempt, r.data) for r in journal.records("tried")] == [(4, {"how": "die once"})]
+        assert [(r.attempt, r.data) for r in journal.records("tried")] == [(6, {"how": "die once"})]
     assert "shrunk" in in_children.best.notes
 
 

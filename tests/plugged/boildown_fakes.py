@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,10 @@ class Shrink:
             if self.marker:
                 Path(self.marker).write_text("died")
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "exit":
+            sys.exit(0)
+        if self.how == "exit at once":
+            os._exit(0)
         context.record("tried", {"how": self.how})
         if self.how == "crash":
             return candidate.derive(rewrite=Edit("shrink", 1, {"size": self.size, "crash": True}))

@@ -26,7 +26,7 @@ from boildown.engine.job import Factories, Goal, Latency
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
-from boildown.errors import BoildownError, Cancelled, InputError
+from boildown.errors import BoildownError, Cancelled, InputError, contained
 from boildown.journal.journal import Journal, readable
 from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
@@ -35,6 +35,7 @@ from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
 
 
+@contained()
 def compress(
     model: nn.Module | str,
     task: Task | str,
@@ -98,6 +99,7 @@ def compress(
             return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
 
 
+@contained()
 def quote(
     model: nn.Module | str,
     task: Task | str,
@@ -160,6 +162,7 @@ def _begun(
                     runs.rmdir()
 
 
+@contained()
 def resume(
     run: str | Path,
     model: nn.Module | None = None,

@@ -18,14 +18,15 @@ from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
-from boildown.engine.prepare import FIRST
-from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost
+from boildown.engine.prepare import FIRST, SCORING, named
+from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
 from boildown.runtimes import get
 from boildown.tasks.splits import judged_alone
 
 
+@contained()
 def measure(
     path: str | Path,
     task: Task | str,
@@ -97,7 +98,8 @@ def measure(
         except (AttemptError, WorkerLost) as error:
             raise InputError.of(f"{path} cannot be opened by {runtime}: {error}", "Export it again.") from error
         found = {"size": bench.size(path)}
-        found |= {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
+        with named("The artifact cannot be scored", SCORING):
+            found |= {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
         if job.asks("latency"):
             found["latency"] = bench.latency(path, sha256)
         if job.asks("memory"):

@@ -29,7 +29,7 @@ from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.quote import Quote, quote
-from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, disk_is_full
+from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, contained, disk_is_full
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
@@ -147,7 +147,8 @@ class Sitting:
     def _compare(self, journal: Journal, best: Attempt, first: Candidate) -> None:
         """Record what the best candidate gets wrong that the first model got right: the report shows it."""
         try:
-            found = changed(self.bench, best, first)
+            with contained():
+                found = changed(self.bench, best, first)
         except Exception as error:  # noqa: BLE001 - journalled; the run is handed over without it
             journal.record(best.number, "not compared", {"why": f"{type(error).__name__}: {error}"})
         else:
@@ -194,7 +195,8 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
             failed = []
             for callback in tuple(called):
                 try:
-                    callback(Event(kind, data))
+                    with contained():
+                        callback(Event(kind, data))
                 except Cancelled:
                     raise
                 except Exception as error:  # noqa: BLE001 - told; a run does not depend on who listens to it

@@ -21,7 +21,7 @@ from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
-from boildown.errors import AttemptError, InputError, WorkerLost
+from boildown.errors import AttemptError, InputError, WorkerLost, contained
 from boildown.journal.journal import Journal
 from boildown.journal.keys import file_hash
 from boildown.journal.rows import AttemptRow
@@ -85,6 +85,7 @@ class Verification:
         return "\n".join([*map(str, self.checks), self.sentence])
 
 
+@contained()
 def verify(
     run: str | Path,
     model: nn.Module | str | None = None,

@@ -33,6 +33,7 @@ from boildown.errors import (
     DeadlineError,
     JournalError,
     WorkerLost,
+    contained,
     disk_is_full,
 )
 from boildown.journal.journal import Journal
@@ -184,8 +185,9 @@ class Climber:
             return
         self.maker.end, self.maker.number = float("inf"), attempt.number
         try:
-            self._look(attempt, attempt.candidate)
-            self._conclude(attempt)
+            with contained():
+                self._look(attempt, attempt.candidate)
+                self._conclude(attempt)
         except (Cancelled, JournalError):
             raise
         except Exception as error:  # noqa: BLE001 - journalled by its name; another attempt is handed over
@@ -286,7 +288,8 @@ class Climber:
         if not attempt.verdict.missed & self.job.quality:
             return
         try:
-            attempt.probe = probe(candidate, self.first, self.job, self.maker.check)
+            with contained():
+                attempt.probe = probe(candidate, self.first, self.job, self.maker.check)
         except (Cancelled, JournalError):
             raise
         except Exception as error:  # noqa: BLE001 - journalled; the verdict stands without it
@@ -308,7 +311,8 @@ class Climber:
         )  # fmt: skip
         self.emit("attempt", {"attempt": attempt})
         try:
-            climb()
+            with contained():
+                climb()
         except (Cancelled, JournalError):
             raise
         except Exception as error:

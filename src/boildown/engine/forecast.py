@@ -21,7 +21,7 @@ from boildown.engine.job import Job
 from boildown.engine.maker import Maker
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.search import measure_costs
-from boildown.errors import Cancelled, DeadlineError, JournalError
+from boildown.errors import Cancelled, DeadlineError, JournalError, contained
 from boildown.methods.base import Pace, Sketching, Timed, by_costs
 
 COSTS = ("size", "params", "macs", "latency", "memory")
@@ -117,7 +117,8 @@ class Forecaster:
         # However many rungs are open, sketches leave most of the budget to the climbing.
         self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
         try:
-            found = self._made(rung, worth)
+            with contained():
+                found = self._made(rung, worth)
         except (Cancelled, JournalError):
             raise
         except DeadlineError:

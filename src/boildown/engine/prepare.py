@@ -20,7 +20,16 @@ from boildown.domain.task import Metric
 from boildown.engine.bench import Bench, Statistics, Which
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
-from boildown.errors import AttemptError, BoildownError, DataError, InputError, Mistake, ModelError, WorkerLost
+from boildown.errors import (
+    AttemptError,
+    BoildownError,
+    DataError,
+    InputError,
+    Mistake,
+    ModelError,
+    WorkerLost,
+    contained,
+)
 from boildown.journal.keys import file_hash
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.weights import weights_hash
@@ -31,6 +40,8 @@ from boildown.tasks.embedding import Embedding
 from boildown.tasks.regression import Regression
 
 FIRST = "attempts/00-first"
+SCORING = "A data set or a metric of the task failed: mend it."
+"""The cure where scoring raises."""
 _MISMATCH = 0.01
 _PERFECT_FROM = 200
 
@@ -78,7 +89,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
             f"The model cannot be deployed as it is: {cause}",
             cure.strip() or "Rewrite that part of the model, or use another runtime.",
         ) from error
-    with named("The first model cannot be scored", "A data set or a metric of the task failed: mend it."):
+    with named("The first model cannot be scored", SCORING):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
         statistics = [bench.statistics(first, path, file_hash(path), part) for part in parts]
         _compare_scores(job, statistics)
@@ -90,7 +101,8 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
 def named(what: str, cure: str) -> Iterator[None]:
     """Whatever the user's own code raises inside becomes a DataError that says what could not be done."""
     try:
-        yield
+        with contained():
+            yield
     except BoildownError:
         raise
     except Exception as error:
@@ -101,7 +113,7 @@ def _call(first: Candidate, job: Job) -> None:
     """Call the model once on real samples, and hold its outputs against the labels."""
     inputs, _ = next(iter(job.splits.search.batches(min(8, job.batch_size))))
     try:
-        with torch.no_grad():
+        with contained(), torch.no_grad():
             output = job.task.run(first.model, inputs)
     except BoildownError:
         raise

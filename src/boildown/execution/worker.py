@@ -27,7 +27,7 @@ from functools import reduce
 from multiprocessing import connection
 from typing import Any
 
-from boildown.errors import BoildownError
+from boildown.errors import BoildownError, contained
 
 PROTOCOL = 5
 _PROGRESS_EVERY = 0.05  # seconds: a loop may report each step without flooding the pipe
@@ -77,7 +77,9 @@ def _answer(message: bytes) -> bytes:
         if folder != os.getcwd():  # noqa: PTH109 - a string is compared
             os.chdir(folder)
         function, args, kwargs = pickle.loads(call)
-        return pickle.dumps(("value", resolve(function)(*args, **kwargs)), PROTOCOL)
+        with contained():
+            value = resolve(function)(*args, **kwargs)
+        return pickle.dumps(("value", value), PROTOCOL)
     except BaseException as error:  # noqa: BLE001 - it is not swallowed, the parent raises it
         text = traceback.format_exc()
         if isinstance(error, BoildownError) and (own := _portable(error, text)):

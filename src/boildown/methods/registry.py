@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import boildown.methods
-from boildown.errors import InputError, Mistake
+from boildown.errors import InputError, Mistake, contained
 from boildown.methods.base import Card, Method
 
 ENTRY_POINTS = "boildown.methods"
@@ -119,7 +119,8 @@ def _methods_in(module: ModuleType) -> Iterator[type[Method]]:
 def _foreign() -> Iterator[type[Method]]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
-            method = point.load()
+            with contained():
+                method = point.load()
         except Exception as error:
             raise InputError.of(
                 f"The method plug-in {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",

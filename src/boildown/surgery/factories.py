@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from boildown.errors import InputError
+from boildown.errors import InputError, contained
 from boildown.surgery.hub import from_timm, from_transformers, said
 
 _LIBRARIES = {"transformers": from_transformers, "timm": from_timm}
 """What stands before the colon in place of a module, and what makes a model of the rest."""
 
 
+@contained()
 def call_factory(name: str) -> Any:
     """Call `module:callable`, or load a model of a library; see `hub`.
 

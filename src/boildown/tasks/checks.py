@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, InputError, Mistake
+from boildown.errors import DataError, InputError, Mistake, contained
 from boildown.tasks.data import content, leaves, places_of
 from boildown.tasks.repeats import equal, first_not_finite, look
 
@@ -30,10 +30,11 @@ def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool, 
         return [Mistake(f"The {name} data is empty.", "Give at least one item, better a thousand.")]
     reading = samples.subset(range(min(READ_AHEAD, len(samples))))
     try:
-        mistakes = list(_first_of_each(_batch_mistakes(name, reading, labelled)))
-        if every and not mistakes:
-            reading = samples
-            mistakes = not_finite(name, samples)
+        with contained():
+            mistakes = list(_first_of_each(_batch_mistakes(name, reading, labelled)))
+            if every and not mistakes:
+                reading = samples
+                mistakes = not_finite(name, samples)
     except InputError as error:  # a task that reads targets its own way tells what is wrong with them
         return [Mistake(f"{name}: {mistake.cause}", mistake.cure) for mistake in error.mistakes]
     except Exception as error:  # noqa: BLE001 - a user's data set may raise anything: it becomes a mistake
@@ -202,10 +203,17 @@ def _first_of_each(found: Iterator[tuple[str, Mistake]]) -> Iterator[Mistake]:
 
 def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
     """Why a batch could not be read: an item that raises, or items of different shapes."""
+    if getattr(head, "workers", 0) and "in DataLoader worker process" not in str(error):
+        # Not read here to find the item: what ended a worker would end this process.
+        return Mistake(
+            f"A worker that reads the {name} data ended: {type(error).__name__}: {error}",
+            "See that nothing in the data set ends the process, and that there is memory enough.",
+        )
     shapes: list[list[tuple[int, ...]]] = []
     for index, place in enumerate(places_of(head)):
         try:
-            inputs, target = next(head.subset([index]).batches(1))
+            with contained():
+                inputs, target = next(head.subset([index]).batches(1))
         except Exception as cause:  # noqa: BLE001 - as above
             return Mistake(
                 f"{name.capitalize()} item {place} cannot be read: {type(cause).__name__}: {cause}",

@@ -27,7 +27,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, Mistake
+from boildown.errors import DataError, InputError, Mistake, contained
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
 """Where a dict keeps its target; the rest are the inputs."""
@@ -79,6 +79,8 @@ class IndexedSamples:
         else:
             loader = (chunks[index] for index in range(len(chunks)))
         for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
             yield split_target(batch)
 
     def items(self) -> Iterator[tuple[Any, Any]]:
@@ -350,7 +352,7 @@ def read_targets(samples: Samples) -> NDArray[Any] | None:
 
 
 class _Chunks(Dataset[Any]):
-    """Batches as items, so that a loader's workers read whole batches."""
+    """Batches as items, so that a loader's workers read whole batches; a mistake comes out of a worker as an item."""
 
     def __init__(self, read: Rows | Items | Relabelled, indices: NDArray[np.int64], size: int) -> None:
         self.read, self.indices, self.size = read, indices, size
@@ -359,7 +361,11 @@ class _Chunks(Dataset[Any]):
         return -(-len(self.indices) // self.size)
 
     def __getitem__(self, index: int) -> Any:
-        return self.read(cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size]))
+        try:
+            with contained():
+                return self.read(cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size]))
+        except InputError as error:
+            return error
 
 
 def _indexed(
