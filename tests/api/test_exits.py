@@ -8,9 +8,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from test_students import line, mirrored
 
 import boildown as bd
-from test_students import line, mirrored
 
 PROJECT = """
 import sys, torch, boildown as bd
