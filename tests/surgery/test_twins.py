@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from surgery_zoo import CASES, Net, channels, image, model
@@ -52,6 +54,16 @@ def test_weights_are_drawn_by_the_seed_alone_and_the_callers_random_state_is_lef
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not torch.equal(one["stem.weight"], other["stem.weight"])
     assert not torch.equal(network[0].stem.weight[:2], one["stem.weight"])
+
+
+@pytest.mark.parametrize(("make", "share"), [(narrower, 0.5), (shallower, 0.34)])
+def test_what_is_drawn_anew_trains_though_the_model_was_frozen(network, make, share):
+    frozen = copy.deepcopy(network[0])
+    for name, parameter in frozen.named_parameters():
+        parameter.requires_grad_(name.startswith("fc"))
+    twin, _ = make(frozen, network[1], share, seed=0)
+    assert all(parameter.requires_grad for parameter in twin.parameters())
+    assert not frozen.stem.weight.requires_grad
 
 
 def test_layers_are_drawn_as_pytorch_draws_them():

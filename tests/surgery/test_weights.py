@@ -118,6 +118,15 @@ def test_a_candidate_comes_back_from_its_folder(tmp_path):
         assert (folder / weights).is_file()
 
 
+def test_what_is_frozen_comes_back_frozen_and_what_trains_trains(tmp_path):
+    frozen, fresh = network().requires_grad_(False), network()
+    fresh[0].bias.requires_grad_(False)
+    save_candidate(Candidate(fresh, "drawn"), tmp_path / "01", Candidate(frozen), tmp_path / "00-first")
+    again = load_candidate(tmp_path / "01", Candidate(frozen)).model
+    assert [name for name, parameter in again.named_parameters() if not parameter.requires_grad] == ["0.bias"]
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
 def test_changed_weights_are_written_and_read_into_a_copy(tmp_path):
     first, other = Candidate(network()), network()
     with torch.no_grad():

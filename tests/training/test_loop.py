@@ -100,12 +100,16 @@ def test_nothing_given_is_touched() -> None:
     assert torch.equal(trained.model[0].weight, student[0].weight)
     assert not trained.model[0].weight.requires_grad
     assert not torch.equal(trained.model[4].weight, student[4].weight)
+    assert [note.partition("%")[2] for note in trained.notes] == [
+        " of the parameters were frozen in the model, and stayed as they were."
+    ]
 
 
 def test_a_student_frozen_as_a_whole_is_trained() -> None:
     task, student = linear_regression()
     trained = train(student.requires_grad_(False), task, train_samples(task), steps=5, settings=SGD)
     assert not same(trained.model, student)
+    assert trained.notes == ("All parameters were frozen, as for inference: all of them were trained.",)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:

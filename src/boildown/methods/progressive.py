@@ -87,6 +87,7 @@ class Progressive:
             student = candidate.derive(model=context.initial_student, edits=(take_student(INITIAL),))
         ratios = self._ratios
         notes: list[str] = []
+        told: list[str] = []
         for number, ratio in enumerate(ratios):
             last = number == len(ratios) - 1
             prune = Prune(
@@ -103,7 +104,8 @@ class Progressive:
             if not last:
                 context.keep(f"student-{number + 2}", student)
             notes.append(f"round {number + 1}: {achieved:.3f}x the {self.of}, {student.notes[0]}")
-        return student.derive(notes=tuple(notes))
+            told += student.notes[1:]
+        return student.derive(notes=(*notes, *dict.fromkeys(told)))
 
     def duration(self, pace: Pace) -> float:
         """Every round's pruning and distillation."""

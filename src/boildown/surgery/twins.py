@@ -54,7 +54,8 @@ def shallower(model: nn.Module, example: Call, depth: float, seed: int) -> tuple
 def initialised(module: GraphModule, seed: int) -> GraphModule:
     """The module with fresh weights, as PyTorch's own layers draw them; the caller's random state is left alone.
 
-    A parameter that is no layer's (a token, a position, a scale) is drawn with the mean and spread it had.
+    A parameter that is no layer's (a token, a position, a scale) is drawn with the mean and spread it had. What is
+    drawn anew trains, frozen or not in the model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,6 +71,9 @@ def initialised(module: GraphModule, seed: int) -> GraphModule:
         for parameter in module.parameters():
             if id(parameter) not in done and parameter.numel() > 1:
                 parameter.copy_(torch.randn_like(parameter) * parameter.std() + parameter.mean())
+                done.add(id(parameter))
+            if id(parameter) in done:
+                parameter.requires_grad_(True)
     return module
 
 

@@ -18,7 +18,7 @@ from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError
 
 _PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
-_ALIASES = "boildown.aliases"
+_ALIASES, _FROZEN = "boildown.aliases", "boildown.frozen"
 
 
 def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
@@ -93,7 +93,7 @@ def load(model: nn.Module, path: Path) -> tuple[str, ...]:
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Write the state of a model as safetensors; tied tensors are written once."""
+    """Write the state of a model as safetensors, and which parameters are frozen; tied tensors are written once."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -104,7 +104,8 @@ def save(model: nn.Module, path: Path) -> None:
             continue
         seen[where] = name
         tensors[name] = tensor.detach().cpu().contiguous().clone()
-    save_file(tensors, path, metadata={_ALIASES: json.dumps(aliases)})
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    save_file(tensors, path, metadata={_ALIASES: json.dumps(aliases), _FROZEN: json.dumps(frozen)})
 
 
 def restore(model: nn.Module, path: Path) -> nn.Module:
@@ -113,9 +114,14 @@ def restore(model: nn.Module, path: Path) -> nn.Module:
 
     state = load_file(path)
     with safe_open(path, framework="pt") as file:
-        aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
+        told = file.metadata() or {}
+    aliases = json.loads(told.get(_ALIASES, "{}"))
     state |= {alias: state[name] for alias, name in aliases.items()}
     model.load_state_dict(state)
+    if _FROZEN in told:
+        frozen = set(json.loads(told[_FROZEN]))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.is_floating_point() and name not in frozen)
     return model
 
 

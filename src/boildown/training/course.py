@@ -97,7 +97,7 @@ class Course:
         self.best_loss, self.worse, self.stopped = math.inf, 0, False
         self.step, self.parts, self.slowed, self.rollbacks = 0, 1, 1.0, 0
         self.history: list[tuple[int, float]] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = [*_told(order.student)]
         self.sum, self.summed = torch.zeros((), device=self.device), 0
         self.distillation: Distillation | None = None
 
@@ -556,6 +556,16 @@ def _watched(model: nn.Module) -> Iterator[list[Any]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _told(student: nn.Module) -> Iterator[str]:
+    """What a user who froze parameters should know."""
+    of = sum(tensor.numel() for tensor in student.parameters())
+    frozen = sum(tensor.numel() for tensor in student.parameters() if not tensor.requires_grad)
+    if frozen == of:
+        yield "All parameters were frozen, as for inference: all of them were trained."
+    elif frozen:
+        yield f"{frozen / of:.0%} of the parameters were frozen in the model, and stayed as they were."
 
 
 def _copy(model: nn.Module) -> nn.Module:
