@@ -7,11 +7,15 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 from onnx import numpy_helper as nph
 from runtime_networks import batch, exported, run, sqnr
+from torch import Tensor, nn
 
+from boildown.domain.candidate import Edit
 from boildown.runtimes import get, lean
+from boildown.surgery.graph import capture
 
 
 def _model(nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -142,3 +146,59 @@ def test_equal_initializers_are_kept_once_and_defaults_dropped() -> None:
     assert {"s", "m", "t"} <= set(names)
     assert "y" not in names
     np.testing.assert_array_equal(_run(model, ones), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_a_table_and_its_transpose_are_kept_once(dtype: type) -> None:
+    table = np.arange(64 * 16).reshape(64, 16).astype(dtype)
+    square = np.diag(np.arange(32)).astype(dtype)  # it is its own transpose
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("Cast", ["head"], ["h"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["rows"], ["r"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["r", "h"], ["y"]),
+        helper.make_node("Cast", ["square"], ["z"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes, "tied", [helper.make_tensor_value_info("ids", TensorProto.INT64, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 64]),
+         helper.make_tensor_value_info("z", TensorProto.FLOAT, [32, 32])],
+        [nph.from_array(table.T.copy(), "head"), nph.from_array(table, "table"), nph.from_array(square, "square")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    before = model.SerializeToString()
+    lean.strip(model)
+    assert sorted(tuple(tensor.dims) for tensor in model.graph.initializer) == [(32, 32), (64, 16)]
+    assert [node.op_type for node in model.graph.node] == ["Transpose", "Gather", "Cast", "Cast", "MatMul", "Cast"]
+    feeds = {"ids": np.array([5, 0, 63])}
+    results = [onnxruntime.InferenceSession(data).run(None, feeds) for data in (before, model.SerializeToString())]
+    assert all(np.array_equal(old, new) for old, new in zip(*results, strict=True))
+
+
+class Tied(nn.Module):
+    """Words to words, by one table."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(300, 16), nn.Linear(16, 300, bias=bias)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).relu())
+
+
+@pytest.mark.parametrize(("bias", "axes"), [(True, 1), (True, 2), (False, 2)])
+def test_a_tied_table_is_written_once_and_its_head_still_becomes_integer(bias: bool, axes: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = Tied(bias).eval(), torch.randint(300, (4, 7)[:axes])
+    runtime = get("onnxruntime")
+    runtime.export(capture(model, (ids,)).serialize(), tmp_path / "exported.onnx")
+    assert runtime.write(tmp_path / "exported.onnx", tmp_path / "float.onnx").size < 300 * 16 * 4 + 2500
+    written = runtime.write(tmp_path / "exported.onnx", tmp_path / "int8.onnx", rewrite=Edit("quantize-dynamic", 1, {}))
+    assert written.facts["integer_operators"]["MatMulInteger"] == 1
+    with torch.no_grad():
+        wanted = model(ids).numpy()
+    for name, least in (("float", 100.0), ("int8", 30.0)):
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
+        (found,) = session.run(None, {session.get_inputs()[0].name: ids.numpy()})
+        assert sqnr(found, wanted) > least

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from boildown.domain.candidate import Edit
 from boildown.errors import ExportError
 from boildown.runtimes import embeddings
+from boildown.runtimes.lean import add_constant, constant
 
 _OPERATORS = ["MatMul", "LSTM", "Attention", "Gather", "EmbedLayerNormalization"]
 """What ONNX Runtime quantizes dynamically to a gain; Gemm is rewritten to MatMul. Its ConvInteger is slower
@@ -37,6 +38,11 @@ def quantize(graph: ir.Model, rewrite: Edit) -> tuple[ModelProto, dict[str, Any]
         raise ExportError(f"No file can be rewritten by {rewrite.to_json()}.\n  Use 'quantize-dynamic', version 1.")
     if bits == 4:
         embeddings.pack(graph)
+    for node in graph.graph:  # its weight is transposed where it lies, under everybody who reads it
+        if node.op_type == "Gemm" and (weight := node.inputs[1]) is not None and len(weight.uses()) > 1:
+            array = constant(weight)
+            if array is not None:
+                node.replace_input_with(1, add_constant(graph.graph, f"{weight.name}/own {node.name}", array))
     model = ir.to_proto(graph)
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes = [info for info in model.graph.value_info if info.name not in weights]  # it transposes some

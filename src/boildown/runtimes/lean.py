@@ -101,6 +101,7 @@ def strip(model: ModelProto) -> dict[str, str]:
             port.ClearField("metadata_props")
     _lift_constants(model.graph)
     _merge_initializers(model.graph)
+    _turn_twins(model.graph)
     for tensor in model.graph.initializer:
         _compact(tensor)
     names = _rename(model.graph)
@@ -190,6 +191,37 @@ def _merge_initializers(graph: GraphProto) -> None:
         else:
             kept[key] = tensor.name
     _replace_names(graph, replaced)
+
+
+def _turn_twins(graph: GraphProto) -> None:
+    """Keep one of two matrices that are each other's transpose, as a tied table and head are: loading turns it again.
+
+    The one that rows are looked up in is kept. ONNX Runtime folds the Transpose when it loads, and runs no slower.
+    """
+    ports = {port.name for port in (*graph.input, *graph.output)}
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    turned: list[NodeProto] = []
+    for tensor in sorted(graph.initializer, key=lambda each: each.name not in tables):
+        if tensor.name in ports or len(tensor.dims) != 2 or tensor.data_type not in _TURNED or 1 in tensor.dims:
+            continue
+        array = numpy_helper.to_array(tensor)
+        if array.nbytes < _LEAST_TURNED:
+            continue
+        twin = kept.get((tensor.data_type, array.T.shape, array.T.tobytes()))
+        if twin is None or tensor.name in tables:
+            kept[tensor.data_type, array.shape, array.tobytes()] = tensor.name
+        else:
+            turned.append(onnx.helper.make_node("Transpose", [twin], [tensor.name]))
+            graph.initializer.remove(tensor)
+    nodes = [*turned, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+_TURNED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+_LEAST_TURNED = 1024
+"""Bytes of a matrix that are worth a node."""
 
 
 def _compact(tensor: TensorProto) -> None:
