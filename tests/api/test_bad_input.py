@@ -356,6 +356,32 @@ def test_an_operator_that_onnx_lacks_is_named(refused):
     refused("linalg_eig", "eager", model=Eigen(10, 10), runtime="onnxruntime", ladder="quick", kind=bd.ModelError)
 
 
+@torch.library.custom_op("tests::mixed", mutates_args=())
+def mixed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.T
+
+
+@mixed.register_fake
+def _(x, weight):
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def test_macs_that_cannot_be_counted_are_refused_where_they_are_asked_for(refused, plugged, still, tmp_path):
+    class Mixing(nn.Linear):
+        def forward(self, x):
+            return mixed(x, self.weight)
+
+    model = Mixing(10, 10, bias=False)
+    model.load_state_dict(plugged.model().state_dict())
+    parts = ("macs cannot be counted: tests.mixed.default with parameters", "Leave conditions on macs out")
+    refused(*parts, model=model, target=["macs <= 0.6x"], kind=bd.ModelError)
+    run = bd.compress(
+        model, plugged.task(), "size <= 0.5x", ladder=["shrink"], runtime="mirror", runs=tmp_path / "runs"
+    )
+    told = "macs leave out tests.mixed.default, whose parameters are not counted"
+    assert told in run.candidates[0].notes
+
+
 def test_a_metric_that_fails_on_the_first_model_is_named(refused, plugged):
     class Raising(plugged.Fragile):
         def statistic(self, output, target):

@@ -10,7 +10,8 @@ import boildown as bd
 from boildown.domain.candidate import Candidate, Edit, Plan
 from boildown.methods.base import Context, Data
 from boildown.methods.quantize_dynamic import QuantizeDynamic
-from boildown.surgery.graph import exported
+from boildown.runtimes import get
+from boildown.surgery.graph import capture, exported
 from boildown.testing.method import MethodSuite
 
 
@@ -70,6 +71,40 @@ def test_four_bits_are_for_models_with_an_embedding_table():
     texts = nn.Sequential(nn.Embedding(300, 8), nn.Linear(8, 3)).eval()
     assert harder.applies_to(Candidate(texts), rows()) is None
     assert harder.applies_to(Candidate(exported(texts, (torch.zeros(2, 4).long(),), {})), rows()) is None
+
+
+class Step(nn.Module):
+    """A recurrent layer, then a convolution: all but 2 % of the parameters lie in the first."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.last = kind(8, 16), nn.Conv1d(1, 2, 3)
+
+    def forward(self, x):
+        found = self.first(x)
+        return self.last((found[0] if isinstance(found, tuple) else found).unsqueeze(1)).mean(2)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell, lambda *sizes: nn.Bilinear(8, *sizes)])
+def test_cells_and_bilinear_layers_become_integer(kind, tmp_path):
+    model = Step(kind).eval()
+    if isinstance(model.first, nn.Bilinear):
+        model.first.forward = lambda x: nn.functional.bilinear(x, x, model.first.weight, model.first.bias)
+    for candidate in (model, exported(model, (torch.zeros(2, 8),), {})):
+        assert QuantizeDynamic().applies_to(Candidate(candidate), rows()) is None
+    runtime = get("onnxruntime")
+    runtime.export(capture(model, (torch.zeros(2, 8),)).serialize(), tmp_path / "float.onnx")
+    written = runtime.write(tmp_path / "float.onnx", tmp_path / "int8.onnx", rewrite=Edit("quantize-dynamic", 1, {}))
+    assert written.facts["integer_operators"]["MatMulInteger"] >= 1
+
+
+def test_a_gru_which_the_runtime_keeps_in_float_is_told():
+    model = nn.Sequential(nn.GRU(8, 16), nn.Linear(16, 2)).eval()
+    told = QuantizeDynamic().applies_to(Candidate(model), rows())
+    assert told == (
+        "only 3% of the parameters lie in linear, LSTM, RNN, cell or embedding layers; convolutions and GRU would stay "
+        "float"
+    )
 
 
 def test_nothing_may_follow_it():

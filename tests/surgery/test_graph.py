@@ -299,6 +299,61 @@ def test_macs_of_known_layers():
     assert networks.captured(networks.Encoder).graph.macs() == attention + 2 * tokens * width * 64 + width * 3
 
 
+class Using(nn.Module):
+    """A function of inputs and one matrix."""
+
+    def __init__(self, function, *shape: int) -> None:
+        super().__init__()
+        self.weight, self.function = nn.Parameter(torch.ones(shape)), function
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(*inputs, self.weight)
+
+
+@torch.library.custom_op("tests::mix", mutates_args=())
+def mix(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.T
+
+
+@mix.register_fake
+def _(x, weight):
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes", "macs"),
+    [
+        (nn.LSTMCell(8, 16), ((8,),), 4 * 16 * (8 + 16)),
+        (nn.GRUCell(8, 16, bias=False), ((8,), (16,)), 3 * 16 * (8 + 16)),
+        (nn.RNNCell(8, 16), ((8,), (16,)), 16 * (8 + 16)),
+        (nn.RNNCell(8, 16, nonlinearity="relu"), ((8,),), 16 * (8 + 16)),
+        (nn.LSTM(8, 16, 2, bidirectional=True, proj_size=4, batch_first=True), ((5, 8),), 16640),
+        (nn.Bilinear(8, 6, 4), ((8,), (6,)), 8 * 6 * 4),
+        (nn.PReLU(8), ((8,),), 0),
+        (Using(torch.mv, 8), ((8,),), 8),
+        (Using(lambda x, w: torch.tensordot(x, w, dims=2), 3, 8, 4), ((3, 8),), 3 * 8 * 4),
+        (Using(torch.inner, 4, 8), ((3, 8),), 3 * 4 * 8),
+        (Using(torch.cdist, 4, 8), ((8,),), 4 * 8),
+        (Using(lambda x, w: (x.unsqueeze(1) * w).sum(-1), 4, 8), ((8,),), 4 * 8),
+        (Using(lambda x, w: x * w, 8), ((8,),), 0),
+        (
+            Using(lambda x, w: torch.convolution(x, w, None, [1], [0], [1], False, [0], 1), 4, 8, 3),
+            ((8, 9),),
+            4 * 7 * 8 * 3,
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_macs_of_what_takes_parameters(model, shapes, macs):
+    graph = capture(model, tuple(torch.randn(2, *shape) for shape in shapes))
+    assert (graph.macs(), graph.uncounted()) == (macs, ())
+
+
+def test_an_operator_with_parameters_that_nobody_counts_is_named():
+    assert capture(Using(mix, 4, 8), (torch.randn(2, 8),)).uncounted() == ("tests.mix.default",)
+    assert capture(Using(lambda x, w: mix(x, x) + w.sum(), 4, 8), (torch.randn(2, 8),)).uncounted() == ()
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "shape", "macs"),

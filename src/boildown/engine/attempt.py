@@ -134,6 +134,8 @@ class Climber:
             save_candidate(self.first, attempt.folder, self.first, attempt.folder)
             attempt.candidate, attempt.artifact = self.first, self.bench.first
             attempt.sha256, attempt.notes = self.bench.first_hash, [self.prepared.agreement]
+            if unknown := self.bench.graph(self.first).uncounted():
+                attempt.notes.append(f"macs leave out {', '.join(unknown)}, whose parameters are not counted")
             self._record_layers(attempt, self.first)
             self._measure(attempt, self.first)
 

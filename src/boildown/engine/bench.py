@@ -25,7 +25,7 @@ from boildown.domain.task import Metric, Runnable, Samples
 from boildown.domain.verdict import Status
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.job import Job
-from boildown.errors import DeadlineError, ParityError
+from boildown.errors import AttemptError, DeadlineError, ParityError
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
 from boildown.journal.keys import file_hash, hash_of, measurement_key
@@ -196,7 +196,12 @@ class Bench:
         return measure_size(path, self.first or path, plain=plain)
 
     def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
-        """Parameters and multiply-accumulates per sample, counted on the captured graph."""
+        """Parameters and multiply-accumulates per sample, counted on the captured graph.
+
+        Raises AttemptError where macs are asked for and an operator of the candidate is not counted.
+        """
+        if self.job.asks("macs") and (unknown := self.graph(candidate).uncounted()):
+            raise AttemptError(f"Its macs cannot be counted: {', '.join(unknown)} with parameters is not counted.")
         pairs = {
             "params": (_parameters(candidate), _parameters(first)),
             "macs": (self.graph(candidate).macs(), self.graph(first).macs()),

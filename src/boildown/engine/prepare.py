@@ -75,6 +75,8 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
     path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
         _refuse_fixed_batch(bench.graph(first))
+        if job.asks("macs"):
+            _refuse_uncounted(bench.graph(first))
         fresh = path.with_name(f"new-{path.name}")
         written = bench.write(first, weights_hash(first.model), fresh)
         if path.is_file():  # measured in an earlier sitting: another version of a library may write other bytes
@@ -167,6 +169,15 @@ def _check_loss(first: Candidate, job: Job) -> None:
         inputs, target = next(iter(job.splits.train.batches(min(8, job.batch_size))))
         if target is not None:
             job.task.loss(job.task.run(first.model, inputs), target)
+
+
+def _refuse_uncounted(graph: Graph) -> None:
+    """Refuse a condition on macs where parameters are multiplied by an operator whose macs nobody knows."""
+    if unknown := graph.uncounted():
+        raise ModelError.of(
+            f"The model's macs cannot be counted: {', '.join(unknown)} with parameters is not counted.",
+            "Leave conditions on macs out (latency says more), or write that part with PyTorch's own layers.",
+        )
 
 
 def _refuse_fixed_batch(graph: Graph) -> None:

@@ -15,8 +15,14 @@ from boildown.methods.base import Card, Context, setting, settings_of
 from boildown.surgery.graph import attribute_of, capture
 from boildown.surgery.nodes import base_name
 
-_LAYERS = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.Embedding, nn.MultiheadAttention)
-_OPERATORS = frozenset({"linear", "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+_LAYERS = (nn.Linear, nn.Bilinear, nn.LSTM, nn.RNN, nn.RNNCellBase, nn.Embedding, nn.MultiheadAttention)
+_OPERATORS = frozenset(
+    {
+        *("linear", "bilinear", "embedding", "lstm", "rnn_tanh", "rnn_relu"),
+        *("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+    }
+)
+"""What the exported file holds as MatMul, LSTM or Gather. A GRU is an operator that ONNX Runtime runs in float."""
 _LEAST_SHARE = 0.2
 
 
@@ -58,8 +64,8 @@ class QuantizeDynamic:
         share = sum({id(p): p.numel() for p in _reached(model)}.values()) / max(total, 1)
         if share < _LEAST_SHARE:
             return (
-                f"only {share:.0%} of the parameters lie in linear, recurrent or embedding layers; "
-                "convolutions would stay float"
+                f"only {share:.0%} of the parameters lie in linear, LSTM, RNN, cell or embedding layers; "
+                "convolutions and GRU would stay float"
             )
         return None
 

@@ -36,6 +36,7 @@ from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError
 from boildown.surgery.nodes import attribute_of as attribute_of
+from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
 from boildown.surgery.nodes import set_parameter as set_parameter
 from boildown.surgery.ordinary import make_ordinary
@@ -173,7 +174,7 @@ class Graph:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def macs(self) -> int:
-        """Multiply-accumulates per sample of convolutions, matrix products, attention, LSTM and GRU.
+        """Multiply-accumulates per sample of convolutions, matrix products, attention, recurrent layers and cells.
 
         Axes that are open beside the batch count as long as in the example.
         """
@@ -184,7 +185,21 @@ class Graph:
             return _dims(node, known)
 
         total = sum(macs_of(node, dims) for node in self.module.graph.nodes if node.op == "call_function")
+        for node, data in _joining(self.module):  # a product of parameters that makes more of the data, to be summed
+            if node.target is aten.mul.Tensor and prod(dims(node)) > max(prod(dims(source)) for source in data):
+                total += prod(dims(node))
         return round(total / self.batch)
+
+    def uncounted(self) -> tuple[str, ...]:
+        """The operators with parameters that `macs` knows no count of."""
+        names = {
+            str(node.target)
+            for node, _ in _joining(self.module)
+            if node.target not in _MACS
+            and torch.Tag.pointwise not in getattr(node.target, "tags", ())
+            and base_name(node) not in _FREE
+        }
+        return tuple(sorted(names))
 
 
 class _Text(str):
@@ -639,34 +654,123 @@ def _shapes(value: Any) -> str:
     return str([_shapes(v) for v in value]) if isinstance(value, list | tuple) else ""
 
 
+Dims = Callable[[Any], Sequence[int]]
+"""The shape of a value for one sample."""
+
+Count = Callable[[Node, Dims], int]
+"""The multiply-accumulates of a node of one kind."""
+
+
 def bytes_per_sample(node: Node) -> int:
     """The size of a node's value for one sample; 0 where it is not a tensor."""
     value = tensor_of(node)
     return 0 if value is None else prod(_dims(node)) * value.element_size()
 
 
-def macs_of(node: Node, dims: Callable[[Any], Sequence[int]]) -> int:
+def macs_of(node: Node, dims: Dims) -> int:
     """Multiply-accumulates of one node; `dims` gives the shape of a value."""
-    target, args = node.target, node.args
-    if target in CONVOLUTIONS:
-        return prod(dims(node)) * prod(dims(args[1])[1:])
-    if target in TRANSPOSED:
-        return prod(dims(args[0])) * prod(dims(args[1])[1:])
-    if target is LINEAR:
-        return prod(dims(node)) * dims(args[1])[1]
-    if target in (aten.mm.default, aten.bmm.default, aten.matmul.default):
-        return prod(dims(node)) * dims(args[0])[-1]
-    if target in (aten.addmm.default, aten.baddbmm.default):
-        return prod(dims(node)) * dims(args[1])[-1]
-    if target is aten.einsum.default:
-        return _einsum_macs(str(args[0]), [dims(arg) for arg in cast(tuple[Node, ...], args[1])])
-    if target is aten.scaled_dot_product_attention.default:
-        query, key, value = (dims(arg) for arg in args[:3])
-        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    if target in (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input):
-        weights = [dims(arg) for arg in cast(tuple[Node, ...], args[2])]
-        return prod(dims(args[0])[:-1]) * sum(prod(w) for w in weights if len(w) == 2)
-    return 0
+    count = _MACS.get(node.target)
+    return 0 if count is None else count(node, dims)
+
+
+def _filtered(node: Node, dims: Dims) -> int:
+    return prod(dims(node)) * prod(dims(node.args[1])[1:])
+
+
+def _transposed(node: Node, dims: Dims) -> int:
+    return prod(dims(node.args[0])) * prod(dims(node.args[1])[1:])
+
+
+def _convolution(node: Node, dims: Dims) -> int:
+    return (_transposed if node.args[6] else _filtered)(node, dims)
+
+
+def _product(first: int) -> Count:
+    """Of a product of matrices or vectors whose first factor is this argument."""
+    return lambda node, dims: prod(dims(node)) * dims(node.args[first])[-1]
+
+
+def _read_through(first: int) -> Count:
+    """Of a product in which each number of this argument is used once for each column of the next."""
+    return lambda node, dims: prod(dims(node.args[first])) * prod(dims(node.args[first + 1])[2:])
+
+
+def _contracted(node: Node, dims: Dims) -> int:
+    shape = dims(node.args[0])
+    return prod(dims(node)) * prod(shape[axis] for axis in cast(Sequence[int], node.args[2]))
+
+
+def _attention(node: Node, dims: Dims) -> int:
+    query, key, value = (dims(arg) for arg in node.args[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _recurrent(node: Node, dims: Dims) -> int:
+    """Of all layers, directions and steps, or of a cell."""
+    given = cast("Sequence[Node]", node.args[2] if isinstance(node.args[2], list | tuple) else node.args[2:4])
+    return prod(dims(node.args[0])[:-1]) * sum(prod(shape) for each in given if len(shape := dims(each)) == 2)
+
+
+def _bilinear(node: Node, dims: Dims) -> int:
+    return prod(dims(node)[:-1]) * prod(dims(node.args[2]))
+
+
+_MACS: Mapping[Any, Count] = {
+    **dict.fromkeys(CONVOLUTIONS, _filtered),
+    **dict.fromkeys(TRANSPOSED, _transposed),
+    aten.convolution.default: _convolution,
+    LINEAR: lambda node, dims: prod(dims(node)) * dims(node.args[1])[1],
+    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.matmul.default, aten.inner.default), _product(0)),
+    **dict.fromkeys((aten.addmm.default, aten.baddbmm.default), _product(1)),
+    **dict.fromkeys((aten.mv.default, aten.dot.default, aten.vdot.default), _read_through(0)),
+    aten.linalg_vecdot.default: lambda node, dims: max(prod(dims(arg)) for arg in node.args[:2]),
+    **dict.fromkeys((aten.addmv.default, aten.addbmm.default), _read_through(1)),
+    aten.tensordot.default: _contracted,
+    aten.einsum.default: lambda node, dims: _einsum_macs(
+        str(node.args[0]), [dims(arg) for arg in cast(tuple[Node, ...], node.args[1])]
+    ),
+    aten.scaled_dot_product_attention.default: _attention,
+    **dict.fromkeys((aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), _recurrent),
+    **dict.fromkeys(
+        (aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
+        _recurrent,
+    ),
+    aten.bilinear.default: _bilinear,
+    aten.cdist.default: lambda node, dims: prod(dims(node)) * dims(node.args[0])[-1],
+}
+
+_FREE = frozenset(
+    {
+        *("embedding", "embedding_bag", "index", "index_select", "gather", "take_along_dim", "where", "masked_fill"),
+        *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "instance_norm", "rms_norm"),
+        *("batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "prelu", "_prelu_kernel"),
+        *("cat", "concat", "stack", "copy", "slice_scatter", "select_scatter", "scatter", "index_put", "index_copy"),
+        *("rsub", "multiply", "divide", "true_divide", "type_as", "expand_as", "view_as", "reshape_as", "complex"),
+        *("broadcast_tensors", "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine"),
+    }
+)
+"""What takes parameters and multiplies nothing up: it picks, places, norms or works number by number."""
+
+
+def _joining(module: GraphModule) -> Iterator[tuple[Node, list[Node]]]:
+    """The nodes that bring parameters and data together, each with the data it takes."""
+    fixed: set[Node] = set()
+    learned: set[Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            fixed.add(node)
+            if isinstance(attribute_of(node, module), nn.Parameter):
+                learned.add(node)
+        elif node.op == "call_function":
+            sources = [
+                source for source in node.all_input_nodes if not isinstance(source.meta.get("val"), torch.SymInt)
+            ]
+            data = [source for source in sources if source not in fixed]
+            if sources and not data:
+                fixed.add(node)
+                learned |= {node} if learned.intersection(sources) else set()
+            elif learned.intersection(sources):
+                yield node, data
 
 
 def _einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
