@@ -55,5 +55,8 @@ def measure(
     else:
         for finding in verdict.findings:
             typer.echo(finding.sentence())
+        for name, measurement in verdict.measurements.items():
+            for note in measurement.notes:
+                typer.echo(f"note: {name}: {note}")
         typer.echo(f"{verdict.status.value}: {verdict.sentence()}")
     return of_status(verdict.status)

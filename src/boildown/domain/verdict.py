@@ -231,8 +231,9 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
         told = "; ".join((f"{what} was not measured", *(() if measurement is None else measurement.notes)))
         return Finding(condition, Status.UNDECIDED, None, note=told)
     shown = format_value(observed, COSTS.get(condition.metric, measurement.unit), condition.form)
-    if math.isnan(observed):
-        return Finding(condition, Status.MISSED, observed, note="not a number", shown=shown)
+    if not math.isfinite(observed):
+        why = "; ".join(("not a number" if math.isnan(observed) else "not finite", *measurement.notes))
+        return Finding(condition, Status.MISSED, observed, note=why, shown=shown)
     excess = _excess(condition, measurement, observed)
     interval = None if condition.metric in _EXACT else measurement.intervals.get(condition.form)
     point = Status.MET if _holds(condition, observed) else Status.MISSED

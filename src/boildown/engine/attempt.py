@@ -276,6 +276,8 @@ class Climber:
             candidate, attempt.artifact, attempt.sha256, "verdict", first=self.first, look=max(look, 1)
         )
         attempt.measurements.update({m.metric: m for m in quality})
+        said = dict.fromkeys(note for measurement in quality for note in measurement.notes)
+        attempt.notes += [note for note in said if note not in attempt.notes]
 
     def _conclude(self, attempt: Attempt) -> None:
         job = self.job

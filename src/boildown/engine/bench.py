@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
 from collections import defaultdict
@@ -19,13 +20,16 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import format_value
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.target import Condition
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.domain.verdict import Status
+from boildown.engine.answers import ANSWER, blanked, held_wrong, kinds, no_number, spoiled, told, value_of
 from boildown.engine.artifact import ArtifactModel, flatten
+from boildown.engine.company import LEAST_ALONE, alone_and_together
 from boildown.engine.job import Job
-from boildown.errors import AttemptError, DeadlineError, ParityError
+from boildown.errors import AttemptError, Cancelled, DeadlineError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
 from boildown.journal.keys import file_hash, hash_of, measurement_key
@@ -53,6 +57,7 @@ _FLOAT_DECIBEL = 40.0
 _PLAN_DECIBEL = 20.0
 _PLAN_PROMISE = 30.0
 _GATE_SAMPLES = 128
+_COMPARED = 512
 _GLANCE_SECONDS = 2.0
 _TIMING_SECONDS = 30.0
 _NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
@@ -90,6 +95,7 @@ class Bench:
         self._environment = {**environment(), "runtime": job.runtime, "hardware": job.hardware}
         self._statistics: dict[tuple[str, str], Statistics] = {}
         self._fingerprints: dict[Which, str] = {}
+        self._alone: dict[str, float] = {}
 
     def move(self, folder: Path) -> None:
         """The run folder has been renamed."""
@@ -154,10 +160,16 @@ class Bench:
     def agree(self, candidate: Candidate, path: Path) -> str:
         """Check the artifact against the model (or its simulation) on real samples, as a sentence.
 
-        Raises ParityError where they disagree by more than the arithmetic of the runtime explains.
+        Raises ParityError where they disagree by more than the arithmetic of the runtime explains, or where the
+        artifact's answers depend on the rest of the batch.
         """
+        alone = self.alone(candidate, path, file_hash(path))
         if candidate.rewrite is not None:
-            return "made from the exported file; judged by its scores alone"
+            scored = f"; {_company(alone)}, so it is scored as deployed" if alone < LEAST_ALONE else ""
+            return f"made from the exported file; judged by its scores alone{scored}"
+        least = LEAST_ALONE if candidate.plan is None else _PLAN_DECIBEL
+        if alone < least:
+            raise ParityError(f"In the artifact {_company(alone)}: at least {least:.0f} dB expected.")
         with self.timed("measure"), torch.no_grad():
             graph = self.graph(candidate)
             model = graph.module if candidate.plan is None else simulate(graph, candidate.plan)
@@ -181,6 +193,16 @@ class Bench:
             )
         doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
         return f"artifact and model agree to {decibel:.1f} dB{doubt}"
+
+    def alone(self, candidate: Candidate | None, path: Path, sha256: str) -> float:
+        """How well an artifact's outputs agree between a sample alone and in company, in decibel."""
+        if sha256 not in self._alone:
+            artifact = self.artifact(candidate, path)
+            with self.timed("measure"), torch.no_grad():
+                self._alone[sha256] = alone_and_together(
+                    lambda inputs: self.job.task.run(artifact, inputs), self.job.splits.search
+                )
+        return self._alone[sha256]
 
     def sample(self, batch: int) -> list[Array]:
         """Flat inputs of one call with this batch size, from real samples."""
@@ -277,11 +299,12 @@ class Bench:
             assert self.first is not None
             task, own, base = self.job.task, self.artifact(candidate, path), self.artifact(first, self.first)
             values = []
-            for inputs, _ in self._batches(self.job.splits.search, "compare outputs"):
+            for inputs, _ in self._batches(self.job.splits.search, "compare outputs", size):
                 values.append(np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64))
             return summarise_divergence(np.concatenate(values))
 
-        return self._remembered(self._key("divergence", sha256, "search", first=self.first_hash), measured)
+        size, batch = self._batch(candidate, path, sha256)
+        return self._remembered(self._key("divergence", sha256, "search", first=self.first_hash, **batch), measured)
 
     def quality(
         self,
@@ -303,9 +326,10 @@ class Bench:
 
         assert self.first is not None
         base = self.statistics(first, self.first, self.first_hash, which)
+        batch = self._batch(candidate, path, sha256)[1]
 
         def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
-            shared = {"first": self.first_hash, "level": level, **options}
+            shared = {"first": self.first_hash, "level": level, **batch, **options}
             return {
                 name: self._key(name, sha256, which, scores=_scores(metrics[name], base[name]), **shared)
                 for name in names
@@ -324,6 +348,8 @@ class Bench:
         else:
             own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
             measurements, complete = [self._measured(m, own, base, which, level) for m in metrics.values()], True
+            if batch and which == "verdict":
+                measurements = self._in_other_batches(measurements, candidate, path, sha256, own)
         for measurement in measurements:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
@@ -333,16 +359,43 @@ class Bench:
         order: NDArray[np.intp] | None = None,
     ) -> Measurement:  # fmt: skip
         """A metric from statistics; `order`: of the samples, where they were not read from first to last."""
-        places, clusters = places_of(self._samples(which)), self._clusters(which)
+        samples, clusters = self._samples(which), self._clusters(which)
         if order is not None:
-            places, clusters = places[order], None if clusters is None else clusters[order]
-        with self.timed("measure"):
-            measurement = measure_quality(
-                metric, own[metric.name], base[metric.name],
-                level=level, seed=self.job.seed, data=which, environment=self._environment,
-                clusters=clusters, places=places,
-            )  # fmt: skip
-        return _undropped(measurement, level) if own is base else measurement
+            samples, clusters = samples.subset(order.tolist()), None if clusters is None else clusters[order]
+        if spoiled(metric, own) or spoiled(metric, base):
+            measurement = replace(no_number(metric, own, base), samples=_count(own), data=which)
+        else:
+            with self.timed("measure"):
+                measurement = measure_quality(
+                    metric, own[metric.name], base[metric.name],
+                    level=level, seed=self.job.seed, data=which, environment=self._environment,
+                    clusters=clusters, places=places_of(samples),
+                )  # fmt: skip
+            measurement = _undropped(measurement, level) if own is base else measurement
+        return told(measurement, own, samples)
+
+    def _in_other_batches(
+        self, found: list[Measurement], candidate: Candidate | None, path: Path, sha256: str, own: Statistics
+    ) -> list[Measurement]:
+        """Scores in the deployment's batch, each with what some of the samples score in batches of another size."""
+        deployed, samples = self.job.latency.batch, self._samples("verdict")
+        size = self.job.batch_size if deployed == 1 else 1
+        some = np.sort(np.random.default_rng(self.job.seed).permutation(len(samples))[:_COMPARED])
+        others = self.score(
+            self.artifact(candidate, path), samples.subset(some.tolist()), f"score at batch {size}", size=size
+        )
+        metrics, notes = {metric.name: metric for metric in self.job.task.metrics}, []
+        for measurement in found:
+            metric = metrics[measurement.metric]
+            scores = [
+                format_value(value_of(metric, statistics), measurement.unit)
+                for statistics in (others, {name: rows[some] for name, rows in own.items()})
+            ]
+            notes.append(
+                f"{_company(self._alone[sha256])}: scored at batch {deployed}, as deployed; at batch {size} "
+                f"{metric.name} is {scores[0]} instead of {scores[1]} on {len(some):,} samples"
+            )
+        return [replace(m, notes=(*m.notes, note)) for m, note in zip(found, notes, strict=True)]
 
     def _searched(
         self, candidate: Candidate | None, path: Path, sha256: str, base: Statistics, level: float
@@ -355,9 +408,11 @@ class Bench:
         shuffled = {name: rows[order] for name, rows in base.items()}
         stop = EarlyStop(self.asked, metrics, shuffled, weights)
         if stop.possible:
+            samples = samples.subset(order.tolist())
             base, own = shuffled, self.score(
-                self.artifact(candidate, path), samples.subset(order.tolist()), "score on search data",
+                self.artifact(candidate, path), samples, "score on search data",
                 enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
+                size=self._batch(candidate, path, sha256)[0], first=shuffled[ANSWER],
             )  # fmt: skip
         else:
             own, order = self.statistics(candidate, path, sha256, "search"), None
@@ -365,7 +420,7 @@ class Bench:
             found = [self._measured(metric, own, base, "search", level, order) for metric in metrics.values()]
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
-            found = [stop.measure(name, own, level, self._environment) for name in asked]
+            found = [told(stop.measure(name, own, level, self._environment), own, samples) for name in asked]
         drops = {measurement.metric: measurement.drop for measurement in found}
         self.record("search", {"artifact": sha256, "scored": scored, "of": len(samples), "drop": drops})
         return found, scored == len(samples)
@@ -378,9 +433,11 @@ class Bench:
         if (sha256, which) not in self._statistics:
             asked = [metric for metric in self.job.task.metrics if metric.decomposable and self.job.asks(metric.name)]
             doubt = [Doubt(asked, self.job.seed)] if which == "search" and asked else []
+            base = None if sha256 == self.first_hash else self._statistics.get((self.first_hash, which))
             self._statistics[sha256, which] = self.score(
-                self.artifact(candidate, path), self._samples(which), f"score on {which} data", *doubt
-            )
+                self.artifact(candidate, path), self._samples(which), f"score on {which} data", *doubt,
+                size=self._batch(candidate, path, sha256)[0], first=None if base is None else base[ANSWER],
+            )  # fmt: skip
         return self._statistics[sha256, which]
 
     def scored(self, sha256: str, which: Which) -> Statistics | None:
@@ -394,14 +451,26 @@ class Bench:
         what: str,
         *others: Doubt,
         enough: Callable[[Statistics], bool] | None = None,
+        size: int | None = None,
+        first: NDArray[np.float64] | None = None,
     ) -> Statistics:
-        """Per-sample statistics of every metric (and others) for any model or artifact; no further once `enough`."""
+        """Per-sample statistics of every metric (and others) for any model or artifact; no further once `enough`.
+
+        Under `ANSWER` also what kind of answer each is; `first` holds the first model's kinds. What is none is wrong.
+        size: of a batch, by default the job's.
+        """
         scores: tuple[Metric | Doubt, ...] = (*self.job.task.metrics, *others)
-        rows: dict[str, list[NDArray[np.float64]]] = {score.name: [] for score in scores}
-        for inputs, target in self._batches(samples, what):
+        rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*(s.name for s in scores), ANSWER)}
+        size, done = size or self.job.batch_size, 0
+        for inputs, target in self._batches(samples, what, size):
             output = self.job.task.run(model, inputs)
+            count = min(size, len(samples) - done)
+            found = kinds(output, count, None if first is None else first[done : done + count])
+            output, done = output if (found >= 0).all() else blanked(output, found), done + count
             for score in scores:
-                rows[score.name].append(np.asarray(score.statistic(output, target), np.float64))
+                statistic = np.asarray(score.statistic(output, target), np.float64)
+                rows[score.name].append(statistic if isinstance(score, Doubt) else held_wrong(score, statistic, found))
+            rows[ANSWER].append(found)
             if enough is not None and enough({name: np.concatenate(parts) for name, parts in rows.items()}):
                 break
         return {name: np.concatenate(parts) for name, parts in rows.items()}
@@ -433,8 +502,27 @@ class Bench:
             self.seconds[kind] += time.perf_counter() - start
             self._timing = False
 
-    def _batches(self, samples: Samples, what: str) -> Iterator[tuple[Any, Any]]:
-        done, size = 0, self.job.batch_size
+    def _batch(self, candidate: Candidate | None, path: Path, sha256: str) -> tuple[int, dict[str, int]]:
+        """(in batches of how many an artifact is scored, what its measurements' keys say of it).
+
+        Where its answers depend on the rest of the batch, as with dynamic scales of activations, that is the
+        deployment's batch; a quantized model with a plan has been held against its simulation.
+        """
+        usual, deployed = self.job.batch_size, self.job.latency.batch
+        if candidate is not None and candidate.plan is not None:
+            return usual, {}
+        try:
+            alone = self.alone(candidate, path, sha256)
+        except (Cancelled, WorkerLost):
+            raise
+        except Exception:
+            if candidate is not None:
+                raise
+            alone = self._alone[sha256] = math.inf  # somebody's file, or forward, that takes one size of batch only
+        return (deployed, {"batch": deployed}) if alone < LEAST_ALONE else (usual, {})
+
+    def _batches(self, samples: Samples, what: str, size: int) -> Iterator[tuple[Any, Any]]:
+        done = 0
         with self.timed("measure"), torch.no_grad():
             for inputs, target in samples.batches(size):
                 self.check()
@@ -538,6 +626,14 @@ def _numbers(output: Any) -> Array:
     leaves: Sequence[Any] = pytree.tree_leaves(output)
     flat = [leaf.detach().float().reshape(-1) for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return torch.cat(flat).numpy() if flat else np.zeros(0, np.float32)
+
+
+def _company(decibel: float) -> str:
+    """What is wrong where outputs for a sample alone and in company agree to so many decibel only."""
+    return (
+        "the answer for a sample depends on the other samples of its batch "
+        f"(alone and in company its outputs agree to {decibel:.1f} dB)"
+    )
 
 
 def _count(statistics: Statistics) -> int:

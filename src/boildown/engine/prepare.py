@@ -17,9 +17,12 @@ from torch.utils._pytree import tree_leaves
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import format_value, unit_of
 from boildown.domain.task import Metric
+from boildown.engine.answers import sentence, spoiled
 from boildown.engine.bench import Bench, Statistics, Which
+from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
+from boildown.engine.metric_checks import Batch, knows_nothing, out_of_range, outputs_of, unsound
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -30,7 +33,6 @@ from boildown.errors import (
     WorkerLost,
     contained,
 )
-from boildown.journal.keys import file_hash
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
@@ -77,6 +79,7 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         _refuse_fixed_batch(bench.graph(first))
         if job.asks("macs"):
             _refuse_uncounted(bench.graph(first))
+        _refuse_company(first, job)
         fresh = path.with_name(f"new-{path.name}")
         written = bench.write(first, weights_hash(first.model), fresh)
         if path.is_file():  # measured in an earlier sitting: another version of a library may write other bytes
@@ -93,9 +96,11 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         ) from error
     with named("The first model cannot be scored", SCORING):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
-        statistics = [bench.statistics(first, path, file_hash(path), part) for part in parts]
-        _compare_scores(job, statistics)
-        notices = _perfect(job, statistics)
+        statistics = [bench.statistics(first, path, bench.first_hash, part) for part in parts]
+        artifact = bench.artifact(first, path)
+        with bench.timed("measure"):
+            looked_at = outputs_of(lambda inputs: job.task.run(artifact, inputs), job.splits.verdict, job.seed)
+            notices = (*_perfect(job, statistics), *_compare_scores(job, statistics, looked_at))
     return Prepared(agreement, written.facts, written.facts.get("exported"), notices)
 
 
@@ -210,9 +215,52 @@ def _check_students(first: Candidate, job: Job) -> None:
         raise ModelError(*mistakes)
 
 
-def _compare_scores(job: Job, statistics: list[Statistics]) -> None:
-    """Refuse a first model that is not the one the user expected, or no better than guessing."""
-    mistakes = []
+def _refuse_company(first: Candidate, job: Job) -> None:
+    """Refuse a model whose answer for a sample depends on the other samples of its batch: alone it has another."""
+
+    def run(inputs: Any) -> Any:
+        return job.task.run(first.model, inputs)
+
+    try:
+        with torch.no_grad():
+            decibel = alone_and_together(run, job.splits.search)
+            random = decibel < LEAST_ALONE and not repeats(run, job.splits.search)
+    except BoildownError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError.of(
+            f"The model cannot be called with one sample alone, or not with a few: {lines[0]}", _PER_SAMPLE
+        ) from error
+    if decibel < LEAST_ALONE and not random:
+        raise ModelError.of(
+            "The model's answer for a sample depends on the other samples of its batch: alone and in company its "
+            f"outputs agree to {decibel:.1f} dB, and rounding leaves {LEAST_ALONE:.0f} or more.",
+            _PER_SAMPLE,
+        )
+
+
+_PER_SAMPLE = (
+    "Let it compute nothing over the batch: batch norm with the statistics of training (track_running_stats=True), "
+    "attention and recurrent layers with batch_first=True where inputs are (n, T, ...), means over other axes than 0."
+)
+
+
+def _compare_scores(job: Job, statistics: list[Statistics], looked_at: Sequence[Batch]) -> tuple[str, ...]:
+    """What to tell of the first model's scores and of the metrics; refuses a model that is not the one the user
+    expected or no better than guessing, and a metric that is not what it says.
+
+    What the target names must be better than guessing; of other metrics it is told.
+    """
+    mistakes, notices = [], []
+    asked = {condition.metric for condition in job.target.conditions} & job.quality
+    where = (job.splits.verdict, job.splits.search)
+    lost = next(filter(None, map(sentence, statistics, where)), "")
+    if lost and any(spoiled(metric, part) for metric in job.task.metrics for part in statistics):
+        cause = f"The first model gives no answer on some of the data to judge on: {lost}."
+        raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
+    if lost:
+        notices.append(f"the first model gives no answer, which counts as wrong: {lost}")
     for metric in job.task.metrics:
         score = metric.compute(np.concatenate([part[metric.name] for part in statistics]))
         wanted = job.expected.get(metric.name)
@@ -224,20 +272,36 @@ def _compare_scores(job: Job, statistics: list[Statistics]) -> None:
                     "Check normalisation, label order, the weights file, and that validation is the set you mean.",
                 )
             )
-    accuracy = next((m for m in job.task.metrics if m.name == "accuracy"), None)
-    targets = read_targets(job.splits.verdict) if accuracy is not None else None
-    if accuracy is not None and targets is not None:
-        score, share = accuracy.compute(statistics[0]["accuracy"]), majority_share(targets)
-        if score <= share:
+        wrong = [*out_of_range(metric, score), *unsound(metric, looked_at, job.seed)]
+        mistakes += wrong
+        told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], looked_at)
+        if told and stop and (metric.name in asked or (metric.name == "accuracy" and not asked)):
             mistakes.append(
                 Mistake(
-                    f"The first model's accuracy is {score:.2%}: no better than always answering the most "
-                    f"frequent class ({share:.2%}).",
-                    "Check normalisation, the order of the labels, the weights, and that the model is in eval mode.",
+                    told,
+                    "Check normalisation, the order of the labels, the weights, and that the model is in eval mode; "
+                    "of a metric of your own also its higher_is_better.",
                 )
             )
+        elif told:
+            notices.append(told)
     if mistakes:
         raise ModelError(*mistakes)
+    return tuple(notices)
+
+
+def _guessing(metric: Metric, job: Job, statistics: Statistics, looked_at: Sequence[Batch]) -> tuple[str, bool]:
+    """What is told of a model that is no better than guessing by a metric, and whether nothing speaks for it."""
+    targets = read_targets(job.splits.verdict) if metric.name == "accuracy" else None
+    if targets is not None:
+        score, share = metric.compute(statistics["accuracy"]), majority_share(targets)
+        if score <= share:
+            return (
+                f"The first model's accuracy is {score:.2%}: no better than always answering the most "
+                f"frequent class ({share:.2%}).",
+                True,
+            )
+    return knows_nothing(metric, looked_at, job.seed)
 
 
 def _perfect(job: Job, statistics: list[Statistics]) -> tuple[str, ...]:
