@@ -59,14 +59,14 @@ def unsound(metric: Metric, batches: Sequence[Batch], seed: int = 0) -> list[Mis
     parts = _statistics(metric, batches)
     rows = np.concatenate(parts)
     value = float(metric.compute(rows))
-    count = len(parts[0])
-    some = random.permutation(count)[: max(1, count // 2)]
-    apart = parts[0][some]
-    if _sliced(batches[0], count):
+    some = [random.permutation(len(part))[: max(1, len(part) // 2)] for part in parts]
+    beside = [part[chosen] for part, chosen in zip(parts, some, strict=True)]
+    apart = beside
+    if all(_sliced(batch, len(part)) for batch, part in zip(batches, parts, strict=True)):
         try:
-            apart = _statistics(metric, [_rows(batches[0], some)])[0]
+            apart = _statistics(metric, [_rows(batch, chosen) for batch, chosen in zip(batches, some, strict=True)])
         except Exception:  # noqa: BLE001 - a metric that refuses a part of a batch says nothing else of it
-            apart = parts[0][some]
+            apart = beside
     again = _statistics(metric, batches[:1])[0], float(metric.compute(rows))
     if not (_same(again[0], parts[0]) and _same(again[1], value)):
         return [
@@ -76,7 +76,7 @@ def unsound(metric: Metric, batches: Sequence[Batch], seed: int = 0) -> list[Mis
             )
         ]
     mistakes = []
-    if not _same(apart, parts[0][some]):
+    if not all(map(_same, apart, beside)):
         mistakes.append(
             Mistake(
                 f"The metric {name} gives samples other statistics in another order, or beside other samples.",
