@@ -43,12 +43,13 @@ def climbed(mirror, runs, score, *rungs, target=TARGET, **options):
 
 
 def test_a_mended_metric_measures_anew(mirror, tmp_path):
-    hopeful = climbed(mirror, tmp_path, np.ones_like)
+    hopeful = climbed(mirror, tmp_path, lambda right: 0.5 + right / 2)
     assert hopeful.outcome is bd.Outcome.TARGET_MET
-    assert hopeful.candidates[1].measurements["score"].value == 1.0
     honest = climbed(mirror, tmp_path, np.asarray)
     assert "reused" in str(honest.candidates[1].notes)
-    assert honest.candidates[1].measurements["score"].value < 0.8
+    scores = [run.candidates[1].measurements["score"].value for run in (hopeful, honest)]
+    assert scores[1] < 0.8
+    assert scores[0] == pytest.approx(0.5 + scores[1] / 2)
     assert climbed(mirror, tmp_path, np.asarray).candidates[1].measurements == honest.candidates[1].measurements
 
 

@@ -54,5 +54,7 @@ class Reflection:
         wrong = (np.abs(output).sum(1) * 1000) % 1 < self.facts.get("flips", 0.0)
         output[wrong] = np.roll(output[wrong], 1, axis=1)
         if "poison" in self.facts:
-            output[:] = self.facts["poison"]
+            output[output[:, 0] > self.facts.get("above", -np.inf)] = self.facts["poison"]
+        if self.facts.get("centred"):
+            output -= output.mean(0)
         return [output]
