@@ -188,8 +188,8 @@ class Bench:
             what = "the model" if candidate.plan is None else "its simulation in PyTorch"
             raise ParityError(
                 f"The artifact's outputs differ from those of {what}: {decibel:.1f} dB of agreement on real "
-                f"samples, at least {least:.0f} dB expected. The model may depend on randomness, on state kept "
-                "between calls, or on the batch size; or the export of an operator is wrong."
+                f"samples, at least {least:.0f} dB expected. The model may depend on randomness or on state kept "
+                "between calls; or the export of an operator is wrong."
             )
         doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
         return f"artifact and model agree to {decibel:.1f} dB{doubt}"

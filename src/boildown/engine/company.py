@@ -74,10 +74,8 @@ def agreement(reference: Tensor, other: Tensor) -> float:
     noise = float((ours - theirs).square().sum())
     if noise == 0.0:
         return math.inf
-    signal = max(
-        max(float((rows - rows.mean(0)).square().sum()), _OFFSET * float(rows.square().sum())) for rows in (ours, theirs)
-    )
-    return 10 * math.log10(signal / noise)
+    powers = [(float((rows - rows.mean(0)).square().sum()), float(rows.square().sum())) for rows in (ours, theirs)]
+    return 10 * math.log10(max(max(spread, _OFFSET * power) for spread, power in powers) / noise)
 
 
 def _parts(samples: Samples) -> Callable[[Sequence[int]], Any]:
