@@ -96,6 +96,14 @@ def test_a_metric_that_is_not_what_it_says_is_refused(metric, parts):
     refused(metric, metric.name, *parts)
 
 
+def test_measure_refuses_them_too(plugged, tmp_path):
+    (tmp_path / "model.mirror").write_text("{}")
+    for metric, part, *_ in (WRONG["percent"], WRONG["ordered"]):
+        task = bd.Classification(validation=(X, LABELS), metrics=[metric])
+        with pytest.raises(bd.InputError, match=part):
+            bd.measure(tmp_path / "model.mirror", task, f"{metric.name} >= 0.05", runtime="mirror")
+
+
 def test_mistakes_of_several_metrics_are_told_at_once():
     task = bd.Classification(validation=(X, LABELS), metrics=[WRONG["percent"][0], WRONG["random"][0]])
     with pytest.raises(bd.InputError) as caught:

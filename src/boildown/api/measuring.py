@@ -18,6 +18,7 @@ from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
+from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.prepare import FIRST, SCORING, named
 from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
@@ -46,7 +47,7 @@ def measure(
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
     by itself, and both must be the files that the run measured. `trust` vouches for files of a format
     that could execute code when loaded (runtime `eager`); without it they are refused. Raises
-    InputError where a condition needs what is not there.
+    InputError where a condition needs what is not there, or a metric is not what it says.
     """
     path = Path(path)
     base = Path(first) if first is not None else _first_beside(path)
@@ -99,7 +100,11 @@ def measure(
             raise InputError.of(f"{path} cannot be opened by {runtime}: {error}", "Export it again.") from error
         found = {"size": bench.size(path)}
         with named("The artifact cannot be scored", SCORING):
-            found |= {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
+            quality = {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
+            artifact = bench.artifact(None, path)
+            looked_at = outputs_of(lambda inputs: task.run(artifact, inputs), data, seed, job.batch_size)
+        refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
+        found |= quality
         if job.asks("latency"):
             found["latency"] = bench.latency(path, sha256)
         if job.asks("memory"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from boildown.domain.grammar import COSTS
@@ -13,12 +14,13 @@ def front(found: Mapping[int, Mapping[str, Measurement]], metrics: Collection[st
     """The numbers of the candidates that no other beats: as good in every metric, and better in one.
 
     found: measurements by metric, by number. Costs are compared by value, quality by drop (the first model's is 0);
-    a candidate of which one of `metrics` is not known has no place.
+    a candidate of which one of `metrics` is not known, or no number, has no place.
     """
     places = {
-        number: tuple(_badness(measured[metric]) for metric in metrics)
+        number: place
         for number, measured in found.items()
         if all(metric in measured for metric in metrics)
+        and not any(map(math.isnan, place := tuple(_badness(measured[metric]) for metric in metrics)))
     }
     return tuple(
         number for number, ours in places.items() if not any(_beats(theirs, ours) for theirs in places.values())

@@ -165,8 +165,8 @@ class Bench:
         """
         alone = self.alone(candidate, path, file_hash(path))
         if candidate.rewrite is not None:
-            scored = f"; {_company(alone)}, so it is scored as deployed" if alone < LEAST_ALONE else ""
-            return f"made from the exported file; judged by its scores alone{scored}"
+            as_deployed = f", at batch {self.job.latency.batch} as deployed" if alone < LEAST_ALONE else ""
+            return f"made from the exported file; judged by its scores alone{as_deployed}"
         least = LEAST_ALONE if candidate.plan is None else _PLAN_DECIBEL
         if alone < least:
             raise ParityError(f"In the artifact {_company(alone)}: at least {least:.0f} dB expected.")
@@ -471,7 +471,11 @@ class Bench:
                 statistic = np.asarray(score.statistic(output, target), np.float64)
                 rows[score.name].append(statistic if isinstance(score, Doubt) else held_wrong(score, statistic, found))
             rows[ANSWER].append(found)
-            if enough is not None and enough({name: np.concatenate(parts) for name, parts in rows.items()}):
+            if (
+                enough is not None
+                and done % self.job.batch_size < size
+                and enough({name: np.concatenate(parts) for name, parts in rows.items()})
+            ):
                 break
         return {name: np.concatenate(parts) for name, parts in rows.items()}
 

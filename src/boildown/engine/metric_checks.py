@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,35 +15,34 @@ from torch.utils import _pytree as pytree
 from boildown.domain.grammar import format_value, unit_of
 from boildown.domain.task import Metric, Samples
 from boildown.engine.answers import blanked, kinds
-from boildown.errors import Mistake
+from boildown.errors import InputError, Mistake
 from boildown.tasks.data import leaves
 
 Floats = NDArray[np.float64]
 Batch = tuple[Any, Any]
 """(outputs, targets) of some samples."""
 
-LOOKED_AT = 512
+LOOKED_AT = 256
 """Samples on which metrics are held against a model."""
 
 _NUMBERS = 2**25  # of outputs, the most that are kept: those of language models are large
 _SHUFFLES = 9
 _ALIKE = {"rtol": 1e-4, "atol": 1e-6}  # rounding of single precision
 _ALONE = "Let statistic depend on the sample's output and target alone, and compute on the statistics alone"
-_TOGETHER = 32  # samples of a batch, among which outputs are shuffled
 _FEWEST = 16
 _SHUFFLED, _MEAN = "its outputs shuffled among the samples", "its mean output for every sample"
 
 
-def outputs_of(run: Callable[[Any], Any], samples: Samples, seed: int) -> list[Batch]:
-    """Outputs and targets of up to 512 samples in random order, in batches; of a part where the outputs are large.
+def outputs_of(run: Callable[[Any], Any], samples: Samples, seed: int, size: int = 32) -> list[Batch]:
+    """Outputs and targets of about 256 samples in random order, in batches; of fewer where the outputs are large.
 
     Data may be sorted by class, and a batch of one class tells nothing. Samples without an answer are blanked.
     """
-    order = np.random.default_rng(seed).permutation(len(samples))[:LOOKED_AT]
+    order = np.random.default_rng(seed).permutation(len(samples))[: max(1, LOOKED_AT // size) * size]
     found: list[Batch] = []
     numbers = 0
     with torch.no_grad():
-        for inputs, target in samples.subset(order.tolist()).batches(_TOGETHER):
+        for inputs, target in samples.subset(order.tolist()).batches(size):
             output = run(inputs)
             kind = kinds(output, _count(target))
             found.append((output if (kind >= 0).all() else blanked(output, kind), target))
@@ -51,6 +50,15 @@ def outputs_of(run: Callable[[Any], Any], samples: Samples, seed: int) -> list[B
             if numbers > _NUMBERS:
                 break
     return found
+
+
+def refuse_wrong(metrics: Sequence[Metric], values: Mapping[str, float], batches: Sequence[Batch], seed: int) -> None:
+    """Raise InputError with everything that some metrics, of these values, do otherwise than they say."""
+    wrong = [
+        m for metric in metrics for m in (*out_of_range(metric, values[metric.name]), *unsound(metric, batches, seed))
+    ]
+    if wrong:
+        raise InputError(*wrong)
 
 
 def unsound(metric: Metric, batches: Sequence[Batch], seed: int = 0) -> list[Mistake]:
