@@ -22,6 +22,7 @@ def test_what_another_beats_in_everything_is_not_on_the_front():
 
 def test_equal_candidates_share_their_place_and_unmeasured_ones_have_none():
     found = {0: measured(1, 0.0), 1: measured(1, 0.0), 2: {"size": Measurement("size", 0.1, "B")}}
+    found[3] = measured(0.1, float("nan"))
     assert front(found, ("accuracy", "size")) == (0, 1)
 
 

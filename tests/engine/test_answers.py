@@ -114,7 +114,7 @@ def test_a_search_with_labels_counts_it_too(plugged, still, tmp_path):
 
 
 def test_outputs_of_any_form_are_looked_at():
-    output = {"a": torch.ones(3, 2), "b": [np.ones((3, 1)), "text"], "c": torch.arange(3)}
+    output = {"a": torch.ones(3, 2), "b": [np.ones((3, 1)), "text", np.array(["a", "b", "c"])], "c": torch.arange(3)}
     assert kinds(output, 3).tolist() == [1, 1, 1]
     output["b"][0][1] = NAN
     found = kinds(output, 3)

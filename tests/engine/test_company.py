@@ -169,6 +169,22 @@ def test_a_bare_file_that_looks_at_the_batch_is_scored_as_it_is_deployed(plugged
     assert f"scored at batch {batch}, as deployed; at batch {64 if batch == 1 else 1} accuracy is" in note
 
 
+@pytest.mark.parametrize("batch", [1, 40])
+def test_a_run_scores_such_a_file_as_it_is_deployed(plugged, still, tmp_path, batch):
+    task = bd.Classification(validation=plugged.samples(1200, 2))
+    run = bd.compress(
+        plugged.model(), task, ["accuracy drop <= 25 pp", "size <= 0.5x"], ladder=["shrink(size=0.2, how='centred')"],
+        runs=tmp_path, runtime="mirror", latency=bd.Latency(batch=batch),
+    )  # fmt: skip
+    made, told = run.candidates[1], str(run)
+    assert f"at batch {batch} as deployed" in told or batch == 1
+    assert made.measurements["accuracy"].value == pytest.approx(0.1 if batch == 1 else 0.77, abs=0.08)
+    assert (run.outcome is bd.Outcome.TARGET_MET) is (batch == 40)
+    if batch == 40:
+        assert "scored at batch 40, as deployed; at batch 1 accuracy is" in told
+        assert bd.verify(run.path, plugged.model(), task).agrees
+
+
 def test_samples_are_taken_from_everywhere():
     seen = []
     alone_and_together(

@@ -71,6 +71,8 @@ class Shrink:
         context.record("tried", {"how": self.how})
         if self.how == "crash":
             return candidate.derive(rewrite=Edit("shrink", 1, {"size": self.size, "crash": True}))
+        if self.how == "centred":
+            return candidate.derive(rewrite=Edit("shrink", 1, {"size": self.size, "centred": True}))
         poison = {"poison": POISON} if self.how == "poison" else {"poison": float("nan")} if self.how == "nan" else {}
         return candidate.derive(
             rewrite=Edit("shrink", 1, {"size": self.size, "flips": self.flips, **poison}), notes=("shrunk",)

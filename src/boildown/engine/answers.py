@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Metric, Samples
+from boildown.engine.company import numbers
 from boildown.tasks.data import IndexedSamples
 
 Floats = NDArray[np.float64]
@@ -37,23 +38,19 @@ def kinds(output: Any, count: int, first: Floats | None = None) -> Floats:
     """
     found = np.full(count, _FINITE)
     for leaf in pytree.tree_leaves(output):
-        if not isinstance(leaf, Tensor | np.ndarray):
+        part = numbers(leaf)
+        if part is None or not (part.is_floating_point() or part.is_complex()) or not part.numel():
             continue
-        numbers = torch.as_tensor(leaf).detach()
-        if not (numbers.is_floating_point() or numbers.is_complex()) or not numbers.numel():
-            continue
-        rows = numbers.reshape(count if numbers.ndim and len(numbers) == count else 1, -1)
+        rows = part.cpu().reshape(count if part.ndim and len(part) == count else 1, -1)
         finite = torch.isfinite(rows)
         if bool(finite.all()):
             continue
         none = torch.isnan(rows).any(1)
         if first is None:
-            none |= ~finite.any(1) | (~finite & ~_below(rows)).any(1)
-        infinite, bad = ((~finite).any(1).cpu().numpy(), none.cpu().numpy())
-        found = np.where(
-            infinite, np.minimum(found, _INFINITE if first is None else np.where(first > 0, _NONE, 0)), found
-        )
-        found = np.where(bad, _NONE, found)
+            none |= ~finite.any(1) | (~finite & ~torch.isneginf(rows.real)).any(1)
+        infinite = np.broadcast_to((~finite).any(1).numpy(), count)
+        bad = none.numpy() if first is None else none.numpy() | (infinite & (first == _FINITE))
+        found = np.where(bad, _NONE, np.where(infinite, np.minimum(found, _INFINITE), found))
     return found
 
 
@@ -62,7 +59,7 @@ def blanked(output: Any, found: Floats) -> Any:
     none = torch.from_numpy(found == _NONE)
 
     def blank(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray):
+        if isinstance(leaf, np.ndarray) and numbers(leaf) is not None:
             return blank(torch.from_numpy(leaf)).numpy()
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
             return leaf
@@ -119,8 +116,3 @@ def _place(samples: Samples, none: NDArray[np.bool_]) -> int:
 
 def _is_share(metric: Metric) -> bool:
     return metric.decomposable and tuple(metric.range) == (0.0, 1.0)
-
-
-def _below(rows: Tensor) -> Tensor:
-    """Where minus infinity stands."""
-    return torch.isneginf(rows) if not rows.is_complex() else torch.zeros(rows.shape, dtype=torch.bool)

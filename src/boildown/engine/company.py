@@ -65,17 +65,28 @@ def agreement(reference: Tensor, other: Tensor) -> float:
     if not reference.is_floating_point():
         changed = float((reference != other).double().mean()) if reference.numel() else 0.0
         return math.inf if changed <= _OTHER_CHOICES else -math.inf
-    ours, theirs = reference.double(), other.double()
+    ours, theirs = (part if part.dtype == torch.float64 else part.float() for part in (reference, other))
     finite = torch.isfinite(ours) & torch.isfinite(theirs)
     same = (ours == theirs) | (ours.isnan() & theirs.isnan())
     if not bool((finite | same).all()):
         return -math.inf
     ours, theirs = ours.where(finite, 0.0), theirs.where(finite, 0.0)
-    noise = float((ours - theirs).square().sum())
+    noise = _power(ours - theirs)
     if noise == 0.0:
         return math.inf
-    powers = [(float((rows - rows.mean(0)).square().sum()), float(rows.square().sum())) for rows in (ours, theirs)]
-    return 10 * math.log10(max(max(spread, _OFFSET * power) for spread, power in powers) / noise)
+    signal = max(max(_power(rows - rows.mean(0)), _OFFSET * _power(rows)) for rows in (ours, theirs))
+    return 10 * math.log10(signal / noise)
+
+
+def numbers(leaf: Any) -> Tensor | None:
+    """A part of an output as a tensor, None where it holds no numbers."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
+        leaf = torch.from_numpy(leaf)
+    return leaf.detach() if isinstance(leaf, Tensor) else None
+
+
+def _power(rows: Tensor) -> float:
+    return float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
 
 
 def _parts(samples: Samples) -> Callable[[Sequence[int]], Any]:
@@ -93,5 +104,4 @@ def _parts(samples: Samples) -> Callable[[Sequence[int]], Any]:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    numbers = (Tensor, np.ndarray)
-    return [torch.as_tensor(leaf).detach().cpu() for leaf in pytree.tree_leaves(output) if isinstance(leaf, numbers)]
+    return [found.cpu() for leaf in pytree.tree_leaves(output) if (found := numbers(leaf)) is not None]
