@@ -14,7 +14,6 @@ import boildown as bd
 from boildown.domain.grammar import parse_target
 from boildown.engine.bench import Bench
 from boildown.engine.job import Job
-from boildown.engine.metric_checks import outputs_of
 from boildown.engine.prepare import _compare_scores
 from boildown.tasks.metrics import Accuracy
 from boildown.tasks.splits import resolve
@@ -49,8 +48,7 @@ def told(task, target, model=None):
     run = (model or nn.Identity()).eval()
     with torch.no_grad():
         statistics = [bench.score(run, job.splits.verdict, "score")]
-        looked_at = outputs_of(lambda inputs: task.run(run, inputs), job.splits.verdict, job.seed)
-        return _compare_scores(job, statistics, looked_at)
+        return _compare_scores(job, statistics, lambda inputs: task.run(run, inputs))
 
 
 def refused(metric, *parts, target=None):
@@ -146,6 +144,14 @@ def test_a_regression_that_ignores_its_input_is_refused(metrics):
         assert "the mean of the targets for every sample" in str(caught.value)
     with pytest.raises(bd.InputError, match="no better than"):
         told(task, [bound], Sum(-1.0))
+
+
+def test_a_little_knowledge_is_no_ignorance():
+    x = torch.randn(4000, 10, generator=torch.Generator().manual_seed(1))
+    target = 0.1 * x.sum(1, keepdim=True) + 3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(2))
+    for first in (0, 250, 500):  # 1 % of the variance is explained
+        task = bd.Regression(train=(x, target), validation=(x[first:], target[first:]))
+        told(task, ["rmse <= 4"], Sum(0.1))
 
 
 def test_what_may_be_right_is_told():

@@ -102,7 +102,7 @@ def measure(
         with named("The artifact cannot be scored", SCORING):
             quality = {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
             artifact = bench.artifact(None, path)
-            looked_at = outputs_of(lambda inputs: task.run(artifact, inputs), data, seed, job.batch_size)
+            looked_at = outputs_of(lambda inputs: task.run(artifact, inputs), splits.verdict, seed, size=job.batch_size)
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
         if job.asks("latency"):

@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 Batch = tuple[Any, Any]
 """(outputs, targets) of some samples."""
 
-LOOKED_AT = 256
-"""Samples on which metrics are held against a model."""
+LOOKED_AT, LOOKED_AGAIN = 256, 4096
+"""Samples on which metrics are held against a model, and those that are looked at before it is said to know nothing."""
 
 _NUMBERS = 2**25  # of outputs, the most that are kept: those of language models are large
 _SHUFFLES = 9
@@ -33,12 +33,14 @@ _FEWEST = 16
 _SHUFFLED, _MEAN = "its outputs shuffled among the samples", "its mean output for every sample"
 
 
-def outputs_of(run: Callable[[Any], Any], samples: Samples, seed: int, size: int = 32) -> list[Batch]:
-    """Outputs and targets of about 256 samples in random order, in batches; of fewer where the outputs are large.
+def outputs_of(
+    run: Callable[[Any], Any], samples: Samples, seed: int, *, size: int = 32, most: int = LOOKED_AT
+) -> list[Batch]:
+    """Outputs and targets of about `most` samples in random order, in batches; of fewer where the outputs are large.
 
     Data may be sorted by class, and a batch of one class tells nothing. Samples without an answer are blanked.
     """
-    order = np.random.default_rng(seed).permutation(len(samples))[: max(1, LOOKED_AT // size) * size]
+    order = np.random.default_rng(seed).permutation(len(samples))[: max(1, most // size) * size]
     found: list[Batch] = []
     numbers = 0
     with torch.no_grad():

@@ -5,9 +5,10 @@ Whatever is wrong here is the user's input, found before a run exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,15 @@ from boildown.engine.bench import Bench, Statistics, Which
 from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
-from boildown.engine.metric_checks import Batch, knows_nothing, out_of_range, outputs_of, unsound
+from boildown.engine.metric_checks import (
+    LOOKED_AGAIN,
+    LOOKED_AT,
+    Batch,
+    knows_nothing,
+    out_of_range,
+    outputs_of,
+    unsound,
+)
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -99,8 +108,8 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         statistics = [bench.statistics(first, path, bench.first_hash, part) for part in parts]
         artifact = bench.artifact(first, path)
         with bench.timed("measure"):
-            looked_at = outputs_of(lambda inputs: job.task.run(artifact, inputs), job.splits.verdict, job.seed)
-            notices = (*_perfect(job, statistics), *_compare_scores(job, statistics, looked_at))
+            compared = _compare_scores(job, statistics, lambda inputs: job.task.run(artifact, inputs))
+            notices = (*_perfect(job, statistics), *compared)
     return Prepared(agreement, written.facts, written.facts.get("exported"), notices)
 
 
@@ -246,13 +255,19 @@ _PER_SAMPLE = (
 )
 
 
-def _compare_scores(job: Job, statistics: list[Statistics], looked_at: Sequence[Batch]) -> tuple[str, ...]:
+def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any], Any]) -> tuple[str, ...]:
     """What to tell of the first model's scores and of the metrics; refuses a model that is not the one the user
     expected or no better than guessing, and a metric that is not what it says.
 
-    What the target names must be better than guessing; of other metrics it is told.
+    run: from the inputs of a batch to its outputs. What the target names must be better than guessing; of other
+    metrics it is told.
     """
     mistakes, notices = [], []
+
+    @cache
+    def look(most: int) -> list[Batch]:
+        return outputs_of(run, job.splits.verdict, job.seed, most=most)
+
     asked = {condition.metric for condition in job.target.conditions} & job.quality
     where = (job.splits.verdict, job.splits.search)
     lost = next(filter(None, map(sentence, statistics, where)), "")
@@ -272,9 +287,9 @@ def _compare_scores(job: Job, statistics: list[Statistics], looked_at: Sequence[
                     "Check normalisation, label order, the weights file, and that validation is the set you mean.",
                 )
             )
-        wrong = [*out_of_range(metric, score), *unsound(metric, looked_at, job.seed)]
+        wrong = [*out_of_range(metric, score), *unsound(metric, look(LOOKED_AT), job.seed)]
         mistakes += wrong
-        told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], looked_at)
+        told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], look)
         if told and stop and (metric.name in asked or (metric.name == "accuracy" and not asked)):
             mistakes.append(
                 Mistake(
@@ -290,7 +305,9 @@ def _compare_scores(job: Job, statistics: list[Statistics], looked_at: Sequence[
     return tuple(notices)
 
 
-def _guessing(metric: Metric, job: Job, statistics: Statistics, looked_at: Sequence[Batch]) -> tuple[str, bool]:
+def _guessing(
+    metric: Metric, job: Job, statistics: Statistics, look: Callable[[int], Sequence[Batch]]
+) -> tuple[str, bool]:
     """What is told of a model that is no better than guessing by a metric, and whether nothing speaks for it."""
     targets = read_targets(job.splits.verdict) if metric.name == "accuracy" else None
     if targets is not None:
@@ -301,7 +318,8 @@ def _guessing(metric: Metric, job: Job, statistics: Statistics, looked_at: Seque
                 f"frequent class ({share:.2%}).",
                 True,
             )
-    return knows_nothing(metric, looked_at, job.seed)
+    found = knows_nothing(metric, look(LOOKED_AT), job.seed)
+    return knows_nothing(metric, look(LOOKED_AGAIN), job.seed) if found[1] else found
 
 
 def _perfect(job: Job, statistics: list[Statistics]) -> tuple[str, ...]:
