@@ -60,6 +60,7 @@ class FakeClimber:
     def __init__(self, *attempts, goal="first", budget=None, raises=None):
         self.job, self.budget = job(goal=goal), budget or Budget()
         self.coming, self.in_full, self.asked, self.raises = list(attempts), [], [], raises
+        self.anew = []
 
     def measure_first(self):
         return self._next("first")
@@ -69,6 +70,9 @@ class FakeClimber:
 
     def judge_in_full(self, attempt):
         self.in_full.append(attempt.number)
+
+    def time_anew(self, attempt):
+        self.anew.append(attempt.number)
 
     def _next(self, rung):
         if not self.coming:

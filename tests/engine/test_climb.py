@@ -28,7 +28,7 @@ def test_a_first_model_that_meets_the_target_wins_at_once():
 def test_a_first_model_that_meets_the_target_wins_whatever_the_goal(goal):
     climber = FakeClimber(judged(0, "first", size=0.2), goal=goal)
     assert climb(climber, Rungs(3), []).outcome is Outcome.TARGET_MET
-    assert climber.asked == ["first"]
+    assert (climber.asked, climber.anew) == (["first"], [])
 
 
 def test_the_goal_first_stops_at_the_first_met_verdict():
@@ -53,6 +53,7 @@ def test_other_goals_climb_to_the_top_and_choose_among_the_met(goal, number):
     climbed = climb(climber, Rungs(4), [])
     assert climbed.outcome is Outcome.TARGET_MET
     assert climbed.best.number == number
+    assert climber.anew == ([2] if goal == "fastest" else [])
 
 
 def test_nothing_met_is_missed_and_the_nearest_is_judged_in_full():

@@ -20,6 +20,7 @@ from boildown.engine.budget import Budget
 from boildown.engine.job import Job, Latency
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.prepare import FIRST, SCORING, named
+from boildown.engine.timing import in_doubt
 from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
 from boildown.journal.keys import file_hash
@@ -107,6 +108,8 @@ def measure(
         found |= quality
         if job.asks("latency"):
             found["latency"] = bench.latency(path, sha256)
+            if in_doubt(job, found):
+                found["latency"] = bench.latency(path, sha256, look=2)
         if job.asks("memory"):
             found["memory"] = bench.memory(path, sha256)
         if base is None:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Form = Literal["value", "drop", "ratio"]
 """What a condition or an interval is about: the value itself, how much worse than the first
 model (positive is worse), or the ratio to the first model."""
+
+NOISY = 0.25
+"""A timing whose blocks spread by more is marked wherever it is shown."""
+
+NOISE = f"noisy: its blocks spread by more than {100 * NOISY:g} %"
+MARK = "~"
+LEGEND = f"{MARK} {NOISE}"
+"""What the mark means."""
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The distance of the quartiles over the median; None for fewer than two values or a median of zero."""
+    if len(values) < 2 or not (middle := statistics.median(values)):
+        return None
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return (upper - lower) / middle
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ class Measurement:
     `value` and `first` (the first model's value, measured the same way) are in base units: bytes,
     seconds, counts, or the metric's own unit. `drop` is how much worse than the first model.
     `standard_error` belongs to `drop` where there is one, else to `value`. `raw` keeps the samples
-    behind a timing (seconds or ratios).
+    behind a timing (seconds or ratios of blocks), `spread` how far they lie apart.
     """
 
     metric: str
@@ -50,8 +67,20 @@ class Measurement:
     data: str = ""
     """Which samples: "verdict", "search", or empty where no data is involved."""
     raw: tuple[float, ...] = ()
+    spread: float | None = None
+    look: int = 0
+    """Which timing for a verdict this is, from 1: the k-th is held to a stricter level. 0 for anything else."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.spread is None and self.unit == "s":  # journals did not always keep it
+            object.__setattr__(self, "spread", spread(self.raw))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it is a timing whose blocks lie too far apart for its figure to stand alone."""
+        return self.spread is not None and self.spread > NOISY
 
     def observed(self, form: Form) -> float | None:
         """The number a condition of this form is about."""
@@ -74,6 +103,9 @@ class Measurement:
             "samples": self.samples,
             "data": self.data,
             "raw": list(self.raw),
+            "spread": self.spread,
+            "noisy": self.noisy,
+            "look": self.look,
             "environment": dict(self.environment),
             "notes": list(self.notes),
         }
@@ -83,7 +115,7 @@ class Measurement:
         """The inverse of `to_json`."""
         return cls(
             **{
-                **data,
+                **{name: value for name, value in data.items() if name != "noisy"},
                 "intervals": {form: Interval(**i) for form, i in data["intervals"].items()},
                 "raw": tuple(data["raw"]),
                 "notes": tuple(data["notes"]),

@@ -48,7 +48,13 @@ from boildown.tasks.doubt import Doubt
 from boildown.tasks.general import written
 from boildown.tasks.repeats import Labels
 
+TIMING_SECONDS = 30.0
+"""The most that one timing takes which has a bound to decide."""
+
 Which = Literal["search", "verdict"]
+Purpose = Literal["search", "verdict", "fastest"]
+"""What is timed for: to choose a variant, to judge an artifact, or to judge the one that its timing has chosen."""
+
 Statistics = Mapping[str, NDArray[np.float64]]
 Recall = Callable[[str], Measurement | None]
 
@@ -59,7 +65,6 @@ _PLAN_PROMISE = 30.0
 _GATE_SAMPLES = 128
 _COMPARED = 512
 _GLANCE_SECONDS = 2.0
-_TIMING_SECONDS = 30.0
 _NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
 
 
@@ -261,12 +266,17 @@ class Bench:
 
         return self._remembered(self._key("memory", sha256, **self._call_options), measured)
 
-    def latency(self, path: Path, sha256: str, *, glance: bool = False) -> Measurement:
+    def latency(self, path: Path, sha256: str, *, purpose: Purpose = "verdict", look: int = 1) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact.
 
-        Where the target asks for it sampling goes on until the bound is decided; a `glance` takes two seconds.
+        Where the target asks for it sampling goes on until the bound is decided, else for two seconds, as for a
+        `search`. What was timed for one purpose serves no other, and no two looks share a block: what a timing has
+        chosen is judged by another. The k-th look is held to the k-th level.
         """
-        job, asked = self.job, self.job.asks("latency") and not glance
+        job, asked = self.job, self.job.asks("latency") and purpose != "search"
+        level = level_at_look(job.level, look) if asked else job.level
+        again = () if look == 1 else (f"timed anew, all blocks new: look {look}",)
+        again = ("timed anew after it was chosen for being the fastest",) if purpose == "fastest" else again
         bounds: dict[str, Any] = {
             "bound": job.bound("latency", "ratio") if asked else None,
             "value_bound": job.bound("latency", "value") if asked else None,
@@ -280,15 +290,18 @@ class Bench:
                     fresh.call(
                         "boildown.measuring.latency:compare",
                         str(self.first), str(path), self.sample(self.job.latency.batch),
-                        runtime=job.runtime, threads=job.latency.threads, level=job.level,
+                        runtime=job.runtime, threads=job.latency.threads, level=level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],
-                        seconds=_TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
+                        seconds=TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
                         check=self.check, deadline=self._left(),
                     )
                 )  # fmt: skip
-            return found if alone else replace(found, notes=(*found.notes, _NOT_ALONE))
+            notes = (*found.notes, *again, *(() if alone else (_NOT_ALONE,)))
+            return replace(found, look=look if asked else 0, notes=notes)
 
-        key = self._key("latency", sha256, asked=asked, level=job.level, **bounds, **self._call_options)
+        key = self._key(
+            "latency", sha256, purpose=purpose, look=look, asked=asked, level=level, **bounds, **self._call_options
+        )
         measurement = self._remembered(key, measured)
         return _alone(measurement) if sha256 == self.first_hash else measurement
 

@@ -41,9 +41,10 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
                 break
             attempts.append(climber.climb(len(attempts), *step, skip=ladder.skips))
         best = choose(attempts, job.goal, climber.quality)
+        raced = job.goal == "fastest" and len(attempts) > 1
         looked: list[int] = []
-        while best is not None and best.state is not State.MET and best.number not in looked:
-            climber.judge_in_full(best)
+        while best is not None and best.number not in looked and (raced or best.state is not State.MET):
+            (climber.time_anew if best.state is State.MET else climber.judge_in_full)(best)
             looked.append(best.number)
             best = choose(attempts, job.goal, climber.quality)
     except Cancelled:
@@ -80,7 +81,8 @@ def _rank(attempt: Attempt, goal: Goal, quality: str) -> float:
     found = attempt.measurements
     if goal == "best":
         return found[quality].drop or 0.0
-    return found["size" if goal == "smallest" else "latency"].value
+    cost = found["size" if goal == "smallest" else "latency"]
+    return cost.value if cost.ratio is None else cost.ratio  # beside the first model: it was not timed at one time
 
 
 def _cut(attempts: Sequence[Attempt]) -> list[str]:

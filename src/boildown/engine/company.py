@@ -75,6 +75,7 @@ def agreement(reference: Tensor, other: Tensor) -> float:
     if noise == 0.0:
         return math.inf
     signal = max(max(_power(rows - rows.mean(0)), _OFFSET * _power(rows)) for rows in (ours, theirs))
+    return 10 * math.log10(signal / noise)
 
 
 def numbers(leaf: Any) -> Tensor | None:

@@ -100,7 +100,7 @@ def _costs(
     found: dict[str, Measurement] = {"size": bench.size(path)}
     found |= {m.metric: m for m in bench.operations(candidate, first)}
     if timed:
-        found["latency"] = bench.latency(path, sha256, glance=True)
+        found["latency"] = bench.latency(path, sha256, purpose="search")
     if job.asks("memory"):
         found["memory"] = bench.memory(path, sha256)
     return found

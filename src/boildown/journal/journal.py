@@ -272,9 +272,9 @@ class Journal:
             return [Measurement.from_json(plain.loads(body)) for (body,) in self._rows(query, attempt)]
 
     def add_look(self, attempt: int, data: str) -> int:
-        """An attempt is about to look at the verdict's data; which look this is, from 1.
+        """An attempt looks at the verdict's data, or at the clock; which look this is, from 1.
 
-        data: the fingerprint of those samples.
+        data: the fingerprint of those samples, or what is timed.
         """
         with self._writing() as connection:
             ((k,),) = connection.execute("SELECT 1 + COUNT(*) FROM looks WHERE data = ?", (data,)).fetchall()

@@ -8,6 +8,9 @@ from typing import Any
 
 from boildown.domain.outcome import Outcome, State
 
+LATENCY, FASTEST = "latency of ", "latency of the fastest"
+"""What looks at the clock are looks at: an artifact, by the hash behind it, or whatever was chosen as the fastest."""
+
 
 @dataclass(frozen=True)
 class AttemptRow:
@@ -37,12 +40,17 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class Look:
-    """One look of an attempt at the data of the verdict: the `k`-th at data of this fingerprint."""
+    """One look of an attempt: the `k`-th at verdict samples of this fingerprint, or at the clock."""
 
     attempt: int
     data: str
     k: int
     at: str
+
+    @property
+    def timed(self) -> bool:
+        """Whether it was at the clock."""
+        return self.data.startswith(LATENCY)
 
 
 @dataclass(frozen=True)
