@@ -21,8 +21,10 @@ class Accuracy:
     decomposable = True
 
 
-def measurements(size: float, drop: float, latency: float | None) -> dict[str, Measurement]:
-    """Of an artifact with these ratios and this drop (a fraction)."""
+def measurements(
+    size: float, drop: float, latency: float | None, raw: tuple[float, ...] = ()
+) -> dict[str, Measurement]:
+    """Of an artifact with these ratios and this drop (a fraction); `raw` are the block ratios of its latency."""
     found = [
         Measurement(
             "size", size * FIRST_SIZE, "B", first=FIRST_SIZE, ratio=size, samples=1,
@@ -38,7 +40,7 @@ def measurements(size: float, drop: float, latency: float | None) -> dict[str, M
         found.append(
             Measurement(
                 "latency", latency * FIRST_LATENCY, "s", first=FIRST_LATENCY, ratio=latency, samples=200,
-                intervals={"ratio": Interval(latency - 0.02, latency + 0.02, 0.95, "bootstrap")},
+                intervals={"ratio": Interval(latency - 0.02, latency + 0.02, 0.95, "bootstrap")}, raw=raw,
             )
         )  # fmt: skip
     return {measurement.metric: measurement for measurement in found}
@@ -94,8 +96,12 @@ def write_run(
     ),
     outcome: Outcome | None = Outcome.TARGET_MET,
     word: str = "",
+    raw: tuple[float, ...] = (),
 ) -> Path:
-    """Write a run whose rungs have these (name, size ratio, drop, latency ratio); `word` is put in every name."""
+    """Write a run whose rungs have these (name, size ratio, drop, latency ratio); `word` is put in every name.
+
+    raw: the block ratios of every rung's latency.
+    """
     wanted = parse_target(target, [Accuracy()])
     states = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
     facts = {
@@ -122,7 +128,7 @@ def write_run(
         for number, (rung, size, drop, latency) in enumerate([("first", 1.0, 0.0, 1.0), *rungs]):
             quote = {"minutes": 0.7, "size": {"ratio": 0.27, "value": 3e5}} if number else {}
             journal.begin_attempt(number, rung + word, reason=f"the reason for {rung}{word}", quote=quote)
-            found = measurements(size, drop, latency)
+            found = measurements(size, drop, latency, raw if number else ())
             for measurement in found.values():
                 journal.add_measurement(f"{number} {measurement.metric}", number, measurement)
             verdict = judge(wanted, found, None, "AMD EPYC" + word)

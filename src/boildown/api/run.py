@@ -170,8 +170,8 @@ class Run:
     def to_frame(self) -> Any:
         """One row per attempt as a pandas DataFrame, indexed by its number: rung, state, and every metric's figures.
 
-        A metric has its value in base units under its name, and `NAME ratio` or `NAME drop` beside it. Raises
-        InputError where pandas is not installed.
+        A metric has its value in base units under its name, and `NAME ratio` or `NAME drop` beside it; a timing also
+        whether it is `NAME noisy`. Raises InputError where pandas is not installed.
         """
         try:
             import pandas
@@ -203,6 +203,7 @@ def _row(attempt: Attempt) -> dict[str, Any]:
         row[name] = measurement.value
         row |= {f"{name} drop": measurement.drop} if measurement.drop is not None and name not in COSTS else {}
         row |= {f"{name} ratio": measurement.ratio} if measurement.ratio is not None else {}
+        row |= {f"{name} noisy": measurement.noisy} if measurement.spread is not None else {}
     return row
 
 

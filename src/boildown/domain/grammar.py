@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import cast
 
-from boildown.domain.measurement import Form, Measurement
+from boildown.domain.measurement import MARK, Form, Measurement
 from boildown.domain.target import Condition, Operator, Target
 from boildown.domain.task import Metric
 from boildown.errors import Mistake, TargetError
@@ -120,10 +120,15 @@ def format_value(value: float, unit: str, form: Form = "value") -> str:
 
 
 def format_measurement(measurement: Measurement, form: Form = "value") -> str:
-    """What a measurement shows in this form, for people; 'not measured' where it has none."""
+    """What a measurement shows in this form, for people, marked if noisy; 'not measured' where it has none."""
     value = measurement.observed(form)
     unit = COSTS.get(measurement.metric, measurement.unit)
-    return "not measured" if value is None else format_value(value, unit, form)
+    return "not measured" if value is None else marked(format_value(value, unit, form), noisy=measurement.noisy)
+
+
+def marked(shown: str, *, noisy: bool) -> str:
+    """A figure for people, with the mark behind it if it is noisy."""
+    return f"{shown} {MARK}" if noisy else shown
 
 
 def says_nothing(condition: Condition) -> bool:

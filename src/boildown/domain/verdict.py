@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from statistics import NormalDist
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_value, relaxed, says_nothing
-from boildown.domain.measurement import Interval, Measurement
+from boildown.domain.grammar import COSTS, format_value, marked, relaxed, says_nothing
+from boildown.domain.measurement import NOISE, Interval, Measurement
 from boildown.domain.target import Condition, Target
 
 _EXACT = ("size", "params", "macs")
@@ -38,6 +38,7 @@ class Finding:
     lucky: the point decided although the bound lies inside the interval: could be luck.
     needed: about how many samples would decide, where more samples can.
     shown: `observed` for people.
+    noisy: it was timed in blocks that lie far apart.
     """
 
     condition: Condition
@@ -49,6 +50,7 @@ class Finding:
     needed: int | None = None
     note: str = ""
     shown: str = "not measured"
+    noisy: bool = False
 
     def sentence(self) -> str:
         """What was found, in words."""
@@ -67,6 +69,8 @@ class Finding:
         extra = [self.note] if self.note else []
         if self.lucky:
             extra.append("could be luck")
+        if self.noisy:
+            extra.append(NOISE)
         if self.needed is not None:
             extra.append(f"about {self.needed:,} samples would decide")
         return words + (f" ({'; '.join(extra)})" if extra else "")
@@ -189,7 +193,8 @@ def judge(
     interval disproves it. Size, params and MACs have no sampling noise: their point always decides,
     as does that of any cost measured without an interval.
     """
-    findings = tuple(_find(c, measurements.get(c.metric), confidence) for c in target.conditions)
+    held = ((condition, measurements.get(condition.metric)) for condition in target.conditions)
+    findings = tuple(_marked(_find(condition, found, confidence), found) for condition, found in held)
     return Verdict(findings, measurements, confidence, hardware)
 
 
@@ -259,6 +264,13 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     return Finding(
         condition, Status.UNDECIDED, observed, interval, excess, needed=needed, note=interval.note, shown=shown
     )
+
+
+def _marked(finding: Finding, measurement: Measurement | None) -> Finding:
+    """The finding, its figure marked where the blocks that it was timed in lie far apart."""
+    if measurement is None or not measurement.noisy or finding.observed is None:
+        return finding
+    return replace(finding, shown=marked(finding.shown, noisy=True), noisy=True)
 
 
 def _observed(measurement: Measurement, condition: Condition) -> float | None:

@@ -74,9 +74,12 @@ class Forecast:
         return f"hopeless by forecast: {self.rung} would have {told}"
 
     def quote(self) -> dict[str, Any]:
-        """For the journal: minutes, and values and ratios of what was measured."""
+        """For the journal: minutes, and values and ratios of what was measured, and how far timings spread."""
         figures = {
-            name: {"value": found.value, "ratio": found.ratio} for name, found in self.costs.items() if name in COSTS
+            name: {"value": found.value, "ratio": found.ratio}
+            | ({} if found.spread is None else {"spread": found.spread, "noisy": found.noisy})
+            for name, found in self.costs.items()
+            if name in COSTS
         }
         misses = [finding.condition.metric for finding in self.misses]
         return {"rung": str(self.rung), "minutes": round(self.minutes, 3), "misses": misses, **figures}
@@ -222,6 +225,8 @@ def pace_of(job: Job, first: Candidate, check: Callable[[], None] = lambda: None
 def from_quote(quote: Mapping[str, Any], job: Job) -> Forecast:
     """The inverse of `Forecast.quote`, for a run that is resumed."""
     costs = {
-        name: Measurement(name, quote[name]["value"], ratio=quote[name]["ratio"]) for name in COSTS if name in quote
+        name: Measurement(name, quote[name]["value"], ratio=quote[name]["ratio"], spread=quote[name].get("spread"))
+        for name in COSTS
+        if name in quote
     }
     return Forecast(parse_rung(quote["rung"]), quote["minutes"], costs, held_against(job, costs))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from boildown.domain.grammar import format_value
+from boildown.domain.grammar import format_measurement
+from boildown.domain.measurement import LEGEND
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.forecast import COSTS, Forecast, long_enough
@@ -60,6 +61,8 @@ class Quote:
             told.append("  ".join(cells).rstrip())
             if line is not None and line.refusal:
                 told.append(f"    not climbed: {line.refusal}")
+        noisy = any(found.noisy for line in self.lines for found in line.forecast.costs.values())
+        told += [LEGEND] if noisy else []
         return "\n".join([*told, f"about {self.minutes:.3g} min in all, if every rung is climbed", *self.notes])
 
 
@@ -87,7 +90,7 @@ def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:
 
 def _ratio(line: Line, metric: str) -> str:
     found = line.forecast.costs.get(metric)
-    return "" if found is None or found.ratio is None else format_value(found.ratio, "", "ratio")
+    return "" if found is None or found.ratio is None else format_measurement(found, "ratio")
 
 
 def _minutes(line: Line) -> str:

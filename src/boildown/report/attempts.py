@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from boildown.domain.grammar import COSTS, format_measurement, format_value
+from boildown.domain.grammar import format_measurement, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.journal.rows import AttemptRow
@@ -42,6 +42,8 @@ class AttemptLine:
     front: bool = False
     """Whether no other attempt beats it in every metric of the target."""
     places: Mapping[str, float] | None = None
+    noisy: frozenset[str] = frozenset()
+    """The metrics whose figures are marked."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ def line(
         best=best,
         front=front,
         places=places,
+        noisy=frozenset(metric for metric, found in measured.items() if found.noisy),
     )
 
 
@@ -91,10 +94,7 @@ def _expected(row: AttemptRow, measured: Mapping[str, Measurement], seconds: flo
     if row.quote.get("minutes") is not None:
         took = f"{seconds / 60:.1f} min" if row.timings else ""
         told.append(("time", f"{row.quote['minutes']:.1f} min", took))
-    for metric in COSTS:
-        if row.quote.get(metric) and row.quote[metric].get("ratio") is not None:
-            ratio = format_value(row.quote[metric]["ratio"], COSTS[metric], "ratio")
-            told.append((metric, ratio, _ratio(measured.get(metric))))
+    told += [(metric, ratio, _ratio(measured.get(metric))) for metric, ratio in proof.ratios(row.quote).items()]
     return tuple(told)
 
 
@@ -106,4 +106,4 @@ def _drop(drop: float, quality: Measurement) -> str:
 def _ratio(measurement: Measurement | None) -> str:
     if measurement is None or measurement.ratio is None:
         return ""
-    return format_value(measurement.ratio, measurement.unit, "ratio")
+    return format_measurement(measurement, "ratio")

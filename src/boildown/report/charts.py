@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boildown.domain.grammar import FRACTION
+from boildown.domain.grammar import FRACTION, marked
 from boildown.report.attempts import AttemptLine
 from boildown.report.axes import Axis
 from boildown.report.course import Curve
@@ -182,7 +182,10 @@ def scale(axis: Axis, attempts: Sequence[AttemptLine]) -> Scale | None:
         axis,
         tuple(Tick(at(tick), f"{round(unit * tick, 6) + 0.0:g}") for tick in _ticks(low, high)),
         tuple(None if value is None else at(value) for value in placed),
-        tuple("" if value is None else axis.words(value) for value in placed),
+        tuple(
+            "" if value is None else marked(axis.words(value), noisy=axis.metric in attempt.noisy)
+            for attempt, value in zip(attempts, placed, strict=True)
+        ),
         tuple(value is not None and value > high for value in placed),
         None if axis.bound is None else at(axis.bound),
         at(1.0 if axis.cost else 0.0),

@@ -23,7 +23,7 @@ class Comparison:
     """Runs side by side; every row of a table is a name and one text for every run.
 
     figures: of the best candidates. findings: of every condition that a run asked for. differing: settings and
-    versions that are not the same in all runs. warnings: why figures may not be compared.
+    versions that are not the same in all runs. warnings: why figures may not be compared. legend: of marked figures.
     """
 
     runs: Row
@@ -32,6 +32,7 @@ class Comparison:
     findings: tuple[Row, ...]
     differing: tuple[Row, ...]
     warnings: tuple[str, ...]
+    legend: str = ""
 
     def __str__(self) -> str:
         """The tables for a terminal."""
@@ -41,6 +42,7 @@ class Comparison:
         lines = iter(table(cells, ("",) * (1 + len(self.runs))))
         for rows in titled:  # all aligned alike, a blank line before each
             parts += ["", *(next(lines) for _row in rows)]
+        parts += ["", self.legend] if self.legend else []
         return "\n".join(parts).strip("\n")
 
     def tables(self) -> list[tuple[str, tuple[Row, ...]]]:
@@ -83,6 +85,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         findings=_findings(shown),
         differing=_differing(read),
         warnings=_warnings([run.known for run in read]),
+        legend=next((run.legend for run in shown if run.legend), ""),
     )
 
 

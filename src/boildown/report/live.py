@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from boildown.domain.grammar import format_measurement
-from boildown.domain.measurement import Measurement
+from boildown.domain.measurement import LEGEND, Measurement
 from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict
 from boildown.report.words import duration, printable
@@ -76,6 +76,7 @@ class Live:
         self._minutes: float | None = None
         self._until: float | None = None
         self._judged: dict[int, Climbed] = {}
+        self._explained = False
         self._region = Region(
             get_renderable=self._below, console=self._console, transient=True, refresh_per_second=4,
             auto_refresh=self._console.is_terminal,
@@ -156,6 +157,9 @@ class Live:
         else:
             mark = _MARKS.get(attempt.state, attempt.state.value)
             self.say(f"{attempt.number:>2} {plain(attempt.rung)}: {mark} {plain(attempt.sentence)}")
+        if not self._explained and any(found.noisy for found in attempt.measurements.values()):
+            self._explained = True
+            self.say(LEGEND)
 
 
 def _distance(attempt: Climbed) -> tuple[bool, float]:

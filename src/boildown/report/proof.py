@@ -6,19 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_value
+from boildown.domain.grammar import COSTS, format_measurement, format_value
 from boildown.domain.measurement import Measurement
 
 
 def forecast(quote: Mapping[str, Any]) -> str:
     """What was expected of an attempt, from the journal's quote; empty where nothing was."""
-    figures = [
-        f"{metric} {format_value(quote[metric]['ratio'], COSTS[metric], 'ratio')}"
-        for metric in COSTS
-        if quote.get(metric) and quote[metric].get("ratio") is not None
-    ]
+    figures = [f"{metric} {ratio}" for metric, ratio in ratios(quote).items()]
     minutes = [f"{quote['minutes']:.1f} min"] if quote.get("minutes") is not None else []
     return f"forecast: {', '.join([*minutes, *figures])}" if figures or minutes else ""
+
+
+def ratios(quote: Mapping[str, Any]) -> dict[str, str]:
+    """The ratios of costs that were expected, in words."""
+    return {
+        metric: format_measurement(Measurement(metric, 0.0, ratio=told["ratio"], spread=told.get("spread")), "ratio")
+        for metric in COSTS
+        if (told := quote.get(metric)) and told.get("ratio") is not None
+    }
 
 
 def gap(found: Mapping[int, Sequence[Measurement]]) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from boildown.domain.front import compared, front
-from boildown.domain.grammar import COSTS, format_measurement, format_value
-from boildown.domain.measurement import Interval, Measurement
+from boildown.domain.grammar import COSTS, format_measurement, format_value, marked
+from boildown.domain.measurement import LEGEND, MARK, NOISE, Interval, Measurement
 from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Finding, Verdict, relaxations
 from boildown.journal.journal import Journal
-from boildown.journal.rows import AttemptRow
+from boildown.journal.rows import FASTEST, AttemptRow, Look
 from boildown.report import course, proof
 from boildown.report.attempts import AttemptLine, line
 from boildown.report.axes import NOT_SHOWN, Axis, axes
@@ -77,6 +77,8 @@ class ReportFacts:
     """How far the search's samples were from the verdict's, for each metric of quality."""
     first_figures: tuple[Figure, ...]
     attempts: tuple[AttemptLine, ...]
+    legend: str
+    """What the mark beside a figure means; empty where none is marked."""
     axes: tuple[Axis, ...]
     quality: str
     """The metric of quality that is told first; empty where none was measured."""
@@ -89,6 +91,8 @@ class ReportFacts:
     settings: Pairs
     data: Pairs
     looks: tuple[str, ...]
+    timed_again: tuple[str, ...]
+    """The attempts whose latency was timed more than once for a verdict, and why."""
     environment: Pairs
     timings: Pairs
     command: str
@@ -101,7 +105,7 @@ def facts(journal: Journal) -> ReportFacts:
     measured = {row.number: _measured(everything[row.number], row) for row in rows}
     verdicts = {row.number: verdict for row in rows if (verdict := _verdict(row)) is not None}
     conditions = next((tuple(f.condition for f in v.findings) for v in verdicts.values()), ())
-    first, records = measured.get(0, {}), journal.records()
+    first, records, looks = measured.get(0, {}), journal.records(), journal.looks()
     compare = axes(conditions, known.get("metrics", {}), measured)
     quality = next((axis.metric for axis in compare if not axis.cost), "")
     chosen = next((row for row in rows if ending and row.number == ending.best_attempt), None)
@@ -141,6 +145,7 @@ def facts(journal: Journal) -> ReportFacts:
         gap=proof.gap(everything),
         first_figures=_figures(first),
         attempts=tuple(lines.values()),
+        legend=LEGEND if any(each.noisy or MARK in each.forecast for each in lines.values()) else "",
         axes=compare,
         quality=quality,
         layers=layers(records, chosen.number) if chosen else None,
@@ -149,7 +154,8 @@ def facts(journal: Journal) -> ReportFacts:
         notices=tuple(short(str(notice)) for notice in known.get("notices", ())),
         settings=_settings(known),
         data=pairs(known.get("data", {})),
-        looks=tuple(f"look {look.k} by attempt {look.attempt}" for look in journal.looks()),
+        looks=tuple(f"look {look.k} by attempt {look.attempt}" for look in looks if not look.timed),
+        timed_again=tuple(filter(None, map(_timed_again, looks))),
         environment=pairs(known.get("environment", {})),
         timings=_timings(known, rows),
         command=str(known.get("command", "")),
@@ -198,15 +204,25 @@ def _finding(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLi
     unit = COSTS.get(condition.metric, measurement.unit if measurement else "")
     doubts = [finding.note, "could be luck" if finding.lucky else ""]
     doubts.append(f"about {finding.needed:,} samples would decide" if finding.needed is not None else "")
+    noisy = measurement is not None and measurement.noisy and finding.observed is not None
+    doubts.append(NOISE if noisy else "")
+    doubts.append(f"look {measurement.look}" if measurement is not None and measurement.look > 1 else "")
     return FindingLine(
         condition=condition.text,
         status=finding.status.value,
-        observed=finding.shown,
+        observed=marked(finding.shown, noisy=noisy and not finding.noisy),  # older journals have no mark
         first=format_value(measurement.first, unit) if measurement and measurement.first is not None else "",
         interval=_interval(finding.interval, unit, condition),
         samples=f"{measurement.samples:,}" if measurement and measurement.data else "",
         doubt="; ".join(filter(None, doubts)),
     )
+
+
+def _timed_again(look: Look) -> str:
+    """Why an artifact was timed once more; empty for its first look."""
+    if look.data == FASTEST:
+        return f"attempt {look.attempt}, chosen for being the fastest"
+    return f"attempt {look.attempt}, whose first look left it open" if look.timed and look.k > 1 else ""
 
 
 def _interval(interval: Interval | None, unit: str, condition: Condition) -> str:

@@ -54,7 +54,7 @@ def _attempts(shown: ReportFacts) -> list[str]:
         told += [f"      {printable(str(ranking))}" for ranking in attempt.rankings]
         if attempt.forecast:
             told.append(f"      {printable(attempt.forecast)}")
-    return told
+    return [*told, shown.legend] if shown.legend else told
 
 
 def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
