@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.timing import Replay, chosen, looked, read
+from numpy.typing import NDArray
 
 from boildown.domain.measurement import Measurement
 from boildown.measuring import latency
+from boildown.measuring.statistics import median_rank
 
 INPUTS = [np.zeros((1, 4), np.float32)]
 LOADING = 0.005
@@ -97,11 +101,11 @@ def test_drift_cancels(pretend: Callable[..., Clock]) -> None:
     assert m.ratio == pytest.approx(0.5, rel=0.01)
 
 
-def test_stops_at_the_first_look_where_the_bound_is_clear(pretend: Callable[..., Clock]) -> None:
+def test_stops_at_the_first_peek_where_the_bound_is_clear(pretend: Callable[..., Clock]) -> None:
     pretend(twice)
     m = compare(bound=0.8)
     assert m.samples == 8
-    assert "look 1" in m.intervals["ratio"].method
+    assert "peek 1" in m.intervals["ratio"].method
     assert m.intervals["ratio"].level == 0.95
     assert compare(bound=0.8, value_bound=0.005).samples == 8
 
@@ -124,7 +128,13 @@ def test_a_slow_model_still_gets_one_quad(pretend: Callable[..., Clock]) -> None
 
 def test_noise_is_said(pretend: Callable[..., Clock]) -> None:
     pretend(lambda name, now: 0.001 * (3 if name == "fast" and int(now * 10) % 2 else 1))
-    assert any(note.startswith("noisy") for note in compare().notes)
+    m = compare()
+    assert any(note.startswith("noisy: block ratios spread by ") for note in m.notes)
+    assert m.noisy
+    pretend(lambda name, now: 0.001 * (1.2 if name == "fast" and int(now * 10) % 2 else 1))
+    m = compare()
+    assert any(note.startswith("block ratios spread by ") for note in m.notes), "told, and too little for a mark"
+    assert not m.noisy
 
 
 def test_alone(pretend: Callable[..., Clock]) -> None:
@@ -149,3 +159,56 @@ def test_cores_are_pinned_while_timing_and_given_back(pretend: Callable[..., Clo
     assert seen == {1}
     assert len(m.environment["pinned"]) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def sometimes_loaded(draws: int, quads: int, alike: int, seed: int = 0) -> NDArray[np.float64]:
+    """Block ratios with a median of 1, (draws, quads): others come, stay for so many on average, and go."""
+    random = np.random.default_rng(seed)
+    begins = random.random((draws, quads)) < 1 / alike
+    load = np.take_along_axis(
+        random.normal(0, 0.1, (draws, quads)), np.maximum.accumulate(np.where(begins, np.arange(quads), 0), 1), 1
+    )
+    return np.exp(load + random.normal(0, 0.2, (draws, quads)))
+
+
+def false_proofs(ratios: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """How often the interval lies below the true median of 1: as it is made, and as if neighbours were not alike."""
+    above = (ratios > 1).sum(axis=1)
+    rank = median_rank(ratios.shape[1], level)
+    return float((above <= latency.rank_in_series(ratios, level)).mean()), float((above <= rank).mean())
+
+
+@pytest.mark.parametrize(("quads", "alike"), [(64, 4), (512, 16)])
+@pytest.mark.parametrize("level", [0.95, 0.975])
+def test_neighbours_that_are_alike_prove_no_more_than_promised(quads: int, alike: int, level: float) -> None:
+    made, naive = false_proofs(sometimes_loaded(2000, quads, alike), level)
+    assert made <= 1.2 * (1 - level) + 2 * math.sqrt(level * (1 - level) / 2000)
+    assert naive > 1.4 * (1 - level)
+
+
+def test_neighbours_that_are_not_cost_little() -> None:
+    ratios = np.exp(np.random.default_rng(1).normal(0, 0.2, (500, 512)))
+    rank, independent = latency.rank_in_series(ratios, 0.975), median_rank(512, 0.975)
+    assert rank.max() <= independent
+    assert np.median(512 / 2 - rank) < 1.4 * (512 / 2 - independent)
+    few = latency.rank_in_series(ratios[:, :31], 0.975)
+    assert set(few) == {median_rank(31, 0.975)}
+
+
+def test_equal_times_are_known_exactly(pretend: Callable[..., Clock]) -> None:
+    assert latency.rank_in_series(np.ones(64), 0.99) == median_rank(64, 0.99)
+    pretend(twice)
+    m = compare()
+    assert m.samples > 32
+    assert m.intervals["ratio"].high == pytest.approx(0.5)
+    assert (m.spread, m.noisy) == (pytest.approx(0.0, abs=1e-3), False)
+
+
+def test_recorded_blocks_prove_no_more_than_promised() -> None:
+    worst = Replay(next(each for each in read() if (each.network, each.file) == ("resnet20", "int8")), 300, run=32)
+    rates = looked(worst)
+    assert rates["one look, neighbours independent"] > 0.08
+    assert rates["looks 1 and 2"] <= 0.06
+    by_its_own, anew, *_ = chosen(worst, 2)
+    assert anew <= 0.06
+    assert anew < by_its_own

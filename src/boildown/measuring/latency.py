@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import random
 import statistics as numbers
@@ -17,27 +18,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
-from boildown.domain.measurement import Form, Interval, Measurement
+from boildown.domain.measurement import NOISY, Form, Interval, Measurement, spread
 from boildown.measuring.environment import environment
-from boildown.measuring.statistics import level_at_look, median_interval
+from boildown.measuring.statistics import between, level_at_look, median_rank
 from boildown.runtimes import get
 from boildown.runtimes.base import Array
 
 BLOCK_SECONDS = 0.01
 """A block is as many calls as take about this long: far above the clock's grain and its cost."""
 
-NOISY = 0.1
-"""Above this IQR / median of the block ratios (alone: of the block times) a result is called noisy."""
+FIRST_PEEK = 8
+"""Quads before the interval is looked at; then at every doubling."""
 
+_TOLD = 0.1
+"""Above this spread of the block ratios (alone: of the block times) it is told; from `NOISY` on it is marked, too."""
+
+_STRETCHES = 6  # of neighbours, that are held against each other
+_ENOUGH = 32  # values to do so
 _WARM_UP_SECONDS = 0.25
 _WARM_UP_CALLS = 3
 _LOADING = 0.2  # share of the time that loading anew may take
-_FIRST_LOOK = 8  # quads before the interval is looked at; then at every doubling
 
 _ORDERS = (("first", "candidate"), ("candidate", "first"))
 
 Call = Callable[[], object]
+Floats = NDArray[np.float64]
 
 
 def compare(
@@ -59,8 +67,8 @@ def compare(
     candidate, candidate, first (a drift of the clock rate cancels) or the other way round; each
     such quad gives one ratio, kept in `raw`. The ratio is their median. With `bound` (on the ratio)
     or `value_bound` (seconds), sampling goes on until the intervals leave them or `seconds` are
-    spent; without, for `min_seconds`. Looks come at 8, 16, 32, ... quads and share the error
-    (`level_at_look`), so that looking often proves nothing by luck. `value` and `first` are medians
+    spent; without, for `min_seconds`. Peeks come at 8, 16, 32, ... quads and share the error
+    (`level_at_look`), so that peeking often proves nothing by luck. `value` and `first` are medians
     over blocks, in seconds. `trust` vouches for both files, see `Runtime.open`.
     """
     asked = bound is not None or value_bound is not None
@@ -68,7 +76,7 @@ def compare(
     of_first: list[float] = []
     of_candidate: list[float] = []
     ratios: list[float] = []
-    look = 0
+    peek = 0
     with _settled(threads) as pinned:
         pair = _Pair(Path(first), Path(candidate), inputs, runtime, threads, trust)
         while True:
@@ -77,9 +85,9 @@ def compare(
             of_candidate += block_candidate
             ratios.append(sum(block_candidate) / sum(block_first))
             last = pair.spent >= until
-            if asked and (last or len(ratios) == _FIRST_LOOK * 2**look):
-                look += 1
-                intervals = _intervals(ratios, of_candidate, level, look)
+            if asked and (last or len(ratios) == FIRST_PEEK * 2**peek):
+                peek += 1
+                intervals = _intervals(ratios, of_candidate, level, peek)
                 if last or _left(intervals, bound, value_bound):
                     break
             elif last:
@@ -122,7 +130,7 @@ def alone(
         metric="latency",
         value=numbers.median(times),
         unit="s",
-        intervals={"value": median_interval(times, level)},
+        intervals={"value": _interval(times, level)},
         samples=len(times),
         raw=tuple(times),
         environment=_environment(runtime, threads, pinned),
@@ -203,16 +211,42 @@ def _block(run: Call, calls: int) -> float:
     return (time.perf_counter_ns() - start) / calls / 1e9
 
 
-def _intervals(ratios: Sequence[float], times: Sequence[float], level: float, look: int = 0) -> dict[Form, Interval]:
-    """Intervals at `level`; with `look`, wide enough that all looks together keep it."""
-    strict = level_at_look(level, look) if look else level
+def _intervals(ratios: Sequence[float], times: Sequence[float], level: float, peek: int = 0) -> dict[Form, Interval]:
+    """Intervals at `level`; with `peek`, wide enough that all peeks together keep it."""
+    strict = level_at_look(level, peek) if peek else level
     intervals: dict[Form, Interval] = {}
     samples: dict[Form, Sequence[float]] = {"value": times, "ratio": ratios}
     for form, values in samples.items():
-        found = median_interval(values, strict)
-        method = f"{found.method}, look {look}" if look else found.method
+        found = _interval(values, strict)
+        method = f"{found.method}, peek {peek}" if peek else found.method
         intervals[form] = Interval(found.low, found.high, level, method)
     return intervals
+
+
+def _interval(values: Sequence[float], level: float) -> Interval:
+    taken = np.asarray(values, np.float64)
+    return between(taken, int(rank_in_series(taken, level)), level)
+
+
+def rank_in_series(values: Floats, level: float) -> NDArray[np.intp]:
+    """How many values lie beyond either end of the interval for their median at `level`; -1 where it is infinite.
+
+    values: (..., n) in the order they were taken; the result is of shape (...). Independent values would have the
+    rank of order statistics. But load comes and goes, and neighbours are alike: if the shares of six stretches that
+    lie above the median differ by more than chance, fewer values are left out, as for a mean by batches (Student's t
+    over the stretches). Without it recordings under load prove 17 % of bounds that do not hold (benchmarks.timing).
+    """
+    n = values.shape[-1]
+    independent = np.full(values.shape[:-1], median_rank(n, level))
+    if n < _ENOUGH:
+        return independent
+    above = (1 + np.sign(values - np.median(values, axis=-1, keepdims=True))) / 2
+    bounds = np.linspace(0, n, _STRETCHES + 1).astype(np.intp)
+    shares = np.add.reduceat(above, bounds[:-1], axis=-1) / np.diff(bounds)
+    error = shares.std(axis=-1, ddof=1) / math.sqrt(_STRETCHES)
+    reach = n * special.stdtrit(_STRETCHES - 1, level) * error
+    found: NDArray[np.intp] = np.clip(np.floor(n / 2 - reach), -1, independent).astype(np.intp)
+    return found
 
 
 def _left(intervals: dict[Form, Interval], bound: float | None, value_bound: float | None) -> bool:
@@ -223,11 +257,11 @@ def _left(intervals: dict[Form, Interval], bound: float | None, value_bound: flo
 
 
 def _noise(values: Sequence[float], what: str) -> tuple[str, ...]:
-    lower, middle, upper = np.quantile(values, [0.25, 0.5, 0.75])
-    spread = float((upper - lower) / middle) if middle > 0 else 0.0
-    if spread <= NOISY:
+    found = spread(values) or 0.0
+    if found <= _TOLD:
         return ()
-    return (f"noisy: block {what} spread by {spread:.0%} (IQR / median); stop other programs and repeat",)
+    noisy = "noisy: " if found > NOISY else ""
+    return (f"{noisy}block {what} spread by {found:.0%} (IQR / median); stop other programs and repeat",)
 
 
 def _unpinned(pinned: Sequence[int]) -> tuple[str, ...]:

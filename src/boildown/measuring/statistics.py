@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -325,19 +326,29 @@ def median_interval(values: ArrayLike, level: float) -> Interval:
     W. R. Thompson, Annals of Mathematical Statistics 7 (1936). What a bootstrap of the median
     approximates, without its error at small n: with fewer than 5 values at level 0.95 it is infinite.
     """
-    x = np.sort(np.asarray(values, np.float64).ravel())
-    n = x.size
-    if n == 0:
+    x = np.asarray(values, np.float64).ravel()
+    if x.size == 0:
         raise ValueError("no values")
-    # The largest rank whose value exceeds the median with probability at most 1 - level.
+    return between(x, median_rank(x.size, level), level)
+
+
+def between(values: Floats, rank: int, level: float) -> Interval:
+    """The interval for a median that leaves out `rank` values at either end; infinite where it is negative."""
+    x = np.sort(values)
+    low, high = (-math.inf, math.inf) if rank < 0 else (float(x[rank]), float(x[x.size - 1 - rank]))
+    return Interval(low, high, level, "order statistics of the median")
+
+
+@lru_cache(maxsize=1024)
+def median_rank(n: int, level: float) -> int:
+    """How many of n independent values lie beyond either end of the interval for their median; -1 for too few.
+
+    The largest rank whose value exceeds the median with probability at most 1 - level.
+    """
     from scipy import stats  # half a second to load: when first used
 
     rank = int(stats.binom.ppf(1.0 - level, n, 0.5))
-    if stats.binom.cdf(rank, n, 0.5) > 1.0 - level:
-        rank -= 1
-    if rank < 0:
-        return Interval(-math.inf, math.inf, level, "order statistics of the median")
-    return Interval(float(x[rank]), float(x[n - 1 - rank]), level, "order statistics of the median")
+    return rank - 1 if stats.binom.cdf(rank, n, 0.5) > 1.0 - level else rank
 
 
 def _chunks(resamples: int, n: int) -> list[int]:
