@@ -24,7 +24,7 @@ def test_the_target_is_met_and_said_so(run):
     assert run.best.number == 2
     assert run.best.verdict.met
     assert run.best.measurements["size"].ratio <= 0.35
-    assert "convolutions would stay float" in run.candidates[1].sentence
+    assert "convolutions and GRU would stay float" in run.candidates[1].sentence
     assert "TARGET MET" in str(run)
     assert "quantize-static" in str(run)
 

@@ -36,8 +36,9 @@ class QuantizeDynamic:
         family="quantization",
         summary="int8 weights, activations quantized at run time; no calibration",
         when=(
-            "Transformers, LSTMs and other models whose weights lie in linear, recurrent or embedding layers. Where "
-            "most lie in an embedding table, 4 bits for it take MiniLM from 0.25x to 0.20x size at the same score."
+            "Transformers, LSTMs and other models whose weights lie in linear, LSTM, RNN, cell or embedding layers. "
+            "Where most lie in an embedding table, 4 bits for it take MiniLM from 0.25x to 0.20x size at the same "
+            "score."
         ),
         when_not="Convolutional models: their layers would stay float.",
         source="onnxruntime.quantization.quantize_dynamic",
