@@ -20,7 +20,7 @@ from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Metric, Samples
 from boildown.engine.company import numbers
-from boildown.tasks.data import IndexedSamples
+from boildown.tasks.data import places_of
 
 Floats = NDArray[np.float64]
 
@@ -110,8 +110,7 @@ def sentence(statistics: Mapping[str, Floats], samples: Samples) -> str:
 
 def _place(samples: Samples, none: NDArray[np.bool_]) -> int:
     """The first of the samples by its number in the user's own data."""
-    first = int(np.argmax(none))
-    return int(samples.indices[first]) if isinstance(samples, IndexedSamples) else first
+    return int(places_of(samples)[int(np.argmax(none))])
 
 
 def _is_share(metric: Metric) -> bool:
