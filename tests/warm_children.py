@@ -159,7 +159,8 @@ def _grow() -> None:
 
     from boildown.engine import chain  # noqa: F401
     from boildown.measuring import latency, memory  # noqa: F401
-    from boildown.runtimes import calls, get, lean, onnx_export, qdq, qoperator  # noqa: F401
+    from boildown.runtimes import calls, get  # noqa: F401
+    from boildown.runtimes.onnx import export, lean, qdq, qoperator  # noqa: F401
     from boildown.surgery.graph import capture
 
     torch.set_num_threads(1)

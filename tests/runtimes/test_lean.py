@@ -14,7 +14,8 @@ from runtime_networks import batch, exported, run, sqnr
 from torch import Tensor, nn
 
 from boildown.domain.candidate import Edit
-from boildown.runtimes import get, lean
+from boildown.runtimes import get
+from boildown.runtimes.onnx import lean
 from boildown.surgery.graph import capture
 
 

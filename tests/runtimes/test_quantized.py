@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from boildown.domain.candidate import Edit, Plan, Quantizer
 from boildown.errors import ExportError
-from boildown.runtimes import get, lean, qdq, qoperator
+from boildown.runtimes import get
 from boildown.runtimes.base import Written
+from boildown.runtimes.onnx import lean, qdq, qoperator
 from boildown.surgery.graph import capture
 from boildown.surgery.simulate import simulate
 

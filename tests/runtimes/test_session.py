@@ -127,7 +127,7 @@ def test_external_data_beside_the_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_word_across_two_blocks_is_found(tmp_path: Path) -> None:
-    from boildown.runtimes.external import _contains
+    from boildown.runtimes.onnx.external import _contains
 
     path = tmp_path / "x"
     path.write_bytes(b"....loca" + b"tion....")

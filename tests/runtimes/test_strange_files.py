@@ -16,7 +16,7 @@ from torch import nn
 from boildown.errors import InputError, ModelError
 from boildown.measuring.size import size_of
 from boildown.runtimes import get
-from boildown.runtimes.external import external_files
+from boildown.runtimes.onnx.external import external_files
 from boildown.surgery.weights import load
 from boildown.training.checkpoint import Checkpoint
 

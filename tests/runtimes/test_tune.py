@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from boildown.domain.candidate import Edit
-from boildown.runtimes import get, lean
-from boildown.runtimes.embeddings import BLOCK, pack, quantized
-from boildown.runtimes.tune import tune
+from boildown.runtimes import get
+from boildown.runtimes.onnx import lean
+from boildown.runtimes.onnx.packed_embeddings import BLOCK, pack, quantized
+from boildown.runtimes.onnx.tune import tune
 from boildown.surgery.graph import capture
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from boildown.errors import ModelError
-from boildown.runtimes.onnxruntime import OnnxRuntime
+from boildown.runtimes.onnx.runtime import OnnxRuntime
 from boildown.surgery.channels import Channels, SurgeryError, find_channels, remove
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.graph import capture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from boildown.domain.measurement import Measurement
-from boildown.runtimes.external import external_files
+from boildown.runtimes.onnx.external import external_files
 
 
 def size_of(path: Path) -> int:

@@ -12,7 +12,7 @@ __all__ = ["Array", "Port", "Runtime", "Session", "Written", "get", "names"]
 
 _GROUP = "boildown.runtimes"
 _OWN = {
-    "onnxruntime": ("boildown.runtimes.onnxruntime", "OnnxRuntime"),
+    "onnxruntime": ("boildown.runtimes.onnx.runtime", "OnnxRuntime"),
     "eager": ("boildown.runtimes.eager", "Eager"),
 }
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from boildown.domain.candidate import Plan, Quantizer
 from boildown.errors import ExportError
 from boildown.runtimes.base import Array
-from boildown.runtimes.lean import TRANSPOSED, add_constant, constant, tidy
+from boildown.runtimes.onnx.lean import TRANSPOSED, add_constant, constant, tidy
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INT32 = 2**31 - 1

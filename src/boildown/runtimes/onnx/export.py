@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from boildown.errors import ExportError
-from boildown.runtimes.lean import OPSET, TRANSPOSED, add_constant
+from boildown.runtimes.onnx.lean import OPSET, TRANSPOSED, add_constant
 
 _LARGEST = 2**31 - 2**20
 """A protobuf holds 2 GiB; leave room for the graph."""

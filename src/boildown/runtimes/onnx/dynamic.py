@@ -14,8 +14,8 @@ from onnx import ModelProto
 
 from boildown.domain.candidate import Edit
 from boildown.errors import ExportError
-from boildown.runtimes import embeddings
-from boildown.runtimes.lean import add_constant, constant
+from boildown.runtimes.onnx import packed_embeddings
+from boildown.runtimes.onnx.lean import add_constant, constant
 
 _OPERATORS = ["MatMul", "LSTM", "Attention", "Gather", "EmbedLayerNormalization"]
 """What ONNX Runtime quantizes dynamically to a gain; Gemm is rewritten to MatMul. Its ConvInteger is slower
@@ -37,7 +37,7 @@ def quantize(graph: ir.Model, rewrite: Edit) -> tuple[ModelProto, dict[str, Any]
     if (rewrite.op, rewrite.version) != ("quantize-dynamic", 1) or unknown or bits not in (4, 8):
         raise ExportError(f"No file can be rewritten by {rewrite.to_json()}.\n  Use 'quantize-dynamic', version 1.")
     if bits == 4:
-        embeddings.pack(graph)
+        packed_embeddings.pack(graph)
     for node in graph.graph:  # its weight is transposed where it lies, under everybody who reads it
         if node.op_type == "Gemm" and (weight := node.inputs[1]) is not None and len(weight.uses()) > 1:
             array = constant(weight)

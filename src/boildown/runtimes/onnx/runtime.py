@@ -18,7 +18,7 @@ import onnxruntime
 from boildown.domain.candidate import Edit, Plan
 from boildown.errors import ExportError, InputError
 from boildown.runtimes.base import Array, Port, Written
-from boildown.runtimes.external import external_files
+from boildown.runtimes.onnx.external import external_files
 
 _state = onnxruntime.capi.onnxruntime_pybind11_state
 _ERRORS = (
@@ -39,8 +39,8 @@ class OnnxRuntime:
         return f"onnxruntime {onnxruntime.__version__}"
 
     def export(self, program: bytes, path: Path) -> None:
-        """See `onnx_export.export`."""
-        from boildown.runtimes.onnx_export import export
+        """See `export.export`."""
+        from boildown.runtimes.onnx.export import export
 
         export(program, path)
 
@@ -55,7 +55,7 @@ class OnnxRuntime:
         """
         import onnx_ir as ir
 
-        from boildown.runtimes import dynamic, lean, qdq, qoperator, tune
+        from boildown.runtimes.onnx import dynamic, lean, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")

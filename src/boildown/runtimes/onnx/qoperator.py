@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from boildown.runtimes.base import Array
-from boildown.runtimes.lean import add_constant, constant, tidy
-from boildown.runtimes.qdq import dequantized, only_reader
+from boildown.runtimes.onnx.lean import add_constant, constant, tidy
+from boildown.runtimes.onnx.qdq import dequantized, only_reader
 
 _CONTRIB = "com.microsoft"
 

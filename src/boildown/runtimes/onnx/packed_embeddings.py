@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from boildown.runtimes.base import Array
-from boildown.runtimes.lean import add_constant, constant, tidy
+from boildown.runtimes.onnx.lean import add_constant, constant, tidy
 
 BLOCK = 64
 """Numbers of a row that share a scale: 0.5 bits more per number."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from boildown.runtimes.lean import constant, tidy
+from boildown.runtimes.onnx.lean import constant, tidy
 
 _LAST, _BEFORE_LAST = (-1, None), (-2, -1)
 

@@ -1,0 +1,1 @@
+"""The runtime 'onnxruntime': exporting, quantizing, writing and running ONNX files."""
