@@ -136,7 +136,7 @@ _model = separable()
 )  # fmt: skip
 def test_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch, architecture: str, flags: list[str], bits: int) -> None:
     facts = {"architecture": architecture, "flags": flags}
-    monkeypatch.setattr("boildown.surgery.quantize.environment", lambda: facts)
+    monkeypatch.setattr("boildown.measuring.environment._hardware", lambda: facts)
     assert weight_bits("this machine") == bits
     assert (weight_bits("x86-any"), weight_bits("arm64")) == (7, 8)
 

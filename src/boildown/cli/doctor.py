@@ -11,8 +11,8 @@ from boildown.cli.options import AsJson, echo_json
 from boildown.errors import BoildownError
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
-from boildown.measuring.environment import environment
-from boildown.measuring.probe import VNNI, contradiction
+from boildown.measuring.environment import VNNI, environment
+from boildown.measuring.probe import contradiction
 from boildown.runtimes import names
 
 _NEEDED = ("onnx", "onnxruntime")

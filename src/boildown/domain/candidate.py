@@ -31,8 +31,8 @@ class Quantizer:
 
     `tensor` is the stable graph name: a value of the captured graph for activations, a parameter
     for weights. `scale` and `zero_point` have one entry, or one per channel along `axis`.
-    Activations are unsigned over the full range; weights are signed and symmetric
-    (-(2^(bits-1) - 1) .. 2^(bits-1) - 1).
+    What is unsigned has the full range; what is signed, as weights are, has
+    -(2^(bits-1) - 1) .. 2^(bits-1) - 1. The zero point of a weight is 0.
     """
 
     tensor: str

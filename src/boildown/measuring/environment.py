@@ -8,10 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
+
+from boildown.domain.deployment import HERE
 
 # What decides which kernels a runtime picks, under one name for every operating system.
 _FLAGS = {
@@ -33,6 +36,10 @@ _FLAGS = {
     "feat_i8mm": "neon_i8mm",
     "advsimd": "neon",
 }
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Flags of x86 processors that add products of int8 in 32 bits: fast, and without saturation."""
+_X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+_ARM64 = ("arm64", "aarch64")
 _PACKAGES = ("boildown", "torch", "numpy", "onnx", "onnxruntime", "scipy")
 
 
@@ -67,6 +74,19 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": machine_key(),
     }
+
+
+def hardware_of(facts: Mapping[str, Any]) -> str:
+    """The hardware that an environment is of: x86-vnni, x86-any, arm64, or the name of another architecture."""
+    architecture = str(facts["architecture"]).lower()
+    if architecture in _X86:
+        return "x86-vnni" if VNNI & set(facts["flags"]) else "x86-any"
+    return "arm64" if architecture in _ARM64 else architecture
+
+
+def resolved(hardware: str) -> str:
+    """The hardware that is meant, whatever machine reads it later: "this machine" by its own name."""
+    return hardware_of(_hardware()) if hardware == HERE else hardware
 
 
 def machine_key() -> str:

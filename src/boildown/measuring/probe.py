@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Flags of x86 processors that add products of int8 in 32 bits: fast, and without saturation."""
+from boildown.measuring.environment import VNNI
 
 _DOT_PRODUCTS = frozenset({"neon_dotprod", "neon_i8mm"})
 _FASTER, _SLOW = 1.5, 1.2

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
-from boildown.domain.candidate import Candidate
+from boildown.domain.candidate import Candidate, Edit, Plan
+from boildown.domain.deployment import HERE
+from boildown.domain.rules import Rules
 from boildown.domain.task import Samples, Task
 
 Lowers = Literal["size", "latency", "memory", "params", "macs"]
@@ -91,7 +93,9 @@ class Context:
     seed: int = 0
     steps: int | None = None
     device: str = "cpu"
-    hardware: str = "this machine"
+    hardware: str = HERE
+    rules: Rules = Rules()
+    """What the runtime quantizes and how."""
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     """`progress(what, done, total)`: show how far a long step is."""
     check: Callable[[], None] = lambda: None
@@ -187,6 +191,15 @@ class Timed(Method, Protocol):
 
     def duration(self, pace: Pace) -> float:
         """About how many seconds `apply` takes."""
+        ...
+
+
+@runtime_checkable
+class Quantizing(Method, Protocol):
+    """A method that says beforehand what the runtime will be asked to write: one that refuses it is not kept busy."""
+
+    def outline(self) -> Plan | Edit:
+        """A plan that may be empty, or the rewrite of the exported file."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from boildown.domain.candidate import Candidate, Quantizer
+from boildown.domain.candidate import Candidate, Plan, Quantizer
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import FEW, Card, Context, Pace, setting
@@ -17,7 +17,7 @@ from boildown.surgery.calibrate import Call, calibrate
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
-from boildown.surgery.quantize import nothing_to_quantize
+from boildown.surgery.quantize import nothing_to_quantize, placed, refuse_other_grids
 from boildown.surgery.rounding import Rounded, Rounding, round_weights
 
 _PARTS = 16
@@ -77,6 +77,10 @@ class LearnedRounding:
             return None
         return "every layer that could be quantized is called more than once, and is rounded for one call at a time"
 
+    def outline(self) -> Plan:
+        """A plan is asked of the runtime."""
+        return Plan()
+
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The folded model with weights on their grids, and the plan that says which.
 
@@ -86,7 +90,8 @@ class LearnedRounding:
         """
         fitted, guard = _split(context.data.calibration, self.samples)
         graph = capture(candidate.model, *task.example())
-        placement = place(graph)
+        refuse_other_grids(context.rules)
+        placement = placed(graph, context.rules)
         calls = [[call for inputs in part for call in task.calls(inputs)] for part in (fitted, guard)]
         activations = self._activations(graph, placement, calls[0], context)
 

@@ -18,8 +18,8 @@ from boildown.surgery.aware import Aware
 from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_quantizer
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
-from boildown.surgery.plan import Placement, place
-from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, weight_bits
+from boildown.surgery.plan import Placement
+from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, refuse_other_grids, weight_bits
 from boildown.training import (
     DistillationLoss,
     DivergenceError,
@@ -94,6 +94,10 @@ class QuantizeAware(Lasting):
             return "there is no training data"
         return nothing_to_quantize(candidate, task)
 
+    def outline(self) -> Plan:
+        """A plan is asked of the runtime."""
+        return Plan()
+
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The folded model with trained weights on their grids, and the plan that says which.
 
@@ -103,7 +107,8 @@ class QuantizeAware(Lasting):
         """
         samples, judges = held_out(training_samples(context), task.validation, context.seed)
         graph = capture(candidate.model, *task.example())
-        placement = place(graph)
+        refuse_other_grids(context.rules)
+        placement = placed(graph, context.rules)
         calls = calibration_calls(task, context.data.calibration or samples, self.samples)
         aware = Aware(graph, placement, self._plan(graph, placement, calls, context))
         teacher = (context.first or candidate) if self.teacher == "first" else candidate
@@ -123,7 +128,8 @@ class QuantizeAware(Lasting):
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The static plan that training starts from, from a few samples."""
         graph = capture(candidate.model, *task.example())
-        placement = place(graph)
+        refuse_other_grids(context.rules)
+        placement = placed(graph, context.rules)
         calls = calibration_calls(task, context.data.calibration or training_samples(context), FEW)
         model, edit = fold(candidate.model, *task.example())
         return candidate.derive(model=model, edits=(edit,), plan=self._plan(graph, placement, calls, context))

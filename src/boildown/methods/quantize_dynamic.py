@@ -70,9 +70,13 @@ class QuantizeDynamic:
             )
         return None
 
+    def outline(self) -> Edit:
+        """The rewrite that is asked of the runtime."""
+        return Edit("quantize-dynamic", 1, settings_of(self))
+
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same model with a rewrite of its exported file."""
-        return candidate.derive(rewrite=Edit("quantize-dynamic", 1, settings_of(self)))
+        return candidate.derive(rewrite=self.outline())
 
     sketch = apply
 

@@ -95,7 +95,7 @@ class QuantizeMixed:
         """
         if self.fixed:
             return self
-        count = len(place(capture(candidate.model, *task.example())).layers)
+        count = len(place(capture(candidate.model, *task.example()), context.rules).layers)
         found: dict[QuantizeMixed, Standing] = {}
         start = replace(self, layers=max(self.layers, 0))
         if self.prefix == SEARCH:
@@ -112,6 +112,10 @@ class QuantizeMixed:
         """Whether nothing is left to search."""
         return self.float_layers is not None or SEARCH not in (self.prefix, self.layers)
 
+    def outline(self) -> Plan:
+        """A plan is asked of the runtime."""
+        return Plan()
+
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same float model with a plan that leaves the chosen layers out.
 
@@ -122,7 +126,7 @@ class QuantizeMixed:
             raise AttemptError("Static quantization needs calibration samples, and there are none.")
         graph = capture(candidate.model, *task.example())
         kept = self._float(graph, task, samples, context)
-        placement = place(graph, skip=kept)
+        placement = place(graph, context.rules, skip=kept)
         if not placement.layers:
             raise AttemptError(
                 f"quantize-mixed would leave all {len(kept)} layers float.\n  Give it a smaller prefix or fewer layers."
@@ -153,14 +157,20 @@ class QuantizeMixed:
         """The names of the layers that stay float, in order of choice."""
         if self.float_layers is not None:
             return self.float_layers
-        names = [layer.node for layer in place(graph).layers]
+        names = [layer.node for layer in place(graph, context.rules).layers]
         prefix = _UNMEASURED_PREFIX if self.prefix == SEARCH else self.prefix
         if self.layers <= 0:
             return tuple(names[:prefix])
         known = self._calibrated(graph, task, samples, context)
         if known.ranking is None:
             known.ranking = sensitivity(
-                graph, place(graph), known.plan, task, samples, check=context.check, progress=context.progress
+                graph,
+                place(graph, context.rules),
+                known.plan,
+                task,
+                samples,
+                check=context.check,
+                progress=context.progress,
             )
             context.record("sensitivity", {"layers": known.ranking})
         ranked = [name for name in known.ranking if name not in names[:prefix]]
@@ -168,10 +178,15 @@ class QuantizeMixed:
 
     def _calibrated(self, graph: Graph, task: Task, samples: Samples, context: Context) -> _Calibrated:
         """Ranges of the whole graph, made once for all variants that differ in their float layers only."""
-        key = (replace(self, prefix=0, layers=0, float_layers=None), samples, weight_bits(context.hardware))
+        key = (
+            replace(self, prefix=0, layers=0, float_layers=None),
+            samples,
+            weight_bits(context.hardware),
+            context.rules,
+        )
         known = _calibrations.get(graph)
         if known is None or known.key != key:
-            placement = place(graph)
+            placement = place(graph, context.rules)
             plan = self._ranged(graph, placement, task, samples, context)
             if self.bias_correction:
                 calls = calibration_calls(task, samples, self.samples)
@@ -187,6 +202,7 @@ class QuantizeMixed:
             ranges=self.ranges,
             percentile=self.percentile,
             weight_bits=weight_bits(context.hardware),
+            rules=context.rules,
             check=context.check,
             progress=context.progress,
         )

@@ -13,8 +13,7 @@ from boildown.methods.base import FEW, Card, Context, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
-from boildown.surgery.plan import place
-from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, weight_bits
+from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, weight_bits
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,10 @@ class QuantizeStatic:
         """Whether anything in the model can be quantized that is not yet."""
         return nothing_to_quantize(candidate, task)
 
+    def outline(self) -> Plan:
+        """A plan is asked of the runtime."""
+        return Plan()
+
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same float model with a quantization plan. Raises AttemptError without samples."""
         if context.data.calibration is None:
@@ -78,7 +81,7 @@ class QuantizeStatic:
 
 def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, context: Context) -> Plan:
     """The plan for a captured graph from calibration calls: place, calibrate, correct biases."""
-    placement = place(graph)
+    placement = placed(graph, context.rules)
     plan = calibrate(
         graph,
         placement,
@@ -86,6 +89,7 @@ def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, cont
         ranges=settings.ranges,
         percentile=settings.percentile,
         weight_bits=weight_bits(context.hardware),
+        rules=context.rules,
         check=context.check,
         progress=context.progress,
     )

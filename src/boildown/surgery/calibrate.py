@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from boildown.domain.candidate import Plan, Quantizer
+from boildown.domain.rules import Rules
 from boildown.errors import AttemptError
 from boildown.surgery.graph import Graph, bytes_per_sample
 from boildown.surgery.plan import Layer, Placement
@@ -42,6 +43,7 @@ def calibrate(
     percentile: float = 99.99,
     weight_bits: int = 8,
     activation_bits: int = 8,
+    rules: Rules = Rules(),
     check: Check = lambda: None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Plan:
@@ -49,6 +51,7 @@ def calibrate(
 
     `percentile` (in %) is the share of values that neither end of a range may cut off more of;
     it is used only with `ranges="percentile"`. `ranges="mse"` also searches the weights' scales.
+    The rules say which signs grids have, and whether weights have one per channel.
     Raises AttemptError where there are no batches or a value is not finite.
     """
     calls = list(batches)
@@ -74,8 +77,8 @@ def calibrate(
     activations: dict[str, Quantizer] = {}
     for name in placement.activations:
         source = placement.shares.get(name, name)
-        scale, zero_point = grid(*limits[source], activation_bits)
-        activations[name] = Quantizer(name, activation_bits, False, (scale,), (zero_point,))
+        scale, zero_point = grid(*limits[source], activation_bits, signed=rules.signed)
+        activations[name] = Quantizer(name, activation_bits, rules.signed, (scale,), (zero_point,))
     weights: dict[str, Quantizer] = {}
     for layer in placement.layers:
         found = weight_quantizer(
@@ -88,20 +91,25 @@ def calibrate(
         )
         other = weights.get(layer.weight, found)
         weights[layer.weight] = replace(found, scale=tuple(map(max, found.scale, other.scale)))
+    if not rules.per_channel:
+        weights = {
+            name: replace(found, scale=(max(found.scale),), zero_point=(0,), axis=None)
+            for name, found in weights.items()
+        }
     return Plan(activations, weights)
 
 
 # ---- ranges ----------------------------------------------------------------------------------
 
 
-def grid(low: float, high: float, bits: int) -> tuple[float, int]:
-    """Scale (a float32) and zero point of the unsigned grid over a range that is made to hold 0."""
+def grid(low: float, high: float, bits: int, *, signed: bool = False) -> tuple[float, int]:
+    """Scale (a float32) and zero point of the grid over a range that is made to hold 0."""
     low, high = min(low, 0.0), max(high, 0.0)
-    top = 2**bits - 1
-    scale = float(torch.tensor((high - low) / top, dtype=torch.float32))
+    first, last = Quantizer("", bits, signed, (), ()).limits
+    scale = float(torch.tensor((high - low) / (last - first), dtype=torch.float32))
     if scale < torch.finfo(torch.float32).tiny:
         return 1.0, 0
-    return scale, min(max(round(-low / scale), 0), top)
+    return scale, min(max(first + round(-low / scale), first), last)
 
 
 def percentile_range(counts: Tensor, low: float, high: float, percentile: float) -> tuple[float, float]:

@@ -1,8 +1,7 @@
 """Placement: which values and weights of a graph get quantizers.
 
-The rules follow what ONNX Runtime fuses into integer kernels: activations unsigned per tensor,
-weights signed per output channel, a value quantized once and shared by everything that only moves
-it. Attention products, softmax, normalizations and transposed convolutions stay float.
+What a runtime computes on integers, its `Rules` say. A value is quantized once, and its grid shared by
+everything that only moves it. Attention products, softmax, normalizations and transposed convolutions stay float.
 """
 
 from __future__ import annotations
@@ -17,33 +16,12 @@ import torch
 from torch import nn
 from torch.fx import Node
 
+from boildown.domain.rules import Kind, Rules
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of
 from boildown.surgery.ordinary import fixed_values
 
 aten = torch.ops.aten
 
-_MOVES = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.unflatten.int,
-        aten.squeeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.clone.default,
-        aten.contiguous.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.pixel_shuffle.default,
-    }
-)
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 _COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 _CLAMPS = frozenset({aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default})
@@ -107,44 +85,48 @@ class Placement:
         return {name: tuple(members) for name, members in groups.items()}
 
 
-def place(graph: Graph, *, skip: Collection[str] = ()) -> Placement:
-    """Place quantizers on a graph.
+def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -> Placement:
+    """Place quantizers on a graph, by the rules of a runtime.
 
     `skip` names layers, by node or weight, that stay float. A value is quantized if a quantized
-    layer reads it, if a quantized convolution makes it, or if it adds or concatenates values that
-    are all quantized; a rectifier that is the only reader of such a value is quantized in its
-    place. Values on their way to an output, through moves of data only, are left float unless a
-    quantized layer reads them.
+    layer reads it, if a quantized layer makes it whose output must be on a grid (by default a
+    convolution), or if it joins values that are all quantized; a rectifier that is the only reader
+    of such a value is quantized in its place, where it is fused. Values on their way to an output,
+    through moves of data only, are left float unless a quantized layer reads them.
     """
     nodes = list(graph.module.graph.nodes)
-    layers, left = _layers(graph, frozenset(skip))
-    demanded = {_origin(cast(Node, node.args[0])) for node in layers}
+    layers, left = _layers(graph, rules, frozenset(skip))
+    demanded = {_origin(cast(Node, node.args[0]), rules) for node in layers}
     quantized: dict[Node, Node] = {}
     """Each quantized value -> the value whose range it has."""
     seats = set()
     for node in nodes:
-        if (node in layers and node.target in CONVOLUTIONS) or _joins(node, quantized):
-            seats.add(_seat(node))
+        if (node in layers and _kind(node) in rules.grids) or _joins(node, quantized, rules):
+            seats.add(_seat(node, rules))
         if node in quantized.values():
             quantized[node] = node
-        elif _moves(node) and (source := node.all_input_nodes[0]) in quantized:
-            if not _ends(node) or _feeds(node, layers):
+        elif _moves(node, rules) and (source := node.all_input_nodes[0]) in quantized:
+            if not _ends(node, rules) or _feeds(node, layers, rules):
                 quantized[node] = quantized[source]
-        elif node in demanded or (node in seats and not _ends(node)):
-            late = _late_clamp(node)
-            quantized[node] = node if late is None or _ends(late) else late
+        elif node in demanded or (node in seats and not _ends(node, rules)):
+            late = _late_clamp(node, rules)
+            quantized[node] = node if late is None or _ends(late, rules) else late
     return Placement(
         tuple(node.name for node in quantized),
         {node.name: source.name for node, source in quantized.items() if node is not source},
-        tuple(_layer(node, quantized) for node in layers),
+        tuple(_layer(node, quantized, rules) for node in layers),
         left,
     )
 
 
-def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
-    kinds = CONVOLUTIONS | {LINEAR}
+def _kind(node: Node) -> Kind | None:
+    """Which kind of layer a node is, if any."""
+    return "convolution" if node.target in CONVOLUTIONS else "linear" if node.target is LINEAR else None
+
+
+def _layers(graph: Graph, rules: Rules, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
     nodes, fixed = graph.module.graph.nodes, fixed_values(graph.module)
-    reasons = {node: _why_float(node, graph, skip) for node in nodes if node.target in kinds}
+    reasons = {node: _why_float(node, graph, rules, skip) for node in nodes if _kind(node) is not None}
     for node in reasons:
         alike = (other in reasons and other.args[1] is node.args[1] for other in _readers(node))
         if node.args[0] in fixed:
@@ -158,19 +140,21 @@ def _layers(graph: Graph, skip: frozenset[str]) -> tuple[dict[Node, None], dict[
     return {node: None for node in reasons if node.name not in left}, left
 
 
-def _why_float(node: Node, graph: Graph, skip: frozenset[str]) -> str | None:
+def _why_float(node: Node, graph: Graph, rules: Rules, skip: frozenset[str]) -> str | None:
     """Why a layer cannot be quantized, by itself; None where it can."""
     weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
     tensor = attribute_of(weight, graph.module)
     if node.name in skip or (isinstance(weight, Node) and str(weight.target) in skip):
         return "asked to stay float"
+    if _kind(node) not in rules.layers or str(node.target) in rules.never:
+        return "the runtime computes it in float"
     if not isinstance(tensor, nn.Parameter) or (
         bias is not None and not isinstance(attribute_of(bias, graph.module), nn.Parameter)
     ):
         return "its weight or bias is computed or constant, not a parameter"
     if tensor.dtype is not torch.float32:
         return f"its weight is {tensor.dtype}"
-    if _unnamed(_origin(cast(Node, node.args[0]))):
+    if _unnamed(_origin(cast(Node, node.args[0]), rules)):
         return "its input is a result of an LSTM cell, which the exported file does not name"
     return None
 
@@ -191,11 +175,11 @@ def _unnamed(value: Node) -> bool:
 _TAKEN_APART = frozenset({aten.lstm_cell.default, aten.rnn_tanh.input, aten.rnn_relu.input})
 
 
-def _layer(node: Node, quantized: Mapping[Node, Node]) -> Layer:
+def _layer(node: Node, quantized: Mapping[Node, Node], rules: Rules) -> Layer:
     bias = node.args[2] if len(node.args) > 2 else None
     value = tensor_of(node)
     assert value is not None
-    seat = _seat(node)
+    seat = _seat(node, rules)
     return Layer(
         node=node.name,
         weight=str(cast(Node, node.args[1]).target),
@@ -216,30 +200,30 @@ def clamps(node: Node) -> bool:
     return bool(node.args[1] == 0) and (high is None or (isinstance(high, int | float) and high > 0))
 
 
-def _seat(node: Node) -> Node:
-    """Where the quantizer of a value goes: behind the rectifier that is its only reader."""
-    if len(node.users) == 1:
+def _seat(node: Node, rules: Rules) -> Node:
+    """Where the quantizer of a value goes: behind the rectifier that is its only reader, where that is fused."""
+    if rules.fused and len(node.users) == 1:
         (reader,) = node.users
         if clamps(reader):
             return reader
     return node
 
 
-def _late_clamp(node: Node) -> Node | None:
+def _late_clamp(node: Node, rules: Rules) -> Node | None:
     """The rectifier behind moves of data that nothing else reads, as in `relu(max_pool(conv(x)))`.
 
     A grid that starts at 0 rectifies as early as it is used, so all of them can share it.
     """
     seat = node
-    while len(seat.users) == 1 and _moves(reader := next(iter(seat.users))):
+    while len(seat.users) == 1 and _moves(reader := next(iter(seat.users)), rules):
         seat = reader
-    clamp = _seat(seat)
+    clamp = _seat(seat, rules)
     return clamp if clamp is not seat is not node else None
 
 
-def _origin(node: Node) -> Node:
+def _origin(node: Node, rules: Rules) -> Node:
     """The value that is quantized when a layer reads `node`: before zeros are padded to it, or all of it is copied."""
-    while _moves(node) and (node.target in _PADS or _copies(node)):
+    while _moves(node, rules) and (node.target in _PADS or _copies(node)):
         node = node.all_input_nodes[0]
     return node
 
@@ -249,7 +233,7 @@ def _copies(node: Node) -> bool:
     return node.target in _COPIES and len(node.all_input_nodes[0].users) == 1
 
 
-def _moves(node: Node) -> bool:
+def _moves(node: Node, rules: Rules) -> bool:
     """Whether a node only moves data (or pads with zero, which every grid has)."""
     if node.target is aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else "constant"
@@ -257,27 +241,30 @@ def _moves(node: Node) -> bool:
         return bool(mode == "constant" and filler in (None, 0))
     if node.target is aten.constant_pad_nd.default:
         return len(node.args) < 3 or bool(node.args[2] == 0)
-    return node.target in _MOVES
+    return str(node.target) in rules.moves
 
 
-def _joins(node: Node, quantized: Mapping[Node, Node]) -> bool:
+def _joins(node: Node, quantized: Mapping[Node, Node], rules: Rules) -> bool:
     """Whether a node adds or concatenates values that are all quantized."""
-    if node.target is aten.cat.default:
+    if str(node.target) in rules.never:
+        return False
+    if node.target is aten.cat.default and "concatenate" in rules.joins:
         parts = list(cast("tuple[Node, ...]", node.args[0]))
-    elif node.target is aten.add.Tensor and not node.kwargs:
+    elif node.target is aten.add.Tensor and not node.kwargs and "add" in rules.joins:
         parts = list(cast("tuple[Node, ...]", node.args[:2]))
     else:
         return False
     return all(isinstance(part, Node) and part in quantized for part in parts)
 
 
-def _ends(node: Node) -> bool:
+def _ends(node: Node, rules: Rules) -> bool:
     """Whether a value is an output of the graph, perhaps after moves of data."""
-    return any(user.op == "output" or (_moves(user) and _ends(user)) for user in node.users)
+    return any(user.op == "output" or (_moves(user, rules) and _ends(user, rules)) for user in node.users)
 
 
-def _feeds(node: Node, layers: Collection[Node]) -> bool:
+def _feeds(node: Node, layers: Collection[Node], rules: Rules) -> bool:
     """Whether a quantized layer reads a value, perhaps after moves of data."""
     return any(
-        (user in layers and user.args[0] is node) or (_moves(user) and _feeds(user, layers)) for user in node.users
+        (user in layers and user.args[0] is node) or (_moves(user, rules) and _feeds(user, layers, rules))
+        for user in node.users
     )

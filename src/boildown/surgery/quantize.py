@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from boildown.domain.candidate import Candidate, Plan
+from boildown.domain.rules import Rules
 from boildown.domain.task import Samples, Task
-from boildown.measuring.environment import environment
-from boildown.measuring.probe import VNNI
+from boildown.errors import AttemptError
+from boildown.measuring.environment import resolved
 from boildown.surgery.calibrate import Call
-from boildown.surgery.graph import capture
+from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
 
 _BATCH = 64
-_X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 def nothing_to_quantize(candidate: Candidate, task: Task) -> str | None:
@@ -32,16 +32,32 @@ def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
 
 
 def weight_bits(hardware: str) -> int:
-    """Bits of the weights that are safe on `hardware`: "this machine", "x86-any" or "arm64".
+    """Bits of the weights that are safe on `hardware`: "this machine", "x86-vnni", "x86-any", "arm64" or any other.
 
     x86 without VNNI adds two products of uint8 and int8 in 16 bits (vpmaddubsw), which saturate:
     255 * 127 * 2 does not fit, 255 * 63 * 2 does. So its weights get 7 bits, all others 8.
     """
-    if hardware == "x86-any":
-        return 7
-    facts = environment()
-    narrow = facts["architecture"].lower() in _X86 and not VNNI & set(facts["flags"])
-    return 7 if hardware == "this machine" and narrow else 8
+    return 7 if resolved(hardware) == "x86-any" else 8
+
+
+def placed(graph: Graph, rules: Rules) -> Placement:
+    """Quantizers placed by the rules of a runtime. Raises AttemptError where there are none."""
+    placement = place(graph, rules)
+    if not placement.layers:
+        raise AttemptError(
+            f"The runtime quantizes no layer of this model: {'; '.join(sorted(set(placement.left.values())))}.\n"
+            "  Choose another runtime, or a method that does not quantize."
+        )
+    return placement
+
+
+def refuse_other_grids(rules: Rules) -> None:
+    """Raise AttemptError where a runtime's grids are not those that can be learned."""
+    if rules.signed or not rules.per_channel:
+        raise AttemptError(
+            "Grids are learned for unsigned activations and one scale per output channel of a weight, and the runtime "
+            "has others.\n  Use quantize-static or quantize-mixed."
+        )
 
 
 def restrict(plan: Plan, placement: Placement) -> Plan | None:
