@@ -33,10 +33,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import boildown as bd
-from boildown.api.asked import read
+from boildown.api.asked import plain_deployment, read
 from boildown.api.climbing import _asked, _factories
 from boildown.api.verifying import _delivered
 from boildown.cli.config import read_config
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import parse_target
 from boildown.domain.measurement import Measurement
@@ -48,11 +49,11 @@ from boildown.engine.rung import parse_rung
 from boildown.errors import BoildownError, WorkerLost
 from boildown.execution.child import Child
 from boildown.journal import Journal, readable
-from boildown.measuring.size import size_of
 from boildown.methods.base import Context, Data
 from boildown.methods.registry import installed
 from boildown.report import facts, write
 from boildown.report.text import summary
+from boildown.runtimes import get
 from boildown.surgery import edits, trainable
 from boildown.surgery.store import load_candidate, save_candidate
 from boildown.surgery.weights import load
@@ -205,13 +206,14 @@ def _configurations(folder: Path) -> Fuzzed:
     def case(tables: dict[str, Any]) -> None:
         path.write_text("\n".join(_toml(name, table) for name, table in tables.items()), encoding="utf-8", newline="")
         found = read_config(path)
-        given: dict[str, Any] = {"ladder": "auto", "latency": bd.Latency(), "expected": None, **found.arguments}
+        given: dict[str, Any] = {"ladder": "auto", "expected": None, **found.arguments}
         given = {name: value for name, value in given.items() if name not in ("students", "initial_student", "runs")}
         own = _factories("benchmarks.fuzz:network", "benchmarks.fuzz:task", None, given.pop("weights", None), ())
-        asked = _asked(
-            found.target, given.pop("ladder"), given.pop("latency"), given.pop("expected"), own, **{**_USUAL, **given}
-        )
-        read(asked, "benchmarks.fuzz:network", "benchmarks.fuzz:task")
+        said = [given.pop(name, None) for name in ("deployment", "runtime", "hardware", "latency")]
+        where, wrong = plain_deployment(*said)
+        ladder, expected = given.pop("ladder"), given.pop("expected")
+        asked = _asked(found.target, ladder, expected, own, **{**_USUAL, **given, "deployment": where})
+        read(asked, "benchmarks.fuzz:network", "benchmarks.fuzz:task", wrong=wrong)
 
     return spoiled(_CONFIG), case
 
@@ -271,7 +273,7 @@ def _onnx_files(folder: Path) -> Fuzzed:
     def case(data: bytes) -> None:
         path.write_bytes(data)
         with contextlib.suppress(BoildownError):
-            size_of(path)
+            Artifact.read("onnxruntime", path, get("onnxruntime").files(path))
         try:
             told = child.call("benchmarks.fuzz_onnx:open_onnx", str(path), deadline=120)
         except WorkerLost as error:
@@ -385,11 +387,12 @@ _CONFIG = {
     "target": {"conditions": ["accuracy drop <= 1 pp", "size <= 0.25x"], "goal": "first", "confidence": 0.9},
     "budget": {"time": "2 h"},
     "latency": {"batch": 1, "threads": 1},
+    "deployment": {"form": "lean", "on": "this machine"},
     "ladder": {"rungs": ["retrain", {"method": "prune", "ratio": 0.5}]},
     "run": {"seed": 0, "batch_size": 3, "hardware": "arm64", "device": "cpu", "runtime": "onnxruntime"},
 }
 _USUAL = {
-    "goal": "first", "budget": None, "confidence": None, "runtime": "onnxruntime", "hardware": "this machine",
+    "goal": "first", "budget": None, "confidence": None,
     "device": "cpu", "batch_size": None, "seed": 0, "fresh": False,
 }  # fmt: skip
 _SIZE = Condition("size", "ratio", "<=", 0.25, "size <= 0.25x")
@@ -436,7 +439,8 @@ def _journal(folder: Path) -> tuple[bytes, dict[int, Any]]:
             for kind, data in _RECORDS.items():
                 journal.record(number, kind, data)
             journal.finish_attempt(
-                number, state, "well", verdict=_BODY, artifact=folder / "model.onnx", sha256="0" * 64,
+                number, state, "well", verdict=_BODY,
+                artifact=Artifact("onnxruntime", folder, "model.onnx", {"model.onnx": "0" * 64}),
                 timings={"total": 1.0}, notes=["a note"], candidate={"method": "x", "settings": {}},
             )  # fmt: skip
         journal.finish(Outcome.TARGET_MET, 1, "met", 2.0)

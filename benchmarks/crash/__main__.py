@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 
 import boildown
 from benchmarks.crash import work
+from boildown.domain.artifact import file_hash
 from boildown.domain.outcome import State
 from boildown.journal import AttemptRow, Journal, run_folders
-from boildown.journal.keys import file_hash
 
 _REACH = 0.6
 """The first kill comes anywhere in the processor time that an undisturbed run takes, later ones within this share."""
@@ -191,11 +191,12 @@ def place(folder: Path) -> str:
 
 def files_of(folder: Path) -> Files:
     """What a finished run has made."""
-    found: Files = {row.rung: (row.state.value, row.sha256) for row in rows_of(folder)}
+    found: Files = {}
     (run,) = run_folders(folder / "runs")
     for row in rows_of(folder):
-        path = run / row.artifact if row.artifact else None
-        if path is not None and file_hash(path) != row.sha256:
+        artifact = row.artifact
+        found[row.rung] = (row.state.value, None if artifact is None else artifact.digest)
+        if artifact is not None and artifact.changed():
             found[row.rung] = ("changed on disk", None)
     (best,) = (run / "best").glob("model.*")
     return {**found, "best": ("delivered", file_hash(best))}

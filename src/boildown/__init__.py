@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from boildown.api import (
         Check,
         Event,
-        Latency,
         Quote,
         Result,
         Run,
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
         take,
         verify,
     )
+    from boildown.domain.artifact import Artifact
     from boildown.domain.candidate import Candidate, Edit, Plan, Quantizer
+    from boildown.domain.deployment import Deployment, Latency
     from boildown.domain.measurement import Interval, Measurement
     from boildown.domain.outcome import Outcome, State
     from boildown.domain.task import Metric
@@ -53,9 +54,11 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 _PUBLIC = {
     "boildown.api": (
-        *("Check", "Event", "Latency", "Quote", "Result", "Run", "Verification"),
+        *("Check", "Event", "Quote", "Result", "Run", "Verification"),
         *("compress", "measure", "quote", "resume", "take", "verify"),
     ),
+    "boildown.domain.artifact": ("Artifact",),
+    "boildown.domain.deployment": ("Deployment", "Latency"),
     "boildown.domain.candidate": ("Candidate", "Edit", "Plan", "Quantizer"),
     "boildown.domain.measurement": ("Interval", "Measurement"),
     "boildown.domain.outcome": ("Outcome", "State"),
@@ -77,6 +80,7 @@ _PUBLIC = {
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [
+    "Artifact",
     "AttemptError",
     "BoildownError",
     "Candidate",
@@ -86,6 +90,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "DataError",
+    "Deployment",
     "Edit",
     "Embedding",
     "Event",

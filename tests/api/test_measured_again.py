@@ -54,21 +54,21 @@ def test_a_mended_metric_measures_anew(mirror, tmp_path):
 
 
 def test_time_and_memory_are_those_of_a_call(plugged, tmp_path):
-    def keys(count=64, **options):
+    def keys(count=64, where=None, **options):
         task = bd.Classification(validation=plugged.samples(count, 2))
-        job = Job(task, resolve(task, 0), Target(()), runtime="mirror", **options)
+        job = Job(task, resolve(task, 0), Target(()), deployment=bd.Deployment("mirror", **where or {}), **options)
         bench = Bench(job, tmp_path, check=lambda: None, progress=lambda *_: None)
-        bench.first = tmp_path / "first"
-        bench.first.write_text("")
+        (tmp_path / "first").write_text("")
+        bench.first = bd.Artifact.read("mirror", tmp_path / "first")
         known = []
         bench.recall = lambda key: known.append(key) or Measurement("latency", 1.0, "s")
-        bench.latency(bench.first, "0" * 64)
-        bench.memory(bench.first, "0" * 64)
+        bench.latency(bench.first)
+        bench.memory(bench.first)
         return known
 
     usual = keys()
     assert keys() == usual
-    for other in (keys(latency=bd.Latency(batch=4)), keys(latency=bd.Latency(threads=2))):
+    for other in (keys(where={"batch": 4}), keys(where={"threads": 2})):
         assert all(a != b for a, b in zip(usual, other, strict=True))
     surer = keys(confidence=0.99)
     assert surer[0] != usual[0]

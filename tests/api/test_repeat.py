@@ -37,7 +37,7 @@ def model(task):
 
 def climbed(run):
     """What was climbed, why, how it stood, and the hash of its file."""
-    return [(a.rung, a.reason, a.settled, a.state, a.sha256) for a in run._attempts]
+    return [(a.rung, a.reason, a.settled, a.state, a.artifact and a.artifact.digest) for a in run._attempts]
 
 
 @pytest.mark.parametrize("ladder", ["auto", [TRAINED]])

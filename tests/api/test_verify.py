@@ -66,7 +66,7 @@ def spoil_manifest(folder, change):
         (lambda folder: (folder / "best" / "ports.json").write_text("{}"), "best/ports.json"),
         (lambda folder: (folder / "best" / "load.py").unlink(), "best/load.py"),
         (lambda folder: (folder / "best" / "more.py").write_text("print()"), "best/more.py"),
-        (lambda folder: shutil.rmtree(folder / "best"), "best/model in the journal"),
+        (lambda folder: shutil.rmtree(folder / "best"), "best/model.onnx in the journal"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("[" * 9999), "manifest.json"),
         (lambda folder: spoil_manifest(folder, lambda m: m["attempts"][2].update(verdict=None)), "manifest.json"),

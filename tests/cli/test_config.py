@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from boildown.cli.config import read_config
-from boildown.engine.job import Latency
+from boildown.domain.deployment import Deployment, Latency
 from boildown.errors import ConfigError
 
 GOOD = """
@@ -68,6 +68,18 @@ def test_the_least_file_leaves_everything_to_the_defaults(write):
     )
     assert read.target == ["size <= 0.5x"]
     assert read.arguments == {"latency": Latency()}
+
+
+def test_a_deployment_is_one_table_and_takes_what_others_say_of_it(write):
+    least = '[model]\nfactory="m:f"\n[task]\nfactory="t:f"\n[target]\nconditions="size <= 0.5x"\n'
+    table = '[deployment]\nruntime = "eager"\nbatch = 8\n'
+    read = read_config(write(f'{least}{table}[latency]\nthreads = 2\n[run]\nhardware = "arm64"\nseed = 3\n'))
+    assert read.arguments == {"deployment": Deployment("eager", hardware="arm64", batch=8, threads=2), "seed": 3}
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(f'{least}{table}[latency]\nbatch = 8\n[run]\nruntime = "onnxruntime"\n'))
+    assert {"batch stands in [latency]", "runtime stands in [run]"} <= {
+        mistake.cause.partition(": ")[2].partition(" and")[0] for mistake in caught.value.mistakes
+    }
 
 
 def test_every_mistake_is_told_at_once(write):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import State
 from boildown.domain.target import Condition, Target
@@ -33,7 +34,7 @@ def judged(number, rung="a", size=1.0, drop=0.0, latency=1.0, target=TARGET, con
     verdict = judge(target, found, confidence)
     return Attempt(
         number, rung, "", Path(), state=_STATES[verdict.status], verdict=verdict, measurements=found,
-        candidate=SimpleNamespace(), artifact=Path("model.onnx"),
+        candidate=SimpleNamespace(), artifact=Artifact("onnxruntime", Path(), "model.onnx", {"model.onnx": "a" * 64}),
     )  # fmt: skip
 
 

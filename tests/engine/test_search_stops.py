@@ -91,13 +91,13 @@ def test_metrics_that_nobody_asks_for_are_left_out_of_a_part(plugged, tmp_path):
 
 
 def test_the_batches_after_the_decision_are_not_even_run(plugged, tmp_path, monkeypatch):
-    calls, artifact = count(), Bench.artifact
+    calls, model = count(), Bench.model
 
-    def counted(self, candidate, path):
-        run = artifact(self, candidate, path)
+    def counted(self, candidate, artifact):
+        run = model(self, candidate, artifact)
         return lambda *args, **kwargs: (next(calls), run(*args, **kwargs))[1]
 
-    monkeypatch.setattr(Bench, "artifact", counted)
+    monkeypatch.setattr(Bench, "model", counted)
     climbed(plugged, tmp_path, TARGET, LADDER[:1], batch_size=50)
     # First model: 40 batches of either half; the candidate: what search needed, and no verdict but at the end.
     assert next(calls) < 40 + 40 + 40 + 15

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
@@ -210,17 +211,18 @@ def test_an_error_of_writing_where_nothing_fits_is_a_full_disk(folder, monkeypat
 
 
 def test_a_folder_that_moved_keeps_its_artifacts(folder, tmp_path):
-    artifact = folder / "attempts" / "1.onnx"
+    files = {"model.onnx": "a" * 64}
+    artifact = Artifact("onnxruntime", folder / "attempts" / "1", "model.onnx", files)
     with Journal.create(folder, {}) as journal:
         journal.begin_attempt(1, "prune")
         journal.finish_attempt(1, State.MET, artifact=artifact)
         journal.begin_attempt(2, "prune")
-        journal.finish_attempt(2, State.MET, artifact=tmp_path / "elsewhere.onnx")
+        journal.finish_attempt(2, State.MET, artifact=artifact.at(tmp_path / "elsewhere"))
     moved = folder.rename(tmp_path / "moved")
     with Journal.open(moved, readonly=True) as journal:
         inside, outside = journal.attempts()
-        assert journal.artifact(inside) == moved / "attempts" / "1.onnx"
-        assert journal.artifact(outside) == tmp_path / "elsewhere.onnx"
+        assert inside.artifact.path == moved / "attempts" / "1" / "model.onnx"
+        assert outside.artifact.path == tmp_path / "elsewhere" / "model.onnx"
 
 
 def test_threads_may_share_the_writer(folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.errors import InputError
@@ -25,8 +26,7 @@ def runs(tmp_path):
             artifact.write_bytes(bytes([number]))
             journal.begin_attempt(1, "prune", candidate_key="c")
             journal.add_measurement("m", 1, Measurement("size", number))
-            sha256 = hashlib.sha256(artifact.read_bytes()).hexdigest()
-            journal.finish_attempt(1, state, artifact=artifact, sha256=sha256)
+            journal.finish_attempt(1, state, artifact=Artifact.read("onnxruntime", artifact))
     (tmp_path / "20260109-000000-beef").mkdir()
     (tmp_path / "20260109-000000-beef" / "journal.db").write_bytes(b"damaged" * 100)
     (tmp_path / "notes.txt").write_text("not a run")
@@ -63,7 +63,9 @@ def test_a_candidate_whose_weights_or_lineage_changed_is_not_reused(runs, spoil)
         sha256 = hashlib.sha256(b"{}").hexdigest()
         journal.begin_attempt(1, "prune", candidate_key="c")
         beside = {"files": {"candidate.json": sha256}}
-        journal.finish_attempt(1, State.MET, artifact=files["model.onnx"], sha256=sha256, candidate=beside)
+        journal.finish_attempt(
+            1, State.MET, artifact=Artifact.read("onnxruntime", files["model.onnx"]), candidate=beside
+        )
     assert find_finished(runs, "c")[0] == folder
     spoil(files["candidate.json"])
     assert find_finished(runs, "c")[0].name == "20260102-000000-abc1"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +27,12 @@ class Mirror:
         return "mirror 1"
 
     def export(self, program, path):
-        path.write_text("{}")
+        with zipfile.ZipFile(io.BytesIO(program)) as parts:  # the rest names objects of the process that wrote it
+            weights = [part.CRC for part in parts.infolist() if "/weights/" in part.filename]
+        path.write_text(json.dumps({"weights": weights}))
 
     def write(self, exported, path, plan=None, rewrite=None):
-        facts = dict(rewrite.args) if rewrite else {}
+        facts = {**json.loads(exported.read_text()), **(rewrite.args if rewrite else {})}
         if facts.get("crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
         text = json.dumps(facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.grammar import parse_target
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import Outcome, State
@@ -112,8 +113,7 @@ def write_run(
         "ladder": "auto",
         "budget": "30 min",
         "seed": 0,
-        "hardware": "this machine",
-        "latency": {"batch": 1, "threads": 1},
+        "deployment": {"runtime": "onnxruntime", "hardware": "x86-vnni", "batch": 1, "threads": 1},
         "data": {"train": 45000, "search": 5000, "verdict": 5000, "search labelled": True},
         "model": {"class": "ResNet" + word, "parameters": 272474},
         "classes": ["cat" + word, "dog" + word, "bird" + word],
@@ -132,11 +132,12 @@ def write_run(
             for measurement in found.values():
                 journal.add_measurement(f"{number} {measurement.metric}", number, measurement)
             verdict = judge(wanted, found, None, "AMD EPYC" + word)
-            artifact = folder / "attempts" / f"{number:02d}" / "model.onnx"
+            files = {"model.onnx": "ab" * 32}
+            artifact = Artifact("onnxruntime", folder / "attempts" / f"{number:02d}", "model.onnx", files)
             best = number if verdict.met else best
             journal.finish_attempt(
                 number, states[verdict.status], verdict.sentence() + word, verdict=verdict.to_json(),
-                artifact=artifact, sha256="ab" * 32, timings={"apply": 20.0, "measure": 31.0, "total": 52.0},
+                artifact=artifact, timings={"apply": 20.0, "measure": 31.0, "total": 52.0},
                 notes=["artifact and model agree to 41.2 dB" + word],
             )  # fmt: skip
             if number:

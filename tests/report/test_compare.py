@@ -52,12 +52,18 @@ def test_what_may_not_be_compared_is_warned_about(runs, tmp_path):
     assert both(runs).warnings == ("latency was measured on different processors",)
     other = write_run(tmp_path / "20260103-000000-cccc")
     with Journal.open(other) as journal:
-        journal.update_facts({"verdict data": "others", "first": "another", "latency": {"batch": 8, "threads": 1}})
+        journal.update_facts(
+            {
+                "verdict data": "others",
+                "first": "another",
+                "deployment": {"runtime": "onnxruntime", "hardware": "x86-vnni", "batch": 8, "threads": 1},
+            }
+        )
     warnings = compare([runs / "20260101-000000-aaaa", other]).warnings
     assert [text.split(":")[0] for text in warnings] == [
         "the runs began with different first models",
         "quality was judged on different samples",
-        "artifacts were made or timed for different settings of latency",
+        "artifacts were made or timed for different settings of batch",
     ]
 
 

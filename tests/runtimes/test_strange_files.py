@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import nn
 
+from boildown.domain.artifact import Artifact
 from boildown.errors import InputError, ModelError
-from boildown.measuring.size import size_of
 from boildown.runtimes import get
 from boildown.runtimes.onnx.external import external_files
 from boildown.surgery.weights import load
@@ -87,7 +87,7 @@ def test_no_name_leads_out_of_the_folder(location: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="outside its folder"):
         external_files(path)
     with pytest.raises(InputError, match="outside its folder"):
-        size_of(path)
+        get("onnxruntime").files(path)
 
 
 def test_weights_beside_a_file_count_in_its_size(tmp_path: Path) -> None:
@@ -95,7 +95,8 @@ def test_weights_beside_a_file_count_in_its_size(tmp_path: Path) -> None:
     path = written(made, tmp_path)
     (path.parent / "weights.bin").write_bytes(np.ones(4, np.float32).tobytes())
     assert external_files(path) == ((path.parent / "weights.bin").resolve(),)
-    assert size_of(path) == path.stat().st_size + 16
+    artifact = Artifact.read("onnxruntime", path, get("onnxruntime").files(path))
+    assert artifact.size == path.stat().st_size + 16
 
 
 def test_huge_declared_tensors_are_refused(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from boildown.api.measuring import measure
 from boildown.api.run import Result, Run, show, take
 from boildown.api.sitting import Callback, Event
 from boildown.api.verifying import Check, Verification, verify
-from boildown.engine.job import Latency
+from boildown.domain.deployment import Deployment, Latency
 from boildown.engine.quote import Quote
 
 __all__ = [
     "Callback",
     "Check",
+    "Deployment",
     "Event",
     "Latency",
     "Quote",

@@ -13,23 +13,26 @@ import torch
 from torch import nn
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import FORMS, HERE, Deployment, Latency
 from boildown.domain.grammar import parse_target
+from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
 from boildown.engine.budget import Budget, parse_time
-from boildown.engine.job import GOALS, Factories, Job, Latency
+from boildown.engine.job import GOALS, Factories, Job
 from boildown.engine.ladder import fixed_rungs
+from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
 from boildown.errors import ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
-from boildown.runtimes import get
+from boildown.measuring.environment import resolved
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.splits import resolve
 
-HARDWARE = ("this machine", "x86-any", "arm64")
+HARDWARE = (HERE, "x86-vnni", "x86-any", "arm64")
 Ladder = str | Sequence[str | Mapping[str, Any]]
 
 BATCH = 64
@@ -49,11 +52,15 @@ class Read:
 
 
 def read(
-    asked: Mapping[str, Any], model: nn.Module | str, task: Task | str, modules: Mapping[str, nn.Module] | None = None
+    asked: Mapping[str, Any],
+    model: nn.Module | str,
+    task: Task | str,
+    modules: Mapping[str, nn.Module] | None = None,
+    wrong: Sequence[Mistake] = (),
 ) -> Read:
     """Everything the user gave as a job; `modules` are the students given as such, by name.
 
-    Raises InputError with all mistakes.
+    wrong: mistakes found already. Raises InputError with all of them.
     """
     mistakes = Mistakes()
     names = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
@@ -62,13 +69,17 @@ def read(
     students: dict[str, nn.Module] = {}
     notices: list[str] = []
     budget, target, splits, first, read_task = Budget(), Target(()), None, None, None
+    deployment, rules = deployment_of(asked), Rules()
+    with mistakes:
+        if wrong:
+            raise InputError(*wrong)
     with mistakes:
         if asked["budget"] is not None:
             budget = Budget(parse_time(asked["budget"]))
     with mistakes:
         _check_choices(asked)
     with mistakes:
-        get(str(asked["runtime"]))
+        rules = check_runtime(deployment.runtime).rules
     with mistakes:
         if asked["ladder"] != "auto":
             factories = replace(factories, students=(*names, *named_in(fixed_rungs(asked["ladder"]))))
@@ -99,8 +110,7 @@ def read(
     assert first is not None
     job = Job(
         read_task, splits, target, goal=asked["goal"], confidence=asked["confidence"],
-        latency=Latency(**asked["latency"]), runtime=asked["runtime"], hardware=asked["hardware"],
-        device=_device(asked["device"]),
+        deployment=deployment, rules=rules, device=_device(asked["device"]),
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
     )  # fmt: skip
@@ -134,9 +144,15 @@ def check_data(task: Task) -> None:
 def _check_choices(asked: Mapping[str, Any]) -> None:
     """Goal, hardware, device, and the numbers."""
     mistakes = number_mistakes(asked)
-    for name, known in (("goal", GOALS), ("hardware", HARDWARE)):
-        if asked[name] not in known:
-            mistakes.append(Mistake(f"{name} = {asked[name]!r} is not known.", f"One of: {', '.join(known)}."))
+    deployment = asked["deployment"]
+    for name, value, known in (
+        ("goal", asked["goal"], GOALS),
+        ("hardware", deployment["hardware"], (*HARDWARE, resolved(HERE))),
+        ("form", deployment["form"], FORMS),
+        ("on", deployment["on"], (HERE,)),
+    ):
+        if value not in known:
+            mistakes.append(Mistake(f"{name} = {value!r} is not known.", f"One of: {', '.join(dict.fromkeys(known))}."))
     try:
         there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
     except (RuntimeError, AssertionError, TypeError):
@@ -148,16 +164,13 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
 
 
 def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
-    """What is wrong with the confidence, the latency (as plain data), the batch size and the seed."""
+    """What is wrong with the confidence, the deployment's batch and threads, the batch size and the seed."""
     mistakes = []
     confidence = asked["confidence"]
     if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
         mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
-    latency = asked["latency"]
-    if not isinstance(latency, Mapping):
-        mistakes.append(Mistake(f"latency = {latency!r} is no Latency.", "Write boildown.Latency(batch=1, threads=1)."))
-        latency = {}
-    numbers = {**latency, "batch_size": 1 if asked["batch_size"] is None else asked["batch_size"]}
+    numbers = {name: asked["deployment"][name] for name in ("batch", "threads")}
+    numbers["batch_size"] = 1 if asked["batch_size"] is None else asked["batch_size"]
     for name, value in numbers.items():
         if not _whole(value) or value < 1:
             mistakes.append(Mistake(f"{name} = {value!r} is not a positive whole number.", "Give 1 or more."))
@@ -166,9 +179,34 @@ def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
     return mistakes
 
 
-def plain_latency(latency: Any) -> Any:
-    """How latency is measured as plain data; what says no such thing is left to be refused."""
-    return asdict(latency) if isinstance(latency, Latency) else latency
+def plain_deployment(
+    deployment: Any, runtime: str | None = None, hardware: str | None = None, latency: Any = None
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """(where it will run as plain data, what is wrong with it): the deployment, or the parts of one in its place."""
+    mistakes, parts = [], {"runtime": runtime, "hardware": hardware}
+    if latency is not None and not isinstance(latency, Latency):
+        mistakes.append(Mistake(f"latency = {latency!r} is no Latency.", "Write boildown.Latency(batch=1, threads=1)."))
+    elif latency is not None:
+        parts |= asdict(latency)
+    if deployment is not None and not isinstance(deployment, Deployment):
+        cure = 'Write boildown.Deployment(runtime="onnxruntime", batch=1, threads=1).'
+        mistakes.append(Mistake(f"deployment = {deployment!r} is no Deployment.", cure))
+        deployment = None
+    given = {name: value for name, value in parts.items() if value is not None}
+    if deployment is None:
+        return {**Deployment().to_json(), **given}, mistakes
+    said: dict[str, Any] = deployment.to_json()
+    for name, value in given.items():
+        if said[name] != value:
+            cause = f"{name} is said twice: {value!r} by itself, and {said[name]!r} in the deployment."
+            mistakes.append(Mistake(cause, f"Say it in the deployment alone: boildown.Deployment({name}={value!r})."))
+    return said, mistakes
+
+
+def deployment_of(asked: Mapping[str, Any]) -> Deployment:
+    """What was asked for, with the hardware that is meant."""
+    found = Deployment(**asked["deployment"])
+    return replace(found, runtime=str(found.runtime), hardware=resolved(str(found.hardware)))
 
 
 def _seed(value: Any) -> int:

@@ -14,15 +14,16 @@ from typing import Any
 from torch import nn
 
 import boildown
-from boildown.api.asked import Ladder, Read, conditions, plain_latency, read
+from boildown.api.asked import Ladder, Read, conditions, plain_deployment, read
 from boildown.api.run import Run
 from boildown.api.sitting import Callback, Sitting, sitting
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import Deployment, Latency
 from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import PROBE, Attempt
-from boildown.engine.job import Factories, Goal, Latency
+from boildown.engine.job import Factories, Goal
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
@@ -45,9 +46,10 @@ def compress(
     ladder: Ladder = "auto",
     budget: str | float | None = None,
     confidence: float | None = None,
-    latency: Latency = Latency(),  # noqa: B008 - frozen
-    runtime: str = "onnxruntime",
-    hardware: str = "this machine",
+    deployment: Deployment | None = None,
+    runtime: str | None = None,
+    hardware: str | None = None,
+    latency: Latency | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     students: Sequence[nn.Module | str] = (),
@@ -75,6 +77,8 @@ def compress(
     initial_student: what rounds of pruning and distillation begin with; by default the first model's copy.
     confidence: conditions must be proven at this one-sided level (0.5..1), not only observed.
     weights: a file to load into the factory's model (into a copy of a model object).
+    deployment: where and how the model will run: the runtime, the hardware that it is made for, batch and threads
+        that time and memory are measured with. runtime, hardware, latency: parts of one, in its place.
     expected: scores the first model must show, to within one percentage point.
     fresh: do not reuse candidates and measurements of earlier runs in `runs`.
     callbacks: called with an Event as things happen.
@@ -83,12 +87,13 @@ def compress(
     Raises InputError with every mistake at once, before a run folder exists.
     """
     names, given = named(students, initial_student)
+    where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, latency, expected, _factories(model, task, factory, weights, names),
-        goal=goal, budget=budget, confidence=confidence, runtime=runtime, hardware=hardware, device=device,
+        target, ladder, expected, _factories(model, task, factory, weights, names),
+        goal=goal, budget=budget, confidence=confidence, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=fresh,
     )  # fmt: skip
-    found = read(asked, model, task, given)
+    found = read(asked, model, task, given, wrong)
     with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
@@ -107,9 +112,10 @@ def quote(
     *,
     ladder: Ladder = "auto",
     budget: str | float | None = None,
-    latency: Latency = Latency(),  # noqa: B008 - frozen
-    runtime: str = "onnxruntime",
-    hardware: str = "this machine",
+    deployment: Deployment | None = None,
+    runtime: str | None = None,
+    hardware: str | None = None,
+    latency: Latency | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     students: Sequence[nn.Module | str] = (),
@@ -126,12 +132,13 @@ def quote(
     The arguments are those of `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
     names, given = named(students, initial_student)
+    where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, latency, expected, _factories(model, task, factory, weights, names),
-        goal="first", budget=budget, confidence=None, runtime=runtime, hardware=hardware, device=device,
+        target, ladder, expected, _factories(model, task, factory, weights, names),
+        goal="first", budget=budget, confidence=None, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=True,
     )  # fmt: skip
-    found = read(asked, model, task, given)
+    found = read(asked, model, task, given, wrong)
     with (
         _begun(found, asked, Path(runs), callbacks, None) as (sat, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
@@ -192,7 +199,9 @@ def resume(
         with sitting(found, folder, callbacks) as sat:
             sat.check_identity(found, facts, folder.name)
             attempts = _attempts(journal, folder, found.first, found.job.students)
-            prepared = prepare(found.first, found.job, sat.bench)
+            with readable(folder):
+                measured = (attempts[0].artifact, dict(facts["model"])) if attempts else ()
+            prepared = prepare(found.first, found.job, sat.bench, *measured)
             return sat.climb(
                 journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=budget is not None
             )
@@ -215,6 +224,8 @@ def reread(
     """
     with readable(folder):
         asked, factories = dict(facts["asked"]), dict(facts["asked"]["factories"])
+        # Made for the hardware that was meant when it began, whatever machine goes on with it.
+        asked["deployment"] = {**facts["asked"]["deployment"], "hardware": facts["deployment"]["hardware"]}
         given: dict[str, Any] = {"model": model, "task": task}
         given = {name: factories[name] if value is None else value for name, value in given.items()}
         began = tuple((str(name), str(factory)) for name, factory in factories.get("students", ()))
@@ -232,7 +243,7 @@ def reread(
 
 
 def _asked(
-    target: Sequence[str] | str, ladder: Ladder, latency: Latency, expected: Mapping[str, float] | None,
+    target: Sequence[str] | str, ladder: Ladder, expected: Mapping[str, float] | None,
     factories: Mapping[str, Any], **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """What was asked for, as plain data that the journal keeps; `settings` are plain already."""
@@ -240,7 +251,6 @@ def _asked(
         **settings,
         "target": conditions(target),
         "ladder": _plain(ladder),
-        "latency": plain_latency(latency),
         "expected": dict(expected) if isinstance(expected, Mapping) else expected or {},
         "factories": factories,
     }
@@ -296,9 +306,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: s
         "goal": job.goal,
         "confidence": job.confidence,
         "seed": job.seed,
-        "runtime": job.runtime,
-        "hardware": job.hardware,
-        "latency": asdict(job.latency),
+        "deployment": job.deployment.to_json(),
         "budget": asked["budget"],
         "ladder": asked["ladder"],
         "metrics": {
@@ -322,15 +330,16 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: s
 def _call(asked: Mapping[str, Any]) -> str:
     """The call of `compress` that repeats a run."""
     usual: dict[str, Any] = {
-        "goal": "first", "ladder": "auto", "budget": None, "confidence": None, "runtime": "onnxruntime",
-        "hardware": "this machine", "device": "auto", "batch_size": None, "seed": 0, "expected": {}, "fresh": False,
+        "goal": "first", "ladder": "auto", "budget": None, "confidence": None,
+        "device": "auto", "batch_size": None, "seed": 0, "expected": {}, "fresh": False,
     }  # fmt: skip
     factories = asked["factories"]
     model, task = (repr(factories[name]) if factories[name] else name for name in ("model", "task"))
     changed = {name: asked[name] for name, value in usual.items() if asked[name] != value}
     options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
-    if (latency := Latency(**asked["latency"])) != Latency():
-        options.append(f"latency=boildown.{latency!r}")
+    where, usually = asked["deployment"], Deployment().to_json()
+    if said := ", ".join(f"{name}={value!r}" for name, value in where.items() if value != usually[name]):
+        options.append(f"deployment=boildown.Deployment({said})")
     if students := dict(factories["students"]):
         initial = students.pop(INITIAL, None)
         given = ", ".join(name if factory == OBJECT else repr(factory) for name, factory in students.items())
@@ -351,12 +360,12 @@ def _attempts(
     for row in journal.attempts():
         if row.state is State.RUNNING or row.number != len(attempts):
             break
-        artifact = journal.artifact(row)
+        artifact = row.artifact
         attempt = Attempt(
             row.number, row.rung, row.reason,
-            artifact.parent if artifact is not None else folder,
+            artifact.folder if artifact is not None else folder,
             key=row.candidate_key or "", parent=row.parent, state=row.state, artifact=artifact,
-            sha256=row.sha256 or "", seconds=dict(row.timings), notes=list(row.notes), quote=dict(row.quote),
+            seconds=dict(row.timings), notes=list(row.notes), quote=dict(row.quote),
             probe=probes.get(row.number, {}),
         )  # fmt: skip
         if row.verdict is not None:
@@ -367,13 +376,13 @@ def _attempts(
             attempt.failure = row.sentence
         elif artifact is not None:
             if changed := journal.changed(row):
-                what = "artifact" if changed[0] == artifact else "candidate"
+                what = "artifact" if changed[0] in artifact.paths else "candidate"
                 raise BoildownError(
                     f"The {what} of attempt {row.number} ({changed[0]}) is not the one that was measured. "
                     "Bring it back from a copy, or start a new run."
                 )
             try:
-                attempt.candidate = load_candidate(artifact.parent, first, students)
+                attempt.candidate = load_candidate(artifact.folder, first, students)
             except (OSError, ValueError) as error:
                 raise BoildownError(
                     f"The candidate of attempt {row.number} cannot be read: {error}. "

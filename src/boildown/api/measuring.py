@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,22 +10,33 @@ from pathlib import Path
 
 from torch import nn
 
-from boildown.api.asked import BATCH, Read, check_data, conditions, number_mistakes, plain_latency, task_from
+from boildown.api.asked import (
+    BATCH,
+    Read,
+    check_data,
+    conditions,
+    deployment_of,
+    number_mistakes,
+    plain_deployment,
+    task_from,
+)
 from boildown.api.sitting import sitting
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import Deployment, Latency
 from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine.budget import Budget
-from boildown.engine.job import Job, Latency
+from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
+from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import FIRST, SCORING, named
 from boildown.engine.timing import in_doubt
 from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
-from boildown.journal.keys import file_hash
-from boildown.runtimes import get
+from boildown.runtimes.base import Runtime
 from boildown.tasks.splits import judged_alone
 
 
@@ -36,8 +48,9 @@ def measure(
     *,
     first: str | Path | None = None,
     confidence: float | None = None,
-    latency: Latency = Latency(),  # noqa: B008 - frozen
-    runtime: str = "onnxruntime",
+    deployment: Deployment | None = None,
+    runtime: str | None = None,
+    latency: Latency | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     trust: bool = False,
@@ -54,18 +67,17 @@ def measure(
     base = Path(first) if first is not None else _first_beside(path)
     task = task_from(task)
     mistakes, wanted = Mistakes(), Target(())
-    numbers = {"confidence": confidence, "latency": plain_latency(latency), "batch_size": batch_size, "seed": seed}
+    where, wrong = plain_deployment(deployment, runtime, latency=latency)
+    asked = {"confidence": confidence, "deployment": where, "batch_size": batch_size, "seed": seed}
     with mistakes:
-        if found_wrong := number_mistakes(numbers):
-            raise InputError(*found_wrong)
+        if wrong := [*wrong, *number_mistakes(asked)]:
+            raise InputError(*wrong)
+    meant, artifact, reference = deployment_of(asked), None, None
     with mistakes:
-        get(runtime)
-    with mistakes:
-        for file in (path, *([] if first is None else [base])):
-            if file is not None and not file.is_file():
-                raise InputError.of(f"There is no artifact {file}.", "Check the path.")
-    with mistakes:
-        _check_record(path, base if first is None else None)
+        chosen = check_runtime(meant.runtime)
+        artifact = _artifact(meant.runtime, chosen, path)
+        reference = None if base is None else _artifact(meant.runtime, chosen, base)
+        _check_record(artifact, reference if first is None else None)
     with mistakes:
         wanted = parse_target(conditions(target), task.metrics)
     with mistakes:
@@ -85,53 +97,74 @@ def measure(
     with mistakes:
         check_data(task)
     mistakes.raise_all()
+    assert artifact is not None
     splits = judged_alone(task.test or task.validation)
     job = Job(
-        task, splits, wanted, confidence=confidence, latency=latency,
-        runtime=runtime, batch_size=batch_size or BATCH, seed=seed,
+        task, splits, wanted, confidence=confidence, deployment=meant, batch_size=batch_size or BATCH, seed=seed
     )  # fmt: skip
     read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
     with tempfile.TemporaryDirectory() as scratch, sitting(read, Path(scratch), ()) as sat:
-        bench, sha256 = sat.bench, file_hash(path)
+        bench = sat.bench
         bench.trust = trust
-        bench.first = base or path
+        bench.first = reference or artifact
         try:
-            bench.ports(path)
+            bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
-            raise InputError.of(f"{path} cannot be opened by {runtime}: {error}", "Export it again.") from error
-        found = {"size": bench.size(path)}
+            raise InputError.of(f"{path} cannot be opened by {meant.runtime}: {error}", "Export it again.") from error
+        found = {"size": bench.size(artifact)}
         with named("The artifact cannot be scored", SCORING):
-            quality = {m.metric: m for m in bench.quality(None, path, sha256, "verdict", first=None)}
-            artifact = bench.artifact(None, path)
-            looked_at = outputs_of(lambda inputs: task.run(artifact, inputs), splits.verdict, seed, size=job.batch_size)
+            quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
+            model = bench.model(None, artifact)
+            looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
         if job.asks("latency"):
-            found["latency"] = bench.latency(path, sha256)
+            found["latency"] = bench.latency(artifact)
             if in_doubt(job, found):
-                found["latency"] = bench.latency(path, sha256, look=2)
+                found["latency"] = bench.latency(artifact, look=2)
         if job.asks("memory"):
-            found["memory"] = bench.memory(path, sha256)
+            found["memory"] = bench.memory(artifact)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine)
 
 
-def _check_record(path: Path, base: Path | None) -> None:
+def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:
+    """The artifact of which `path` is loaded: its files as its run recorded them, else those that the runtime names."""
+    if not (path.is_file() or (path.is_dir() and path.suffix == runtime.suffix)):
+        raise InputError.of(f"There is no artifact {path}.", "Check the path.")
+    run = _run_of(path)
+    if run is not None:
+        with contextlib.suppress(JournalError, OSError), Journal.open(run, readonly=True) as journal:
+            recorded = [row.artifact for row in journal.attempts() if row.artifact is not None]
+            for beside in (kept for kept in recorded if kept.name == path.name):
+                return Artifact.read(name, path, (path.parent / file for file in beside.files))
+    try:
+        return Artifact.read(name, path, runtime.files(path))
+    except OSError as error:
+        raise InputError.of(f"A file of the artifact {path} cannot be read: {error}.", "Bring it back.") from error
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run folder that a path lies in."""
+    return next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
+
+
+def _check_record(artifact: Artifact, base: Artifact | None) -> None:
     """Raise InputError where a file in a run folder, or the first model's beside it, is not what the run measured."""
-    run = next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
-    if run is None or not path.is_file() or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
+    path, run = artifact.path, _run_of(artifact.path)
+    if run is None or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
         return
     away = "copy it elsewhere, and name the first model's with first=..."
     try:
         with Journal.open(run, readonly=True) as journal:
-            recorded = {row.sha256 for row in journal.attempts()}
+            recorded = {row.artifact.digest for row in journal.attempts() if row.artifact is not None}
     except JournalError as error:
         raise InputError.of(f"{path} cannot be held against what its run measured. {error}", f"Or {away}") from error
-    for file, what in ((path, "an artifact"), (base, "the first model's artifact")):
-        if file is not None and file_hash(file) not in recorded:
+    for measured, what in ((artifact, "an artifact"), (base, "the first model's artifact")):
+        if measured is not None and measured.digest not in recorded:
             raise InputError.of(
-                f"{file} is not the file that run {run.name} measured as {what}.",
+                f"{measured.path} is not the file that run {run.name} measured as {what}.",
                 f"Bring it back from a copy; or {away}",
             )
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.front import compared, front
 from boildown.domain.grammar import COSTS
@@ -20,7 +21,6 @@ from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
 from boildown.errors import InputError
 from boildown.journal.journal import Journal, readable
-from boildown.journal.keys import file_hash
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import fragment
@@ -74,10 +74,16 @@ class Result:
 
     @property
     def artifact(self) -> Path | None:
-        """The exported file; the best attempt's lies in `best/`."""
-        if self._attempt is self._run.best_attempt and (found := list((self._run.path / "best").glob("model.*"))):
-            return found[0]
-        return self._attempt.artifact
+        """The file to load; the best attempt's lies in `best/`."""
+        return None if self.files is None else self.files.path
+
+    @property
+    def files(self) -> Artifact | None:
+        """Everything that is deployed, the file to load and others that it needs; the best attempt's lie in `best/`."""
+        artifact, best = self._attempt.artifact, self._run.path / "best"
+        if artifact is not None and self._attempt is self._run.best_attempt and (best / artifact.name).exists():
+            return artifact.at(best)
+        return artifact
 
     @property
     def verdict(self) -> Verdict | None:
@@ -222,26 +228,28 @@ def take(
         rows = {row.number: row for row in journal.attempts()}
         facts = journal.facts
         row = rows.get(attempt)
-        artifact = journal.artifact(row) if row is not None else None
-    if artifact is None or not artifact.is_file():
+        artifact = None if row is None else row.artifact
+    if artifact is None or not artifact.path.exists():
         have = ", ".join(str(number) for number, row in rows.items() if row.artifact) or "none"
         raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
-    if row is None or file_hash(artifact) != row.sha256:
+    if changed := artifact.changed():
         raise InputError.of(
-            f"The artifact of attempt {attempt} ({artifact}) is not the file that was measured.",
+            f"The artifact of attempt {attempt} ({changed[0]}) is not the file that was measured.",
             "Bring it back from a copy, or make it again in a new run.",
         )
     target = Path(to) if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
-    deliver(artifact, facts["asked"]["runtime"], folder / FIRST, target, facts.get("classes"), trust=trust)
-    return target / f"model{artifact.suffix}"
+    deliver(artifact, folder / FIRST, target, facts.get("classes"), trust=trust)
+    return target / artifact.name
 
 
 def show(folder: Path) -> dict[str, Any]:
     """A run as plain data, read from its journal."""
     with Journal.open(folder, readonly=True) as journal, readable(folder):
-        ending, facts = journal.ending, journal.facts
+        ending, facts, rows = journal.ending, journal.facts, journal.attempts()
+        best = next((row.artifact for row in rows if ending and row.number == ending.best_attempt), None)
+        delivered = None if best is None else folder / "best" / best.name
         return {
             "run": folder.name,
             "path": str(folder),
@@ -249,7 +257,7 @@ def show(folder: Path) -> dict[str, Any]:
             "sentence": ending.sentence if ending else "The run has not ended.",
             "seconds": ending.seconds if ending else None,
             "best": ending.best_attempt if ending else None,
-            "artifact": next((str(path) for path in (folder / "best").glob("model.*")), None),
+            "artifact": str(delivered) if delivered is not None and delivered.exists() else None,
             "report": str(folder / "report.html"),
             "target": facts["target"],
             "attempts": [
@@ -261,12 +269,18 @@ def show(folder: Path) -> dict[str, Any]:
                     "sentence": row.sentence,
                     "parent": row.parent,
                     "key": row.candidate_key,
-                    "artifact": row.artifact,
-                    "sha256": row.sha256,
+                    "artifact": None if row.artifact is None else _inside(row.artifact.path, folder),
+                    "sha256": None if row.artifact is None else row.artifact.digest,
+                    "files": {} if row.artifact is None else dict(row.artifact.files),
                     "seconds": row.timings,
                     "notes": list(row.notes),
                     "verdict": row.verdict,
                 }
-                for row in journal.attempts()
+                for row in rows
             ],
         }
+
+
+def _inside(path: Path, folder: Path) -> str:
+    """A path as it is below a folder, where it lies there."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

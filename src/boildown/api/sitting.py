@@ -15,6 +15,7 @@ from typing import Any
 import boildown
 from boildown.api.asked import Ladder, Read
 from boildown.api.run import Run, show
+from boildown.domain.artifact import file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import relaxations
@@ -33,7 +34,6 @@ from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, 
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
-from boildown.journal.keys import file_hash
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
@@ -160,7 +160,7 @@ class Sitting:
         if best is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
             with self.bench.timed("export"):
-                deliver(best.artifact, self.job.runtime, folder / FIRST, folder / "best", classes)
+                deliver(best.artifact, folder / FIRST, folder / "best", classes)
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
@@ -179,7 +179,11 @@ class Sitting:
                 "first": facts["first"],
                 "data": facts["data"],
                 "command": facts["command"],
-                "files": {str(p.relative_to(folder)): file_hash(p) for p in sorted((folder / "best").glob("*"))},
+                "files": {
+                    path.relative_to(folder).as_posix(): file_hash(path)
+                    for path in sorted((folder / "best").rglob("*"))
+                    if path.is_file()
+                },
             },
         )
         write_report(folder)

@@ -14,17 +14,16 @@ from torch import nn
 
 from boildown.api.climbing import reread
 from boildown.api.sitting import Sitting, sitting
+from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import COSTS, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
 from boildown.engine.job import Job
-from boildown.engine.prepare import FIRST
 from boildown.engine.timing import in_doubt
 from boildown.errors import AttemptError, InputError, WorkerLost, contained
 from boildown.journal.journal import Journal
-from boildown.journal.keys import file_hash
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
 from boildown.methods.registry import installed
@@ -125,7 +124,9 @@ def verify(
         sat.check_identity(found, facts, folder.name)
         recorded = Verdict.from_json(best.verdict)
         try:
-            verdict = _measured(sat, found.first, folder, best, recorded, max(looks, default=1), trust)
+            base, look = rows[0].artifact, max(looks, default=1)
+            assert base is not None  # its file has agreed
+            verdict = _measured(sat, found.first, base, best.artifact.at(folder / "best"), best, recorded, look, trust)
         except (AttemptError, WorkerLost) as error:
             return Verification(folder, (*hashes, Check("the verdict", False, f"it cannot be measured again: {error}")))
     return Verification(folder, (*hashes, *_compared(sat.job, recorded, verdict)), verdict)
@@ -161,9 +162,8 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
-        same = _text([told["number"], told["sha256"], told["verdict"]]) == _text(
-            [best.number, best.sha256, best.verdict]
-        )
+        digest = None if best.artifact is None else best.artifact.digest
+        same = _text([told["number"], told["sha256"], told["verdict"]]) == _text([best.number, digest, best.verdict])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it cannot be read ({type(error).__name__}: {error})"
         return [Check("manifest.json", False, what), *_artifacts(folder, best)]
@@ -184,34 +184,34 @@ def _text(data: Any) -> str:
 
 def _artifacts(folder: Path, best: AttemptRow) -> list[Check]:
     """The delivered artifact against the journal."""
-    found = sorted((folder / "best").glob("model.*")) or [folder / "best" / "model"]
-    return [_hash(f"best/{path.name} in the journal", path, best.sha256) for path in found]
+    files = {} if best.artifact is None else best.artifact.files
+    return [_hash(f"best/{name} in the journal", folder / "best" / name, sha256) for name, sha256 in files.items()]
 
 
 def _measured(
-    sat: Sitting, first: Candidate, folder: Path, best: AttemptRow, recorded: Verdict, look: int, trust: bool
-) -> Verdict:
-    """The verdict of the delivered artifact, as it is now on this machine."""
+    sat: Sitting, first: Candidate, base: Artifact, artifact: Artifact, best: AttemptRow, recorded: Verdict, look: int,
+    trust: bool,
+) -> Verdict:  # fmt: skip
+    """The verdict of the delivered artifact, as it is now on this machine, beside the first model's, `base`."""
     job, bench = sat.job, sat.bench
-    (path,) = (folder / "best").glob("model.*")
-    sha256 = str(best.sha256)
-    bench.trust, bench.first = trust, folder / FIRST / path.name
-    found = {"size": bench.size(path)}
+    bench.trust, bench.first = trust, base
+    found = {"size": bench.size(artifact)}
     if any(recorded.measurements[name].data == "verdict" for name in job.quality & recorded.measurements.keys()):
         # The first model stands in: a candidate's outputs have the same structure.
-        quality = bench.quality(first, path, sha256, "verdict", first=first, look=look)
+        quality = bench.quality(first, artifact, "verdict", first=first, look=look)
         found |= {measurement.metric: measurement for measurement in quality}
     if job.asks("params") or job.asks("macs"):
         installed()  # methods bring the edits that candidates are rebuilt with
-        candidate = load_candidate((folder / str(best.artifact)).parent, first, job.students)
+        assert best.artifact is not None
+        candidate = load_candidate(best.artifact.folder, first, job.students)
         found |= {measurement.metric: measurement for measurement in bench.operations(candidate, first)}
     if recorded.hardware == bench.machine:
         if job.asks("latency"):
-            found["latency"] = bench.latency(path, sha256)
+            found["latency"] = bench.latency(artifact)
             if in_doubt(job, found):
-                found["latency"] = bench.latency(path, sha256, look=2)
+                found["latency"] = bench.latency(artifact, look=2)
         if job.asks("memory"):
-            found["memory"] = bench.memory(path, sha256)
+            found["memory"] = bench.memory(artifact)
     return judge(job.target, found, job.confidence, bench.machine)
 
 

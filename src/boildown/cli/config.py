@@ -23,6 +23,14 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "task": {"factory": (str,)},
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
+    "deployment": {
+        "runtime": (str,),
+        "form": (str,),
+        "hardware": (str,),
+        "batch": (int,),
+        "threads": (int,),
+        "on": (str,),
+    },
     "latency": {"batch": (int,), "threads": (int,)},
     "ladder": {"rungs": (str, list)},
     "run": {
@@ -64,6 +72,7 @@ def read_config(path: Path) -> Config:
     for table, key in _REQUIRED:
         if not isinstance(tables.get(table), dict) or key not in tables[table]:
             mistakes.append(Mistake(f"{path.name} lacks {key} in [{table}].", _EXAMPLES[table, key]))
+    mistakes += _said_twice(path.name, tables)
     if mistakes:
         raise ConfigError(*mistakes)
     folder = str(path.resolve().parent)
@@ -109,6 +118,21 @@ def _check_table(file: str, table: str, values: dict[str, Any]) -> list[Mistake]
     return mistakes
 
 
+_PARTS = {"run": ("runtime", "hardware"), "latency": ("batch", "threads")}
+"""What other tables may say of a deployment in its place."""
+
+
+def _said_twice(file: str, tables: dict[str, Any]) -> list[Mistake]:
+    """What [deployment] and another table say of the same."""
+    said = tables.get("deployment", {})
+    return [
+        Mistake(f"{file}: {name} stands in [{table}] and in [deployment].", f"Leave it out of [{table}].")
+        for table, names in _PARTS.items()
+        for name in names
+        if isinstance(said, dict) and isinstance(tables.get(table), dict) and name in said and name in tables[table]
+    ]
+
+
 _TOML_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
 
 
@@ -128,7 +152,10 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
             arguments[name] = tables[table][key]
     if "weights" in model:
         arguments["weights"] = folder / model["weights"]
-    if "latency" in tables:
+    if "deployment" in tables:
+        parts = {name: arguments.pop(name) for name in _PARTS["run"] if name in arguments}
+        arguments["deployment"] = bd.Deployment(**{**parts, **tables.get("latency", {}), **tables["deployment"]})
+    elif "latency" in tables:
         arguments["latency"] = bd.Latency(**tables["latency"])
     conditions = target["conditions"]
     conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]

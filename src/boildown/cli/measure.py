@@ -43,8 +43,9 @@ def measure(
         target or read.target,
         first=first,
         confidence=read.arguments.get("confidence"),
-        latency=read.arguments.get("latency", bd.Latency()),
-        runtime=read.arguments.get("runtime", "onnxruntime"),
+        deployment=read.arguments.get("deployment"),
+        latency=read.arguments.get("latency"),
+        runtime=read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
         trust=trust,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from boildown.domain.artifact import Artifact
 from boildown.execution.child import Child
 from boildown.runtimes.base import Array
 
@@ -24,8 +24,7 @@ class ArtifactModel:
     def __init__(
         self,
         child: Child,
-        runtime: str,
-        path: Path,
+        artifact: Artifact,
         *,
         example: tuple[tuple[Any, ...], Mapping[str, Any]],
         output: pytree.TreeSpec | None,
@@ -34,7 +33,7 @@ class ArtifactModel:
         check: Callable[[], None],
         deadline: float | None = None,
     ) -> None:
-        self._child, self._runtime, self._path, self._threads = child, runtime, path, threads
+        self._child, self._artifact, self._threads = child, artifact, threads
         self._example, self._output = example, output
         self._check, self._deadline, self._trust = check, deadline, trust
 
@@ -42,8 +41,8 @@ class ArtifactModel:
         arrays = flatten(args, kwargs, self._example)
         outputs = self._child.call(
             "boildown.runtimes.calls:run",
-            self._runtime,
-            str(self._path),
+            self._artifact.runtime,
+            str(self._artifact.path),
             self._threads,
             arrays,
             trust=self._trust,

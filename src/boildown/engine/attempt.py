@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
@@ -20,7 +21,7 @@ from boildown.engine.chain import LINK, STUDENTS
 from boildown.engine.forecast import Forecast, Forecaster
 from boildown.engine.job import Job
 from boildown.engine.layers import LAYERS, layers
-from boildown.engine.maker import Emit, Maker
+from boildown.engine.maker import NOT_REUSED, Emit, Maker
 from boildown.engine.outlook import outlook
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
@@ -38,7 +39,6 @@ from boildown.errors import (
     disk_is_full,
 )
 from boildown.journal.journal import Journal
-from boildown.journal.keys import file_hash
 from boildown.journal.rows import FASTEST, LATENCY
 from boildown.methods.base import Standing
 from boildown.surgery.store import CANDIDATE, WEIGHTS, load_candidate, save_candidate
@@ -65,8 +65,7 @@ class Attempt:
     parent: str | None = None
     state: State = State.RUNNING
     candidate: Candidate | None = None
-    artifact: Path | None = None
-    sha256: str = ""
+    artifact: Artifact | None = None
     verdict: Verdict | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -135,7 +134,7 @@ class Climber:
         def climb() -> None:
             save_candidate(self.first, attempt.folder, self.first, attempt.folder)
             attempt.candidate, attempt.artifact = self.first, self.bench.first
-            attempt.sha256, attempt.notes = self.bench.first_hash, [self.prepared.agreement]
+            attempt.notes = [self.prepared.agreement]
             if unknown := self.bench.graph(self.first).uncounted():
                 attempt.notes.append(f"macs leave out {', '.join(unknown)}, whose parameters are not counted")
             self._record_layers(attempt, self.first)
@@ -168,7 +167,7 @@ class Climber:
                 )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})
-            candidate = self._reused(attempt) or self._applied(attempt, forecast.rung)
+            candidate = self._reused(attempt, rung) or self._applied(attempt, forecast.rung)
             self._measure(attempt, candidate)
             if skip:
                 self._probe(attempt, candidate)
@@ -206,7 +205,7 @@ class Climber:
             looks = [look for look in self.journal.looks() if look.data == FASTEST]
             known = next((look.k for look in looks if look.attempt == attempt.number), None)
             attempt.measurements["latency"] = self.bench.latency(
-                attempt.artifact, attempt.sha256, purpose="fastest", look=known or len(looks) + 1
+                attempt.artifact, purpose="fastest", look=known or len(looks) + 1
             )
             if known is None:
                 self.journal.add_look(attempt.number, FASTEST)
@@ -246,7 +245,7 @@ class Climber:
             if folder.name.startswith(LINK):
                 links.append((folder.name.removeprefix(LINK).partition("-")[2], standing.divergence))
         if links and attempt.artifact is not None:
-            last = self.bench.divergence(candidate, attempt.artifact, attempt.sha256, self.first)
+            last = self.bench.divergence(candidate, attempt.artifact, self.first)
             attempt.notes.append(blame([*links, (settled.methods[-1].card.name, last.value)]))
         return candidate
 
@@ -262,10 +261,8 @@ class Climber:
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
         attempt.candidate = candidate
-        path = attempt.folder / f"model{self.bench.suffix}"
-        written = self.bench.write(candidate, weights_hash(candidate.model), path)
-        attempt.artifact, attempt.sha256 = path, file_hash(path)
-        attempt.notes.append(self.bench.agree(candidate, path))
+        attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
+        attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
         self._record_layers(attempt, candidate)
 
@@ -276,22 +273,22 @@ class Climber:
 
     def _measure(self, attempt: Attempt, candidate: Candidate) -> None:
         """Cheap measurements first; verdict samples are read only by a candidate that passed search."""
-        job, bench, path, sha256 = self.job, self.bench, attempt.artifact, attempt.sha256
-        assert path is not None
+        job, bench, artifact = self.job, self.bench, attempt.artifact
+        assert artifact is not None
         is_first = attempt.number == 0
         found = attempt.measurements
-        found["size"] = bench.size(path, self.prepared.plain)
+        found["size"] = bench.size(artifact, self.prepared.plain)
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
-            found["memory"] = bench.memory(path, sha256)
+            found["memory"] = bench.memory(artifact)
         if job.splits.search_labelled:
-            found.update({m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=self.first)})
+            found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
         elif not is_first:
-            found["divergence"] = bench.divergence(candidate, path, sha256, self.first)
+            found["divergence"] = bench.divergence(candidate, artifact, self.first)
         if is_first or job.asks("latency") or job.goal == "fastest":
             self._time(attempt, look=1)
             self._time_again(attempt)
-        passed = judge(job.target, found, None, job.hardware).status is not Status.MISSED
+        passed = judge(job.target, found).status is not Status.MISSED
         if passed or is_first:
             self._look(attempt, candidate)
             if "latency" not in found:
@@ -301,8 +298,8 @@ class Climber:
     def _time(self, attempt: Attempt, *, look: int) -> None:
         """Time it for its verdict; every look that has a bound to decide is journalled, a recalled one as well."""
         assert attempt.artifact is not None
-        found = attempt.measurements["latency"] = self.bench.latency(attempt.artifact, attempt.sha256, look=look)
-        data = f"{LATENCY}{attempt.sha256}"
+        found = attempt.measurements["latency"] = self.bench.latency(attempt.artifact, look=look)
+        data = f"{LATENCY}{attempt.artifact.digest}"
         if found.look > sum(look.data == data for look in self.journal.looks()):
             self.journal.add_look(attempt.number, data)
 
@@ -316,9 +313,7 @@ class Climber:
         assert attempt.artifact is not None
         counts = attempt.number or any(condition.form != "drop" for condition in self.bench.asked)
         look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
-        quality = self.bench.quality(
-            candidate, attempt.artifact, attempt.sha256, "verdict", first=self.first, look=max(look, 1)
-        )
+        quality = self.bench.quality(candidate, attempt.artifact, "verdict", first=self.first, look=max(look, 1))
         attempt.measurements.update({m.metric: m for m in quality})
         said = dict.fromkeys(note for measurement in quality for note in measurement.notes)
         attempt.notes += [note for note in said if note not in attempt.notes]
@@ -393,35 +388,38 @@ class Climber:
             verdict=attempt.verdict.to_json() if attempt.verdict else None,
             candidate=None if candidate is None else _kept(candidate, attempt.folder),
             artifact=attempt.artifact,
-            sha256=attempt.sha256 or None,
             timings=attempt.seconds,
             notes=attempt.notes,
         )
         self.emit("verdict", {"attempt": attempt})
 
-    def _reused(self, attempt: Attempt) -> Candidate | None:
-        """The same candidate finished by an earlier run, whose files are as they were."""
-        donor = self.maker.donor(attempt.key)
+    def _reused(self, attempt: Attempt, rung: Rung) -> Candidate | None:
+        """The same candidate finished by an earlier run, whose files are as they were.
+
+        Its artifact goes along where the same version of the runtime wrote it.
+        """
+        donor = self.maker.donor(attempt.key) or self.maker.outdated(rung)
         if donor is None:
             return None
         run, row = donor
-        source = run / str(row.artifact)
+        assert row.artifact is not None
         try:
-            shutil.copytree(source.parent, attempt.folder, dirs_exist_ok=True)
+            shutil.copytree(row.artifact.folder, attempt.folder, dirs_exist_ok=True)
             candidate = load_candidate(attempt.folder, self.first, self.job.students)
             with Journal.open(run, readonly=True) as earlier:
                 told = [record for record in earlier.records() if record.attempt == row.number]
         except (OSError, ValueError, KeyError, BoildownError) as error:
-            self.journal.record(attempt.number, "not reused", {"run": run.name, "why": str(error)})
+            self.journal.record(attempt.number, NOT_REUSED, {"run": run.name, "why": str(error)})
             return None
         attempt.notes += [*candidate.notes, f"reused from run {run.name}"]
         for record in told:
             if record.kind in _KEPT:
                 self.journal.record(attempt.number, record.kind, record.data)
-        if source.suffix == self.bench.suffix:
-            attempt.candidate, attempt.artifact = candidate, attempt.folder / source.name
-            attempt.sha256 = str(row.sha256)
+        if (row.artifact.runtime, row.artifact.version) == (self.job.deployment.runtime, self.bench.version):
+            attempt.candidate, attempt.artifact = candidate, row.artifact.at(attempt.folder)
         else:
+            for path in row.artifact.at(attempt.folder).paths:
+                path.unlink(missing_ok=True)
             self._deploy(attempt, candidate)
         return candidate
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import format_value
 from boildown.domain.measurement import Form, Interval, Measurement
@@ -28,11 +30,12 @@ from boildown.domain.verdict import Status
 from boildown.engine.answers import ANSWER, blanked, held_wrong, kinds, no_number, spoiled, told, value_of
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.company import LEAST_ALONE, alone_and_together
+from boildown.engine.deliver import RESERVED
 from boildown.engine.job import Job
-from boildown.errors import AttemptError, Cancelled, DeadlineError, ParityError, WorkerLost
+from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
-from boildown.journal.keys import file_hash, hash_of, measurement_key
+from boildown.journal.keys import hash_of, measurement_key
 from boildown.measuring import memory as memory_measure
 from boildown.measuring.environment import environment, machine_key
 from boildown.measuring.quality import measure_quality, summarise_divergence
@@ -93,11 +96,15 @@ class Bench:
         self._timing = False
         self.trust = True
         """Artifacts are the run's own, made here or checked by hash; a user's file is not."""
-        self.first: Path | None = None
-        self._first_hash = ""
+        self.first: Artifact | None = None
         self.deadline = float("inf")
         self._child = Child()
-        self._environment = {**environment(), "runtime": job.runtime, "hardware": job.hardware}
+        self.runtime = get(job.deployment.runtime)
+        self.version = self.runtime.version()
+        self._environment = {
+            **environment(), "runtime": job.deployment.runtime, "version": self.version,
+            "hardware": job.deployment.hardware,
+        }  # fmt: skip
         self._statistics: dict[tuple[str, str], Statistics] = {}
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[str, float] = {}
@@ -105,7 +112,7 @@ class Bench:
     def move(self, folder: Path) -> None:
         """The run folder has been renamed."""
         if self.first is not None:
-            self.first = folder / self.first.relative_to(self.folder)
+            self.first = self.first.at(folder / self.first.folder.relative_to(self.folder))
         self.folder = folder
 
     def close(self) -> None:
@@ -120,57 +127,60 @@ class Bench:
             args, kwargs = self.job.task.example()
             return captured(candidate, args, kwargs)
 
-    def write(self, candidate: Candidate, weights: str, path: Path) -> Written:
-        """The artifact of a candidate at `path`; candidates with the same weights share one export."""
-        graph = self.graph(candidate)
-        exported = self.folder / "exports" / f"{hash_of([weights, graph.code_hash()])[:16]}{path.suffix}"
+    def write(self, candidate: Candidate, weights: str, folder: Path) -> tuple[Artifact, Written]:
+        """The artifact of a candidate, its files laid into `folder`; those with the same weights share one export."""
+        graph, runtime, name = self.graph(candidate), self.job.deployment.runtime, f"model{self.runtime.suffix}"
+        made_of = [weights, graph.code_hash(), runtime, self.version]
+        exported = self.folder / "exports" / hash_of(made_of)[:16]
         with self.timed("export"):
             if not exported.exists():
-                exported.parent.mkdir(exist_ok=True)
-                fresh = exported.with_name("new-" + exported.name)
                 self.progress("export", 0, None)
-                self._call("boildown.runtimes.calls:export", self.job.runtime, graph.serialize(), str(fresh))
+                fresh = _empty(exported.with_name(f"new-{exported.name}"))
+                self._call("boildown.runtimes.calls:export", runtime, graph.serialize(), str(fresh / name))
                 fresh.replace(exported)
-            path.parent.mkdir(parents=True, exist_ok=True)
             self.progress("write", 0, None)
-            fresh = path.with_name("new-" + path.name)  # a resumed run writes the first model's again
-            written: Written = self._call(
-                "boildown.runtimes.calls:write",
-                self.job.runtime, str(exported), str(fresh), candidate.plan, candidate.rewrite,
-            )  # fmt: skip
-            fresh.replace(path)
-        return written
+            fresh = _empty(folder / "new-artifact")
+            try:
+                written: Written = self._call(
+                    "boildown.runtimes.calls:write",
+                    runtime, str(exported / name), str(fresh / name), candidate.plan, candidate.rewrite,
+                )  # fmt: skip
+                beside = (path for path in fresh.rglob("*") if path.is_file())
+                artifact = Artifact.read(runtime, fresh / name, beside, version=self.version)
+                if clash := sorted(RESERVED & artifact.files.keys()):
+                    raise ExportError(
+                        f"The runtime {runtime} writes a file called {clash[0]}, as boildown does beside it.\n"
+                        "  Let it give its files other names."
+                    )
+                return artifact.move(folder), written
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
 
-    @property
-    def suffix(self) -> str:
-        """How the runtime's artifacts are named."""
-        return get(self.job.runtime).suffix
-
-    def ports(self, path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    def ports(self, artifact: Artifact) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs of an artifact."""
         found: tuple[tuple[Port, ...], tuple[Port, ...]] = self._call(
-            "boildown.runtimes.calls:ports", self.job.runtime, str(path), os.cpu_count() or 1, self.trust
+            "boildown.runtimes.calls:ports", artifact.runtime, str(artifact.path), os.cpu_count() or 1, self.trust
         )
         return found
 
-    def artifact(self, candidate: Candidate | None, path: Path) -> ArtifactModel:
+    def model(self, candidate: Candidate | None, artifact: Artifact) -> ArtifactModel:
         """The artifact, called like the model it was made from; a bare file returns what it returns."""
         output = None if candidate is None else self.graph(candidate).program.call_spec.out_spec
         return ArtifactModel(
-            self._child, self.job.runtime, path,
+            self._child, artifact,
             example=self.job.task.example(), output=output,
             threads=os.cpu_count() or 1, trust=self.trust, check=self.check, deadline=self._left(),
         )  # fmt: skip
 
-    def agree(self, candidate: Candidate, path: Path) -> str:
+    def agree(self, candidate: Candidate, artifact: Artifact) -> str:
         """Check the artifact against the model (or its simulation) on real samples, as a sentence.
 
         Raises ParityError where they disagree by more than the arithmetic of the runtime explains, or where the
         artifact's answers depend on the rest of the batch.
         """
-        alone = self.alone(candidate, path, file_hash(path))
+        alone = self.alone(candidate, artifact)
         if candidate.rewrite is not None:
-            as_deployed = f", at batch {self.job.latency.batch} as deployed" if alone < LEAST_ALONE else ""
+            as_deployed = f", at batch {self.job.deployment.batch} as deployed" if alone < LEAST_ALONE else ""
             return f"made from the exported file; judged by its scores alone{as_deployed}"
         least = LEAST_ALONE if candidate.plan is None else _PLAN_DECIBEL
         if alone < least:
@@ -179,14 +189,14 @@ class Bench:
             graph = self.graph(candidate)
             model = graph.module if candidate.plan is None else simulate(graph, candidate.plan)
             reference = candidate.model if candidate.plan is None else model
-            artifact = self.artifact(candidate, path)
+            exported = self.model(candidate, artifact)
             ours, theirs = [], []
             samples = self.job.splits.search
             for inputs, _ in samples.subset(range(min(_GATE_SAMPLES, len(samples)))).batches(32):
                 self.check()
                 for args, kwargs in self.job.task.calls(inputs):
                     ours.append(_numbers(reference(*args, **kwargs)))
-                    theirs.append(_numbers(artifact(*args, **kwargs)))
+                    theirs.append(_numbers(exported(*args, **kwargs)))
         least = _FLOAT_DECIBEL if candidate.plan is None else _PLAN_DECIBEL
         decibel = signal_to_noise(np.concatenate(ours), np.concatenate(theirs))
         if not decibel >= least:
@@ -199,15 +209,15 @@ class Bench:
         doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
         return f"artifact and model agree to {decibel:.1f} dB{doubt}"
 
-    def alone(self, candidate: Candidate | None, path: Path, sha256: str) -> float:
+    def alone(self, candidate: Candidate | None, artifact: Artifact) -> float:
         """How well an artifact's outputs agree between a sample alone and in company, in decibel."""
-        if sha256 not in self._alone:
-            artifact = self.artifact(candidate, path)
+        if artifact.digest not in self._alone:
+            model = self.model(candidate, artifact)
             with self.timed("measure"), torch.no_grad():
-                self._alone[sha256] = alone_and_together(
-                    lambda inputs: self.job.task.run(artifact, inputs), self.job.splits.search
+                self._alone[artifact.digest] = alone_and_together(
+                    lambda inputs: self.job.task.run(model, inputs), self.job.splits.search
                 )
-        return self._alone[sha256]
+        return self._alone[artifact.digest]
 
     def sample(self, batch: int) -> list[Array]:
         """Flat inputs of one call with this batch size, from real samples."""
@@ -218,9 +228,9 @@ class Bench:
 
     # -- measurements --------------------------------------------------------------------------------
 
-    def size(self, path: Path, plain: int | None = None) -> Measurement:
+    def size(self, artifact: Artifact, plain: int | None = None) -> Measurement:
         """Bytes of the artifact, against the first model's float artifact."""
-        return measure_size(path, self.first or path, plain=plain)
+        return measure_size(artifact, self.first or artifact, plain=plain)
 
     def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
         """Parameters and multiply-accumulates per sample, counted on the captured graph.
@@ -238,21 +248,19 @@ class Bench:
             for name, (own, base) in pairs.items()
         ]
 
-    def memory(self, path: Path, sha256: str) -> Measurement:
+    def memory(self, artifact: Artifact) -> Measurement:
         """Peak resident memory in fresh processes, against the first model's artifact."""
 
         def measured() -> Measurement:
-            inputs, runtime, threads = (
-                self.sample(self.job.latency.batch),
-                self.job.runtime,
-                self.job.latency.threads,
-            )
+            deployment = self.job.deployment
+            inputs = self.sample(deployment.batch)
 
-            def peak(which: Path) -> int:
+            def peak(which: Artifact) -> int:
                 with Child() as fresh:
                     return int(
                         fresh.call(
-                            "boildown.measuring.memory:peak", str(which), inputs, runtime, threads, self.trust,
+                            "boildown.measuring.memory:peak",
+                            str(which.path), inputs, which.runtime, deployment.threads, self.trust,
                             check=self.check, deadline=self._left(),
                         )
                     )  # fmt: skip
@@ -261,12 +269,12 @@ class Bench:
             firsts, own = [], []
             for _ in range(3):
                 firsts.append(peak(self.first))
-                own.append(peak(path))
+                own.append(peak(artifact))
             return memory_measure.summarise(firsts, own)
 
-        return self._remembered(self._key("memory", sha256, **self._call_options), measured)
+        return self._remembered(self.key("memory", artifact, **self._call_options), measured)
 
-    def latency(self, path: Path, sha256: str, *, purpose: Purpose = "verdict", look: int = 1) -> Measurement:
+    def latency(self, artifact: Artifact, *, purpose: Purpose = "verdict", look: int = 1) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact.
 
         Where the target asks for it sampling goes on until the bound is decided, else for two seconds, as for a
@@ -284,13 +292,14 @@ class Bench:
 
         def measured() -> Measurement:
             self.progress("wait until no other run computes", 0, None)
+            assert self.first is not None
             with Child() as fresh, quiet(self.check) as alone:
                 self.progress("time", 0, None)
                 found = Measurement.from_json(
                     fresh.call(
                         "boildown.measuring.latency:compare",
-                        str(self.first), str(path), self.sample(self.job.latency.batch),
-                        runtime=job.runtime, threads=job.latency.threads, level=level,
+                        str(self.first.path), str(artifact.path), self.sample(job.deployment.batch),
+                        runtime=artifact.runtime, threads=job.deployment.threads, level=level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],
                         seconds=TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
                         check=self.check, deadline=self._left(),
@@ -299,31 +308,30 @@ class Bench:
             notes = (*found.notes, *again, *(() if alone else (_NOT_ALONE,)))
             return replace(found, look=look if asked else 0, notes=notes)
 
-        key = self._key(
-            "latency", sha256, purpose=purpose, look=look, asked=asked, level=level, **bounds, **self._call_options
+        key = self.key(
+            "latency", artifact, purpose=purpose, look=look, asked=asked, level=level, **bounds, **self._call_options
         )
         measurement = self._remembered(key, measured)
-        return _alone(measurement) if sha256 == self.first_hash else measurement
+        return _alone(measurement) if artifact.digest == self.first_hash else measurement
 
-    def divergence(self, candidate: Candidate, path: Path, sha256: str, first: Candidate) -> Measurement:
+    def divergence(self, candidate: Candidate, artifact: Artifact, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
 
         def measured() -> Measurement:
             assert self.first is not None
-            task, own, base = self.job.task, self.artifact(candidate, path), self.artifact(first, self.first)
+            task, own, base = self.job.task, self.model(candidate, artifact), self.model(first, self.first)
             values = []
             for inputs, _ in self._batches(self.job.splits.search, "compare outputs", size):
                 values.append(np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64))
             return summarise_divergence(np.concatenate(values))
 
-        size, batch = self._batch(candidate, path, sha256)
-        return self._remembered(self._key("divergence", sha256, "search", first=self.first_hash, **batch), measured)
+        size, batch = self._batch(candidate, artifact)
+        return self._remembered(self.key("divergence", artifact, "search", first=self.first_hash, **batch), measured)
 
     def quality(
         self,
         candidate: Candidate | None,
-        path: Path,
-        sha256: str,
+        artifact: Artifact,
         which: Which,
         *,
         first: Candidate | None,
@@ -338,13 +346,13 @@ class Bench:
         metrics = {metric.name: metric for metric in self.job.task.metrics}
 
         assert self.first is not None
-        base = self.statistics(first, self.first, self.first_hash, which)
-        batch = self._batch(candidate, path, sha256)[1]
+        base = self.statistics(first, self.first, which)
+        batch = self._batch(candidate, artifact)[1]
 
         def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
             shared = {"first": self.first_hash, "level": level, **batch, **options}
             return {
-                name: self._key(name, sha256, which, scores=_scores(metrics[name], base[name]), **shared)
+                name: self.key(name, artifact, which, scores=_scores(metrics[name], base[name]), **shared)
                 for name in names
             }
 
@@ -356,13 +364,13 @@ class Bench:
             known = [measurement for key in names.values() if (measurement := self.recall(key)) is not None]
             if len(known) == len(names) > 0:
                 return known
-        if which == "search" and sha256 != self.first_hash:
-            measurements, complete = self._searched(candidate, path, sha256, base, level)
+        if which == "search" and artifact.digest != self.first_hash:
+            measurements, complete = self._searched(candidate, artifact, base, level)
         else:
-            own = base if sha256 == self.first_hash else self.statistics(candidate, path, sha256, which)
+            own = base if artifact.digest == self.first_hash else self.statistics(candidate, artifact, which)
             measurements, complete = [self._measured(m, own, base, which, level) for m in metrics.values()], True
             if batch and which == "verdict":
-                measurements = self._in_other_batches(measurements, candidate, path, sha256, own)
+                measurements = self._in_other_batches(measurements, candidate, artifact, own)
         for measurement in measurements:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
@@ -388,14 +396,14 @@ class Bench:
         return told(measurement, own, samples)
 
     def _in_other_batches(
-        self, found: list[Measurement], candidate: Candidate | None, path: Path, sha256: str, own: Statistics
+        self, found: list[Measurement], candidate: Candidate | None, artifact: Artifact, own: Statistics
     ) -> list[Measurement]:
         """Scores in the deployment's batch, each with what some of the samples score in batches of another size."""
-        deployed, samples = self.job.latency.batch, self._samples("verdict")
+        deployed, samples = self.job.deployment.batch, self._samples("verdict")
         size = self.job.batch_size if deployed == 1 else 1
         some = np.sort(np.random.default_rng(self.job.seed).permutation(len(samples))[:_COMPARED])
         others = self.score(
-            self.artifact(candidate, path), samples.subset(some.tolist()), f"score at batch {size}", size=size
+            self.model(candidate, artifact), samples.subset(some.tolist()), f"score at batch {size}", size=size
         )
         metrics, notes = {metric.name: metric for metric in self.job.task.metrics}, []
         for measurement in found:
@@ -405,57 +413,57 @@ class Bench:
                 for statistics in (others, {name: rows[some] for name, rows in own.items()})
             ]
             notes.append(
-                f"{_company(self._alone[sha256])}: scored at batch {deployed}, as deployed; at batch {size} "
+                f"{_company(self._alone[artifact.digest])}: scored at batch {deployed}, as deployed; at batch {size} "
                 f"{metric.name} is {scores[0]} instead of {scores[1]} on {len(some):,} samples"
             )
         return [replace(m, notes=(*m.notes, note)) for m, note in zip(found, notes, strict=True)]
 
     def _searched(
-        self, candidate: Candidate | None, path: Path, sha256: str, base: Statistics, level: float
+        self, candidate: Candidate | None, artifact: Artifact, base: Statistics, level: float
     ) -> tuple[list[Measurement], bool]:
         """A candidate on as many search samples as it takes: all metrics on all (True), or those asked for on some."""
         samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
         order: NDArray[np.intp] | None
-        order, weights = reading_order(doubt, self.job.seed, int(sha256[:16], 16))
+        order, weights = reading_order(doubt, self.job.seed, int(artifact.digest[:16], 16))
         shuffled = {name: rows[order] for name, rows in base.items()}
         stop = EarlyStop(self.asked, metrics, shuffled, weights)
         if stop.possible:
             samples = samples.subset(order.tolist())
             base, own = shuffled, self.score(
-                self.artifact(candidate, path), samples, "score on search data",
+                self.model(candidate, artifact), samples, "score on search data",
                 enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
-                size=self._batch(candidate, path, sha256)[0], first=shuffled[ANSWER],
+                size=self._batch(candidate, artifact)[0], first=shuffled[ANSWER],
             )  # fmt: skip
         else:
-            own, order = self.statistics(candidate, path, sha256, "search"), None
+            own, order = self.statistics(candidate, artifact, "search"), None
         if (scored := _count(own)) == len(samples):
             found = [self._measured(metric, own, base, "search", level, order) for metric in metrics.values()]
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             found = [told(stop.measure(name, own, level, self._environment), own, samples) for name in asked]
         drops = {measurement.metric: measurement.drop for measurement in found}
-        self.record("search", {"artifact": sha256, "scored": scored, "of": len(samples), "drop": drops})
+        self.record("search", {"artifact": artifact.digest, "scored": scored, "of": len(samples), "drop": drops})
         return found, scored == len(samples)
 
-    def statistics(self, candidate: Candidate | None, path: Path, sha256: str, which: Which) -> Statistics:
+    def statistics(self, candidate: Candidate | None, artifact: Artifact, which: Which) -> Statistics:
         """Per-sample statistics of every metric; scored once for each artifact.
 
         On search data also its doubt in the means that the target asks for, under `Doubt.name`.
         """
-        if (sha256, which) not in self._statistics:
+        if (artifact.digest, which) not in self._statistics:
             asked = [metric for metric in self.job.task.metrics if metric.decomposable and self.job.asks(metric.name)]
             doubt = [Doubt(asked, self.job.seed)] if which == "search" and asked else []
-            base = None if sha256 == self.first_hash else self._statistics.get((self.first_hash, which))
-            self._statistics[sha256, which] = self.score(
-                self.artifact(candidate, path), self._samples(which), f"score on {which} data", *doubt,
-                size=self._batch(candidate, path, sha256)[0], first=None if base is None else base[ANSWER],
+            base = None if artifact.digest == self.first_hash else self._statistics.get((self.first_hash, which))
+            self._statistics[artifact.digest, which] = self.score(
+                self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
+                size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
             )  # fmt: skip
-        return self._statistics[sha256, which]
+        return self._statistics[artifact.digest, which]
 
-    def scored(self, sha256: str, which: Which) -> Statistics | None:
+    def scored(self, digest: str, which: Which) -> Statistics | None:
         """Per-sample statistics of an artifact that has been scored here; None for any other."""
-        return self._statistics.get((sha256, which))
+        return self._statistics.get((digest, which))
 
     def score(
         self,
@@ -501,10 +509,9 @@ class Bench:
 
     @property
     def first_hash(self) -> str:
-        """Hash of the first model's artifact, which does not change once it is on the bench."""
+        """The digest of the first model's artifact."""
         assert self.first is not None
-        self._first_hash = self._first_hash or file_hash(self.first)
-        return self._first_hash
+        return self.first.digest
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -519,23 +526,24 @@ class Bench:
             self.seconds[kind] += time.perf_counter() - start
             self._timing = False
 
-    def _batch(self, candidate: Candidate | None, path: Path, sha256: str) -> tuple[int, dict[str, int]]:
+    def _batch(self, candidate: Candidate | None, artifact: Artifact) -> tuple[int, dict[str, int]]:
         """(in batches of how many an artifact is scored, what its measurements' keys say of it).
 
         Where its answers depend on the rest of the batch, as with dynamic scales of activations, that is the
         deployment's batch; a quantized model with a plan has been held against its simulation.
         """
-        usual, deployed = self.job.batch_size, self.job.latency.batch
+        usual, deployed = self.job.batch_size, self.job.deployment.batch
         if candidate is not None and candidate.plan is not None:
             return usual, {}
         try:
-            alone = self.alone(candidate, path, sha256)
+            alone = self.alone(candidate, artifact)
         except (Cancelled, WorkerLost):
             raise
         except Exception:
             if candidate is not None:
                 raise
-            alone = self._alone[sha256] = math.inf  # somebody's file, or forward, that takes one size of batch only
+            # Somebody's file, or forward, that takes one size of batch only.
+            alone = self._alone[artifact.digest] = math.inf
         return (deployed, {"batch": deployed}) if alone < LEAST_ALONE else (usual, {})
 
     def _batches(self, samples: Samples, what: str, size: int) -> Iterator[tuple[Any, Any]]:
@@ -548,22 +556,28 @@ class Bench:
                 done = min(done + size, len(samples))
         self.progress(what, len(samples), len(samples))
 
-    def _key(self, metric: str, sha256: str, which: Which | None = None, **options: Any) -> str:
+    def key(self, metric: str, artifact: Artifact, which: Which | None = None, **options: Any) -> str:
+        """The key of a measurement: what it depends on, all of it."""
         return measurement_key(
             metric=metric,
-            artifact=sha256,
+            artifact=artifact.digest,
             data="" if which is None else hash_of([*self._data(which), getattr(self.job.task, "recipe", None)]),
-            runtime=self._environment["runtime"],
-            options={"versions": self._environment["packages"], "seed": self.job.seed, **options},
+            runtime=artifact.runtime,
+            version=self.version,
+            options={"packages": self._packages, "seed": self.job.seed, **options},
             machine=machine_key(),
         )
 
     @cached_property
+    def _packages(self) -> dict[str, Any]:
+        """Versions of what computes figures from outputs, whatever the runtime."""
+        return {name: self._environment["packages"][name] for name in ("boildown", "torch", "numpy", "scipy")}
+
+    @cached_property
     def _call_options(self) -> dict[str, Any]:
         """What time and memory of a call depend on besides the artifact."""
-        latency = self.job.latency
-        inputs = [[str(part.dtype), list(part.shape)] for part in self.sample(latency.batch)]
-        return {"first": self.first_hash, "batch": latency.batch, "threads": latency.threads, "inputs": inputs}
+        inputs = [[str(part.dtype), list(part.shape)] for part in self.sample(self.job.deployment.batch)]
+        return {"first": self.first_hash, "deployment": self.job.deployment.to_json(), "inputs": inputs}
 
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""
@@ -608,6 +622,13 @@ class Bench:
         if left <= 0:
             raise DeadlineError("The attempt ran past its time limit.")
         return left
+
+
+def _empty(folder: Path) -> Path:
+    """A new folder in place of what a killed process may have left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _scores(metric: Metric, base: NDArray[np.float64]) -> str:

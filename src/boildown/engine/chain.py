@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import Deployment
+from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.engine.job import Factories, Job
 from boildown.engine.rung import Rung, parse_rung
@@ -33,13 +35,17 @@ def first_key(first: Candidate, graph: Graph) -> str:
     return hash_of([weights_hash(first.model), graph.code_hash()])
 
 
-def link_key(parent: str, method: Method, job: Job) -> str:
+def link_key(parent: str, method: Method, job: Job, made_for: Mapping[str, Any] | None = None) -> str:
     """The key of the candidate that a method makes from a parent in this job.
+
+    made_for: what of the deployment it depends on; by default the hardware and the runtime's rules.
 
     It says what was asked for. Minutes of training are a setting, and so in the key; the step count
     that they become on this machine is not, but is journalled and kept for whoever goes on.
     """
-    splits, settings = job.splits, {**settings_of(method), "hardware": job.hardware}
+    if made_for is None:
+        made_for = {"hardware": job.deployment.hardware, "rules": hash_of(job.rules.to_json())}
+    splits, settings = job.splits, {**settings_of(method), **made_for}
     if method.card.trains:
         settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
@@ -55,11 +61,11 @@ def link_key(parent: str, method: Method, job: Job) -> str:
     )
 
 
-def link_keys(rung: Rung, first_key: str, job: Job) -> list[str]:
-    """The key after each link of a rung, that of the first model before them."""
+def link_keys(rung: Rung, first_key: str, job: Job, made_for: Mapping[str, Any] | None = None) -> list[str]:
+    """The key after each link of a rung, that of the first model before them; `made_for` as in `link_key`."""
     keys = [first_key]
     for method in rung.methods:
-        keys.append(link_key(keys[-1], method, job))
+        keys.append(link_key(keys[-1], method, job, made_for))
     return keys
 
 
@@ -112,7 +118,8 @@ def context_of(job: Job, first: Candidate, folder: Path, **told: Any) -> Context
     """What the methods of a rung get; `told` are the functions to tell and to ask."""
     return Context(
         Data(job.splits.train, job.splits.calibration),
-        seed=job.seed, device=job.device, hardware=job.hardware, folder=folder, first=first, students=job.students,
+        seed=job.seed, device=job.device, hardware=job.deployment.hardware, rules=job.rules, folder=folder,
+        first=first, students=job.students,
         **told,
     )  # fmt: skip
 
@@ -123,13 +130,13 @@ def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str,
 
 
 def apply_in_child(
-    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str, hardware: str,
-    training: str, begun: Begun | None, sketched: bool = False,
+    factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str,
+    deployment: Deployment, rules: Rules, training: str, begun: Begun | None, sketched: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records."""
     records: list[tuple[str, dict[str, Any]]] = []
     with computing():
-        job, first, first_key = _from_factories(factories, first_folder, seed, device, hardware)
+        job, first, first_key = _from_factories(factories, first_folder, seed, device, deployment, rules)
         context = context_of(
             job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
             keep=keeper(Path(folder), first, Path(first_folder)), check=_give_way,
@@ -145,7 +152,7 @@ def _give_way() -> None:
 
 @lru_cache(maxsize=1)
 def _from_factories(
-    factories: Factories, first_folder: str, seed: int, device: str, hardware: str
+    factories: Factories, first_folder: str, seed: int, device: str, deployment: Deployment, rules: Rules
 ) -> tuple[Job, Candidate, str]:
     """The job and the first candidate, built once in this process."""
     for entry in factories.path:
@@ -162,7 +169,8 @@ def _from_factories(
         Target(()),
         seed=seed,
         device=device,
-        hardware=hardware,
+        deployment=deployment,
+        rules=rules,
         factories=factories,
         students=gather(factories.students, {}, seed),
     )

@@ -41,8 +41,10 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     not been scored here.
     """
     assert bench.first is not None
-    base, own = bench.scored(bench.first_hash, "verdict"), bench.scored(attempt.sha256, "verdict")
-    if base is None or own is None or attempt.artifact is None:
+    if attempt.artifact is None:
+        return None
+    base, own = bench.scored(bench.first_hash, "verdict"), bench.scored(attempt.artifact.digest, "verdict")
+    if base is None or own is None:
         return None
     metric = next((m for m in bench.job.task.metrics if _per_sample(m, base)), None)
     if metric is None:
@@ -53,7 +55,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     shown = _Shown(bench, attempt, first, chosen).rows() if chosen else []
     places = places_of(bench.job.splits.verdict)
     return {
-        "artifact": attempt.sha256,
+        "artifact": attempt.artifact.digest,
         "metric": metric.name,
         "data": bench.fingerprint("verdict"),
         "of": len(lost),
@@ -112,9 +114,9 @@ class _Shown:
         rows: list[dict[str, Any]] = [{} for _ in self.indices]
         if isinstance(target, Tensor) and target.shape == (len(rows),) and not target.is_floating_point():
             said = []
-            for candidate, path in ((self.first, bench.first), (attempt.candidate, attempt.artifact)):
+            for candidate, artifact in ((self.first, bench.first), (attempt.candidate, attempt.artifact)):
                 with torch.no_grad():
-                    said.append(task.run(bench.artifact(candidate, path), inputs))
+                    said.append(task.run(bench.model(candidate, artifact), inputs))
             if all(isinstance(output, Tensor) and output.ndim == 2 for output in said):
                 told = (target, *map(predicted_classes, said))
                 for row, (label, before, after) in zip(rows, zip(*told, strict=True), strict=True):

@@ -10,21 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from boildown.domain.artifact import Artifact
 from boildown.execution.child import Child
+from boildown.runtimes import get
 from boildown.runtimes.base import Array
+from boildown.surgery.store import CANDIDATE, WEIGHTS
 
-SAMPLE = "sample.npz"
-_LOADER = '''\
-"""Load {file} and check it on the sample beside it."""
-import numpy as np, onnxruntime as ort
-from pathlib import Path
-here = Path(__file__).parent
-sample, session = np.load(here / "sample.npz"), ort.InferenceSession(here / "{file}")
-outputs = session.run(None, {{port.name: sample["input:" + port.name] for port in session.get_inputs()}})
-for port, output in zip(session.get_outputs(), outputs):
-    np.testing.assert_allclose(output, sample["output:" + port.name], rtol=0.05, atol=0.05 * np.abs(output).max())
-print("{file} runs and gives the recorded outputs")
-'''
+SAMPLE, _PORTS, _LOADER = "sample.npz", "ports.json", "load.py"
+RESERVED = frozenset({SAMPLE, _PORTS, _LOADER, CANDIDATE, WEIGHTS})
+"""Names of files that lie beside those of an artifact."""
 
 
 def save_sample(arrays: Sequence[Array], folder: Path) -> None:
@@ -34,15 +28,14 @@ def save_sample(arrays: Sequence[Array], folder: Path) -> None:
 
 
 def deliver(
-    artifact: Path,
-    runtime: str,
+    artifact: Artifact,
     first_folder: Path,
     folder: Path,
     classes: Sequence[str] | None = None,
     *,
     trust: bool = True,
 ) -> None:
-    """Fill `folder`: the artifact, its ports and classes, one sample with its output, and a loader.
+    """Fill `folder`: the artifact's files, its ports and classes, one sample with its output, and a loader.
 
     The folder appears complete or not at all; one that is there is replaced, but an empty one is filled.
     `trust` vouches for the artifact, see `Runtime.open`.
@@ -53,7 +46,7 @@ def deliver(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        _fill(fresh, artifact, runtime, first_folder / SAMPLE, classes, trust)
+        _fill(fresh, artifact, first_folder / SAMPLE, classes, trust)
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):
                 path.rename(folder / path.name)
@@ -64,14 +57,13 @@ def deliver(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _fill(folder: Path, artifact: Path, runtime: str, sample: Path, classes: Sequence[str] | None, trust: bool) -> None:
-    copy = folder / f"model{artifact.suffix}"
-    shutil.copy2(artifact, copy)
+def _fill(folder: Path, artifact: Artifact, sample: Path, classes: Sequence[str] | None, trust: bool) -> None:
+    copy, runtime = artifact.copy(folder), artifact.runtime
     with np.load(sample) as saved:
         arrays = [saved[name] for name in saved.files]
     with Child() as child:
-        inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy), 1, trust=trust)
-        values = child.call("boildown.runtimes.calls:run", runtime, str(copy), 1, arrays, trust=trust)
+        inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy.path), 1, trust=trust)
+        values = child.call("boildown.runtimes.calls:run", runtime, str(copy.path), 1, arrays, trust=trust)
     named = {f"input:{port.name}": array for port, array in zip(inputs, arrays, strict=True)}
     named |= {f"output:{port.name}": value for port, value in zip(outputs, values, strict=True)}
     np.savez_compressed(folder / SAMPLE, **named)
@@ -81,9 +73,9 @@ def _fill(folder: Path, artifact: Path, runtime: str, sample: Path, classes: Seq
     }
     if classes:
         described["classes"] = list(classes)
-    (folder / "ports.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    if copy.suffix == ".onnx":
-        (folder / "load.py").write_text(_LOADER.format(file=copy.name), encoding="utf-8")
+    (folder / _PORTS).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    if loader := get(runtime).loader(copy):
+        (folder / _LOADER).write_text(loader, encoding="utf-8")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:

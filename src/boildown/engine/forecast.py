@@ -176,7 +176,7 @@ class Forecaster:
             return rung, {metric: found for metric, found in costs.items() if metric in told}
         finally:
             for path in set(exports.glob("*")) - before:
-                path.unlink()
+                shutil.rmtree(path)
 
 
 def _tolerance(condition: Condition) -> float:

@@ -9,7 +9,9 @@ from typing import Literal
 
 from torch import nn
 
+from boildown.domain.deployment import Deployment
 from boildown.domain.measurement import Form
+from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.engine.students import OBJECT, Named, key_of
@@ -17,14 +19,6 @@ from boildown.tasks.splits import Splits
 
 Goal = Literal["first", "smallest", "fastest", "best"]
 GOALS: tuple[Goal, ...] = ("first", "smallest", "fastest", "best")
-
-
-@dataclass(frozen=True)
-class Latency:
-    """How latency is measured: samples per call and threads."""
-
-    batch: int = 1
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,10 @@ class Job:
     target: Target
     goal: Goal = "first"
     confidence: float | None = None
-    latency: Latency = Latency()
-    runtime: str = "onnxruntime"
-    hardware: str = "this machine"
+    deployment: Deployment = Deployment()
+    """With the hardware that is meant by "this machine"."""
+    rules: Rules = Rules()
+    """What the runtime quantizes and how."""
     device: str = "cpu"
     batch_size: int = 64
     seed: int = 0

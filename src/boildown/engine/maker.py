@@ -10,8 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from boildown.domain.candidate import Candidate
+from boildown.domain.candidate import Candidate, Plan
+from boildown.domain.deployment import HERE
 from boildown.domain.measurement import Measurement
+from boildown.domain.rules import Rules
 from boildown.engine.bench import Bench
 from boildown.engine.chain import Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
 from boildown.engine.job import Job
@@ -25,10 +27,13 @@ from boildown.journal.journal import Journal
 from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Method, Searching, by_costs, searches
+from boildown.methods.base import Context, Method, Quantizing, Searching, by_costs, searches
 from boildown.surgery.store import load_candidate, save_candidate
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+NOT_REUSED = "not reused"
+"""The journal's records of candidates that earlier runs have, and why they were made again."""
 
 TRAINING = "training"
 """The folder of a run that holds what unfinished attempts go on from."""
@@ -80,6 +85,12 @@ class Maker:
 
         Links after the first meet a candidate that does not exist yet, and are asked when it does.
         """
+        runtime, name = self.bench.runtime, self.job.deployment.runtime
+        for method in rung.methods:
+            outline = method.outline() if isinstance(method, Quantizing) else None
+            plan, rewrite = (outline, None) if isinstance(outline, Plan) else (None, outline)
+            if (reason := runtime.refuses(plan, rewrite)) is not None:
+                return f"{method.card.name} does not apply: {reason} (runtime {name})"
         available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
         for method in rung.methods:
             for need in method.card.needs:
@@ -97,7 +108,7 @@ class Maker:
         if any(searches(method) for method in rung.methods):
             # What a search finds depends on what is asked and where: only the same question has the same answer.
             asked = [condition.text for condition in self.job.target.conditions]
-            key = hash_of([key, asked, asdict(self.job.latency), self.job.runtime, self.bench.machine])
+            key = hash_of([key, asked, self.job.deployment.to_json(), self.bench.machine])
         return key, parent
 
     def donor(self, key: str) -> tuple[Path, AttemptRow] | None:
@@ -108,6 +119,32 @@ class Maker:
         if found is not None and found[0] not in self._donors:
             self._donors.append(found[0])
         return found
+
+    def outdated(self, rung: Rung) -> tuple[Path, AttemptRow] | None:
+        """As `donor`, of a run of boildown 0.1: its keys had hardware as it was asked for, and no rules.
+
+        Where the candidate was made for something else, that is journalled, and it is not used.
+        """
+        deployment, asked = self.job.deployment, [condition.text for condition in self.job.target.conditions]
+        for hardware in () if self.fresh else dict.fromkeys((HERE, deployment.hardware)):
+            key = link_keys(rung, self.first_key, self.job, {"hardware": hardware})[-1]
+            if any(searches(method) for method in rung.methods):
+                called = {"batch": deployment.batch, "threads": deployment.threads}
+                key = hash_of([key, asked, called, deployment.runtime, self.bench.machine])
+            found = find_finished(self.runs, key, exclude=self.folder)
+            if found is None:
+                continue
+            made_for = None
+            with (
+                contextlib.suppress(JournalError, KeyError, AttributeError),
+                Journal.open(found[0], readonly=True) as journal,
+            ):
+                made_for = journal.facts["deployment"].get("hardware")
+            if made_for == deployment.hardware and self.job.rules == Rules():
+                return found
+            why = f"made for {made_for} by the rules of ONNX Runtime, and wanted for {deployment}"
+            self.journal.record(self.number, NOT_REUSED, {"run": found[0].name, "why": why})
+        return None
 
     def begin(self, number: int, end: float) -> None:
         """An attempt begins."""
@@ -133,7 +170,7 @@ class Maker:
             with delegated():
                 records = self._child.call(
                     "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
-                    str(self.folder / FIRST), self.job.seed, self.job.device, self.job.hardware,
+                    str(self.folder / FIRST), self.job.seed, self.job.device, self.job.deployment, self.job.rules,
                     str((self.folder / TRAINING).resolve()), begun, sketched,
                     deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
                     check=self.stop, on_progress=self.bench.progress, retries=1,
@@ -200,9 +237,9 @@ class Maker:
             rows = reversed(self.journal.attempts_of(keys[count]))
             found = next(((self.folder, row) for row in rows if row.artifact is not None), None)
             found = found or self.donor(keys[count])
-            if found is None:
+            if found is None or found[1].artifact is None:
                 continue
-            folder = (found[0] / str(found[1].artifact)).parent.resolve()
+            folder = found[1].artifact.folder.resolve()
             with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
                 load_candidate(folder, self.first, self.job.students)
                 return count, folder

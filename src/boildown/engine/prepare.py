@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import format_value, unit_of
 from boildown.domain.task import Metric
@@ -68,8 +69,13 @@ class Prepared:
     """What the user should know of the first model and the metrics."""
 
 
-def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
+def prepare(
+    first: Candidate, job: Job, bench: Bench, measured: Artifact | None = None, facts: Mapping[str, Any] | None = None
+) -> Prepared:
     """Put the first model's artifact on the bench, and check it and its scores.
+
+    measured: the one of an earlier sitting, with the facts of its writing: another version of a library may write
+    other bytes.
 
     Raises ModelError where the model cannot be called, captured or exported, or scores no better
     than guessing; DataError where the data does not fit the model.
@@ -83,20 +89,16 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
             if samples is not None:
                 samples.fingerprint(every=False)
     save_sample(bench.sample(1), bench.folder / FIRST)
-    path = bench.folder / FIRST / f"model{bench.suffix}"
     try:
         _refuse_fixed_batch(bench.graph(first))
         if job.asks("macs"):
             _refuse_uncounted(bench.graph(first))
         _refuse_company(first, job)
-        fresh = path.with_name(f"new-{path.name}")
-        written = bench.write(first, weights_hash(first.model), fresh)
-        if path.is_file():  # measured in an earlier sitting: another version of a library may write other bytes
-            fresh.unlink()
-        else:
-            fresh.replace(path)
-        bench.first = path
-        agreement = bench.agree(first, path)
+        if measured is None:
+            measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
+            facts = written.facts
+        bench.first = measured
+        agreement = bench.agree(first, measured)
     except (AttemptError, WorkerLost) as error:
         cause, _, cure = str(error).partition("\n")
         raise ModelError.of(
@@ -105,12 +107,13 @@ def prepare(first: Candidate, job: Job, bench: Bench) -> Prepared:
         ) from error
     with named("The first model cannot be scored", SCORING):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
-        statistics = [bench.statistics(first, path, bench.first_hash, part) for part in parts]
-        artifact = bench.artifact(first, path)
+        statistics = [bench.statistics(first, measured, part) for part in parts]
+        model = bench.model(first, measured)
         with bench.timed("measure"):
-            compared = _compare_scores(job, statistics, lambda inputs: job.task.run(artifact, inputs))
+            compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
-    return Prepared(agreement, written.facts, written.facts.get("exported"), notices)
+    facts = facts or {}
+    return Prepared(agreement, facts, facts.get("exported"), notices)
 
 
 @contextmanager

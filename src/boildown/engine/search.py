@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
@@ -15,7 +16,6 @@ from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
 from boildown.errors import AttemptError, DeadlineError, disk_is_full
-from boildown.journal.keys import file_hash
 from boildown.methods.base import Method, Search, Standing
 from boildown.surgery.weights import weights_hash
 
@@ -67,14 +67,14 @@ def measure_variant(
 
     scored: whether its quality is still worth a look, once its costs are known.
     """
-    path, sha256 = _written(candidate, folder, bench)
-    standing = standing_of(job, _costs(candidate, path, sha256, first, job, bench, timed=True))
+    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
+    standing = standing_of(job, _costs(candidate, artifact, first, job, bench, timed=True))
     if not scored(standing):
         return standing
-    divergence = bench.divergence(candidate, path, sha256, first)
+    divergence = bench.divergence(candidate, artifact, first)
     accepted = None
     if job.splits.search_labelled:
-        quality = {m.metric: m for m in bench.quality(candidate, path, sha256, "search", first=first)}
+        quality = {m.metric: m for m in bench.quality(candidate, artifact, "search", first=first)}
         accepted = _status(job, quality, job.quality) is Status.MET
     return replace(standing, divergence=divergence.value, accepted=accepted)
 
@@ -83,26 +83,20 @@ def measure_costs(
     candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool
 ) -> dict[str, Measurement]:
     """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock."""
-    return _costs(candidate, *_written(candidate, folder, bench), first, job, bench, timed=timed)
-
-
-def _written(candidate: Candidate, folder: Path, bench: Bench) -> tuple[Path, str]:
-    """The artifact of a candidate, and its hash."""
-    path = folder / f"model{bench.suffix}"
-    bench.write(candidate, weights_hash(candidate.model), path)
-    return path, file_hash(path)
+    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
+    return _costs(candidate, artifact, first, job, bench, timed=timed)
 
 
 def _costs(
-    candidate: Candidate, path: Path, sha256: str, first: Candidate, job: Job, bench: Bench, *, timed: bool
+    candidate: Candidate, artifact: Artifact, first: Candidate, job: Job, bench: Bench, *, timed: bool
 ) -> dict[str, Measurement]:
     """What a written candidate costs."""
-    found: dict[str, Measurement] = {"size": bench.size(path)}
+    found: dict[str, Measurement] = {"size": bench.size(artifact)}
     found |= {m.metric: m for m in bench.operations(candidate, first)}
     if timed:
-        found["latency"] = bench.latency(path, sha256, purpose="search")
+        found["latency"] = bench.latency(artifact, purpose="search")
     if job.asks("memory"):
-        found["memory"] = bench.memory(path, sha256)
+        found["memory"] = bench.memory(artifact)
     return found
 
 

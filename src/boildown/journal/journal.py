@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
 from boildown.journal import migrations, plain
-from boildown.journal.keys import file_hash
 from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
 
@@ -65,7 +65,11 @@ class Journal:
         """
         if not (folder / FILE).is_file():
             raise JournalError(f"There is no journal in {folder}. `boildown runs` lists the runs there are.")
-        return cls._read(folder) if readonly else cls._written(folder)
+        if readonly:
+            return cls._read(folder)
+        with _told(folder), contextlib.closing(_readonly(folder / FILE)) as connection:
+            migrations.missing(connection)  # one of a newer version is left as it is
+        return cls._written(folder)
 
     @classmethod
     def _written(cls, folder: Path) -> Self:
@@ -77,7 +81,8 @@ class Journal:
                 undo.callback(connection.close)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-                migrations.migrate(connection, _now())
+                with readable(folder):
+                    migrations.migrate(connection, _now())
             undo.pop_all()
         return cls(folder, connection, lock)
 
@@ -90,7 +95,8 @@ class Journal:
                 with contextlib.closing(connection) as old:
                     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                     old.backup(connection)
-                migrations.migrate(connection, _now())
+                with readable(folder):
+                    migrations.migrate(connection, _now())
         return cls(folder, connection, None)
 
     def close(self) -> None:
@@ -179,8 +185,7 @@ class Journal:
         *,
         verdict: Mapping[str, Any] | None = None,
         candidate: Mapping[str, Any] | None = None,
-        artifact: Path | None = None,
-        sha256: str | None = None,
+        artifact: Artifact | None = None,
         timings: Mapping[str, float] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -194,8 +199,7 @@ class Journal:
             "sentence": sentence,
             "verdict": None if verdict is None else plain.dumps(verdict),
             "candidate": None if candidate is None else plain.dumps(candidate),
-            "artifact": None if artifact is None else self._relative(artifact),
-            "sha256": sha256,
+            "artifact": None if artifact is None else self._kept(artifact),
             "timings": plain.dumps(timings or {}),
             "notes": plain.dumps(list(notes)),
         }
@@ -221,26 +225,23 @@ class Journal:
     def attempts(self) -> list[AttemptRow]:
         """Every attempt in order of its number."""
         with readable(self.folder):
-            return [_attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]
+            return [self._attempt(row) for row in self._rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY number")]
 
     def attempts_of(self, candidate_key: str) -> list[AttemptRow]:
         """The attempts at one candidate."""
         query = f"SELECT {_COLUMNS} FROM attempts WHERE candidate_key = ? ORDER BY number"
         with readable(self.folder):
-            return [_attempt(row) for row in self._rows(query, candidate_key)]
+            return [self._attempt(row) for row in self._rows(query, candidate_key)]
 
-    def artifact(self, row: AttemptRow) -> Path | None:
-        """Where the artifact of an attempt lies, wherever the run folder has been moved to."""
-        return None if row.artifact is None else self.folder / row.artifact
-
-    def files(self, row: AttemptRow) -> dict[Path, str | None]:
-        """The files of a finished attempt, its artifact first, and the sha256 that each had; none without artifact."""
-        artifact = self.artifact(row)
+    def files(self, row: AttemptRow) -> dict[Path, str]:
+        """The files of a finished attempt, its artifact's first, and the sha256 that each had; none without one."""
+        artifact = row.artifact
         if artifact is None:
             return {}
         with readable(self.folder):
             beside = dict((row.candidate or {}).get("files", {}))
-            return {artifact: row.sha256, **{artifact.with_name(name): str(hash_) for name, hash_ in beside.items()}}
+            own = {path: artifact.files[path.relative_to(artifact.folder).as_posix()] for path in artifact.paths}
+            return own | {artifact.folder / name: str(sha256) for name, sha256 in beside.items()}
 
     def changed(self, row: AttemptRow) -> list[Path]:
         """The files of a finished attempt that are gone or not those that were journalled."""
@@ -306,9 +307,22 @@ class Journal:
             return str(state)
         return None
 
-    def _relative(self, path: Path) -> str:
-        path, folder = path.resolve(), self.folder.resolve()
-        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    def _kept(self, artifact: Artifact) -> str:
+        path, folder = artifact.folder.resolve(), self.folder.resolve()
+        where = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+        return plain.dumps({"folder": where, **artifact.to_json()})
+
+    def _attempt(self, row: tuple[Any, ...]) -> AttemptRow:
+        values = dict(zip((field.name for field in fields(AttemptRow)), row, strict=True))
+        for name, kind in _PLAIN.items():
+            values[name] = None if values[name] is None else plain.loads(values[name])
+            if not isinstance(values[name], kind) and not (values[name] is None and name in _MAY_LACK):
+                raise TypeError(f"the {name} of attempt {values['number']} is no {kind.__name__}")
+        if not all(isinstance(seconds, int | float) for seconds in values["timings"].values()):
+            raise TypeError(f"the timings of attempt {values['number']} are no numbers")
+        if (kept := values["artifact"]) is not None:
+            values["artifact"] = Artifact.from_json(kept, self.folder / str(kept["folder"]))
+        return AttemptRow(**{**values, "state": State(values["state"]), "notes": tuple(map(str, values["notes"]))})
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._one_at_a_time, _told(self.folder):
@@ -385,19 +399,8 @@ def _readonly(path: Path) -> sqlite3.Connection:
     return connection
 
 
-_PLAIN = {"quote": dict, "verdict": dict, "candidate": dict, "timings": dict, "notes": list}
-_MAY_LACK = ("verdict", "candidate")
-
-
-def _attempt(row: tuple[Any, ...]) -> AttemptRow:
-    values = dict(zip((field.name for field in fields(AttemptRow)), row, strict=True))
-    for name, kind in _PLAIN.items():
-        values[name] = None if values[name] is None else plain.loads(values[name])
-        if not isinstance(values[name], kind) and not (values[name] is None and name in _MAY_LACK):
-            raise TypeError(f"the {name} of attempt {values['number']} is no {kind.__name__}")
-    if not all(isinstance(seconds, int | float) for seconds in values["timings"].values()):
-        raise TypeError(f"the timings of attempt {values['number']} are no numbers")
-    return AttemptRow(**{**values, "state": State(values["state"]), "notes": tuple(map(str, values["notes"]))})
+_PLAIN = {"quote": dict, "verdict": dict, "candidate": dict, "artifact": dict, "timings": dict, "notes": list}
+_MAY_LACK = ("verdict", "candidate", "artifact")
 
 
 def _now() -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from boildown.journal import plain
@@ -19,12 +18,6 @@ def hash_of(data: Any) -> str:
     Raises TypeError for anything that is not plain data.
     """
     return hashlib.sha256(plain.dumps(data, canonical=True).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file. Raises OSError where it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def candidate_key(
@@ -59,13 +52,13 @@ def candidate_key(
 
 
 def measurement_key(
-    *, metric: str, artifact: str, data: str, runtime: str, options: Mapping[str, Any], machine: str
+    *, metric: str, artifact: str, data: str, runtime: str, version: str, options: Mapping[str, Any], machine: str
 ) -> str:
     """The key of a measurement.
 
-    artifact: sha256 of the file. data: fingerprint of all samples it is measured on, empty without
-    data. options: everything else that may change the number, such as threads, batch, the artifact
-    it is compared with, versions. machine: what timings hold for.
+    artifact: its digest. data: fingerprint of all samples it is measured on, empty without data.
+    version: of the runtime. options: everything else that may change the number, such as the artifact
+    it is compared with, and of what is timed the whole deployment. machine: what measures it.
     """
     return hash_of(
         {
@@ -74,6 +67,7 @@ def measurement_key(
             "artifact": artifact,
             "data": data,
             "runtime": runtime,
+            "version": version,
             "options": dict(options),
             "machine": machine,
         }

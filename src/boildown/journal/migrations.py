@@ -2,11 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import Any
 
+from boildown.domain.artifact import Artifact
+from boildown.domain.deployment import HERE
 from boildown.errors import JournalError
+from boildown.journal import plain
+from boildown.measuring.environment import hardware_of
 
-MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+Change = str | Callable[[sqlite3.Connection], None]
+"""One statement, or what takes more."""
+
+
+def _deployment(connection: sqlite3.Connection) -> None:
+    """Runtime, hardware, batch and threads become a deployment, with the hardware that was meant."""
+    facts = _facts(connection)
+    asked = facts.get("asked")
+    if not isinstance(asked, dict) or not {"runtime", "hardware", "latency"} <= asked.keys():
+        return
+    latency = asked.pop("latency")
+    called = latency if isinstance(latency, dict) else {}
+    given = {"runtime": asked.pop("runtime"), "form": "lean", "hardware": asked.pop("hardware"), **called, "on": HERE}
+    meant = given["hardware"]
+    with contextlib.suppress(KeyError, TypeError):  # an environment that boildown does not write
+        meant = hardware_of(facts["environment"]) if meant == HERE else meant
+    new = {"asked": {**asked, "deployment": given}, "deployment": {**given, "hardware": meant}}
+    rows = [(name, plain.dumps(value)) for name, value in new.items()]
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+    connection.execute("DELETE FROM facts WHERE name IN ('runtime', 'hardware', 'latency')")
+
+
+def _artifacts(connection: sqlite3.Connection) -> None:
+    """The path and the sha256 of an attempt's one file become an artifact; the column sha256 is no longer used."""
+    facts = _facts(connection)
+    runtime = version = ""
+    with contextlib.suppress(KeyError, TypeError):  # facts that boildown does not write
+        runtime, packages = str(facts["deployment"]["runtime"]), facts["environment"]["packages"]
+        package = {"onnxruntime": "onnxruntime", "eager": "torch"}.get(runtime)
+        version = "" if package is None else f"{package} {packages[package]}"
+    for number, artifact, sha256 in connection.execute(
+        "SELECT number, artifact, sha256 FROM attempts WHERE artifact IS NOT NULL"
+    ).fetchall():
+        path = PurePath(str(artifact))
+        kept = Artifact(runtime, Path(path.parent), path.name, {path.name: str(sha256 or "")}, version)
+        value = plain.dumps({"folder": path.parent.as_posix(), **kept.to_json()})
+        connection.execute("UPDATE attempts SET artifact = ?, sha256 = NULL WHERE number = ?", (value, number))
+
+
+def _facts(connection: sqlite3.Connection) -> dict[str, Any]:
+    return {name: plain.loads(value) for name, value in connection.execute("SELECT name, value FROM facts")}
+
+
+MIGRATIONS: tuple[tuple[str, tuple[Change, ...]], ...] = (
     (
         "0001 first shape",
         (
@@ -33,10 +84,11 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
                 seconds REAL NOT NULL, at TEXT NOT NULL)""",
         ),
     ),
+    ("0002 artifacts of several files, and deployments", (_deployment, _artifacts)),
 )
 
 
-def missing(connection: sqlite3.Connection) -> list[tuple[str, tuple[str, ...]]]:
+def missing(connection: sqlite3.Connection) -> list[tuple[str, tuple[Change, ...]]]:
     """The steps not yet made in this file.
 
     Raises JournalError when the file has steps unknown here: a newer boildown wrote it.
@@ -56,9 +108,9 @@ def migrate(connection: sqlite3.Connection, at: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT NOT NULL)")
-        for name, statements in missing(connection):
-            for statement in statements:
-                connection.execute(statement)
+        for name, changes in missing(connection):
+            for change in changes:
+                connection.execute(change) if isinstance(change, str) else change(connection)
             connection.execute("INSERT INTO migrations VALUES (?, ?)", (name, at))
     except BaseException:
         connection.execute("ROLLBACK")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.outcome import Outcome, State
 
 LATENCY, FASTEST = "latency of ", "latency of the fastest"
@@ -17,7 +18,7 @@ class AttemptRow:
     """One attempt as the journal knows it. Times are UTC, ISO 8601.
 
     `reason` says why this rung was chosen, `sentence` how it ended. An attempt whose process was
-    killed is still RUNNING. `artifact` is relative to the run folder where it lies inside.
+    killed is still RUNNING. `artifact` lies where the run folder has been moved to.
     """
 
     number: int
@@ -32,8 +33,7 @@ class AttemptRow:
     sentence: str = ""
     verdict: Mapping[str, Any] | None = None
     candidate: Mapping[str, Any] | None = None
-    artifact: str | None = None
-    sha256: str | None = None
+    artifact: Artifact | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

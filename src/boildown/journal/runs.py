@@ -64,8 +64,7 @@ def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = N
 
     def look(journal: Journal) -> tuple[Path, AttemptRow] | None:
         for row in reversed(journal.attempts_of(candidate_key)):
-            path = journal.artifact(row)
-            inside = path is not None and path.resolve().is_relative_to(journal.folder.resolve())
+            inside = row.artifact is not None and row.artifact.path.resolve().is_relative_to(journal.folder.resolve())
             if row.state in _USABLE and inside and not journal.changed(row):
                 return journal.folder, row
         return None

@@ -45,7 +45,7 @@ class Changed:
 
 
 def changed(
-    records: Sequence[Record], number: int, sha256: str | None, known: Mapping[str, Any], unit: Mapping[str, str]
+    records: Sequence[Record], number: int, digest: str, known: Mapping[str, Any], unit: Mapping[str, str]
 ) -> Changed | None:
     """What was recorded of this attempt's file; None where nothing was, or on other samples.
 
@@ -54,7 +54,7 @@ def changed(
     fitting = [
         r.data
         for r in records
-        if r.kind == "changed" and r.attempt == number and r.data["artifact"] == sha256
+        if r.kind == "changed" and r.attempt == number and r.data["artifact"] == digest
         and r.data["data"] == known.get("verdict data", r.data["data"])
     ]  # fmt: skip
     if not fitting:

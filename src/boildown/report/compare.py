@@ -12,7 +12,7 @@ from boildown.report.read import ReportFacts, facts
 from boildown.report.text import table
 from boildown.report.words import printable, told
 
-_SETTINGS = ("goal", "confidence", "budget", "ladder", "runtime", "hardware", "latency", "seed", "boildown")
+_SETTINGS = ("goal", "confidence", "budget", "ladder", "deployment", "seed", "boildown")
 _TIMED_BY = (("cpu", "processors"), ("cores", "numbers of cores"), ("os", "systems"))
 _WIDEST = 48  # characters of a column in the terminal
 Row = tuple[str, ...]
@@ -140,8 +140,8 @@ def _warnings(known: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     for name, many in _TIMED_BY:
         if _differs(_mapping(facts.get("environment")).get(name) for facts in known):
             found.append(f"latency was measured on different {many}")
-    for name in ("latency", "runtime", "hardware"):
-        if _differs(facts.get(name) for facts in known):
+    for name in ("runtime", "form", "hardware", "batch", "threads"):
+        if _differs(_mapping(facts.get("deployment")).get(name) for facts in known):
             found.append(f"artifacts were made or timed for different settings of {name}")
     return tuple(found)
 

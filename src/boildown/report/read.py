@@ -14,7 +14,7 @@ from boildown.domain.measurement import LEGEND, MARK, NOISE, Interval, Measureme
 from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Finding, Verdict, relaxations
 from boildown.journal.journal import Journal
-from boildown.journal.rows import FASTEST, AttemptRow, Look
+from boildown.journal.rows import FASTEST, AttemptRow, Look, Record
 from boildown.report import course, proof
 from boildown.report.attempts import AttemptLine, line
 from boildown.report.axes import NOT_SHOWN, Axis, axes
@@ -135,7 +135,7 @@ def facts(journal: Journal) -> ReportFacts:
         took=duration(ending.seconds if ending else sum(row.timings.get("total", 0.0) for row in rows)),
         best=lines[chosen.number] if chosen else None,
         artifact=_delivered(journal, chosen),
-        sha256=(chosen.sha256 or "") if chosen else "",
+        sha256=chosen.artifact.digest if chosen and chosen.artifact else "",
         hardware=verdict.hardware if verdict else "",
         confidence=f"{100 * verdict.confidence:g} %" if verdict and verdict.confidence is not None else "",
         findings=tuple(_finding(f, verdict.measurements) for f in verdict.findings) if verdict else (),
@@ -149,7 +149,7 @@ def facts(journal: Journal) -> ReportFacts:
         axes=compare,
         quality=quality,
         layers=layers(records, chosen.number) if chosen else None,
-        changed=changed(records, chosen.number, chosen.sha256, known, units) if chosen else None,
+        changed=_changed(records, chosen, known, units),
         loader=_loader(journal.folder) if chosen else "",
         notices=tuple(short(str(notice)) for notice in known.get("notices", ())),
         settings=_settings(known),
@@ -236,7 +236,7 @@ def _interval(interval: Interval | None, unit: str, condition: Condition) -> str
 
 
 def _settings(known: Mapping[str, Any]) -> Pairs:
-    names = ("goal", "confidence", "budget", "ladder", "runtime", "hardware", "latency", "seed", "model", "boildown")
+    names = ("goal", "confidence", "budget", "ladder", "deployment", "seed", "model", "boildown")
     return pairs({name: known[name] for name in names if known.get(name) is not None})
 
 
@@ -255,9 +255,17 @@ def _delivered(journal: Journal, row: AttemptRow | None) -> str:
     """Where the best candidate's artifact lies: in best/ if it was handed over, else with its attempt."""
     if row is None or row.artifact is None:
         return ""
-    best = journal.folder / "best"
-    found = sorted(best.glob("model.*")) if best.is_dir() else []
-    return str(found[0] if found else journal.artifact(row))
+    best = journal.folder / "best" / row.artifact.name
+    return str(best if best.exists() else row.artifact.path)
+
+
+def _changed(
+    records: Sequence[Record], row: AttemptRow | None, known: Mapping[str, Any], units: Mapping[str, str]
+) -> Changed | None:
+    """What the best candidate's artifact gets wrong that the first model got right."""
+    if row is None or row.artifact is None:
+        return None
+    return changed(records, row.number, row.artifact.digest, known, units)
 
 
 def _loader(folder: Path) -> str:

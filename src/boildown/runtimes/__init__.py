@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from boildown.errors import InputError
-from boildown.runtimes.base import Array, Port, Runtime, Session, Written
+from boildown.domain.rules import Rules
+from boildown.errors import InputError, Mistake
+from boildown.runtimes.base import Array, Port, Runtime, Session, Usual, Written
 
-__all__ = ["Array", "Port", "Runtime", "Session", "Written", "get", "names"]
+__all__ = ["Array", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
 
 _GROUP = "boildown.runtimes"
 _OWN = {
@@ -26,13 +28,54 @@ def get(name: str) -> Runtime:
     """The runtime called `name`.
 
     Plug-ins register a class without constructor arguments in the entry-point group
-    `boildown.runtimes`; they cannot replace a shipped runtime. Raises InputError for an unknown name.
+    `boildown.runtimes`; they cannot replace a shipped runtime. Raises InputError for an unknown name, and for a
+    plug-in that is not what a runtime is.
     """
     if name in _OWN:
         module, attribute = _OWN[name]
         runtime: Runtime = getattr(import_module(module), attribute)()
         return runtime
     for point in entry_points(group=_GROUP, name=name):
-        plugged: Runtime = point.load()()
-        return plugged
+        return _built(point)
     raise InputError.of(f"There is no runtime {name!r}.", f"Choose one of: {', '.join(names())}.")
+
+
+def plugged(name: str) -> str:
+    """How a message names a runtime that is a plug-in, with its entry point; empty for a shipped one."""
+    found = () if name in _OWN else tuple(entry_points(group=_GROUP, name=name))
+    return _called(found[0]) if found else ""
+
+
+_MEMBERS = {
+    **dict.fromkeys(("name", "suffix"), "text"),
+    "rules": "boildown.domain.rules.Rules",
+    **dict.fromkeys(("version", "export", "write", "open", "refuses", "files", "loader"), "a method"),
+}
+
+
+def _built(point: EntryPoint) -> Runtime:
+    """A plug-in's runtime, completed by what it may leave out. Raises InputError where it is none."""
+    cure = "Mend or uninstall the package that it comes from, or choose another runtime."
+    try:
+        kind = point.load()
+        if isinstance(kind, type) and not issubclass(kind, Usual):
+            kind = type(kind.__name__, (kind, Usual), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+        runtime: Runtime = kind()
+    except Exception as error:
+        raise InputError.of(f"{_called(point)} cannot be loaded: {type(error).__name__}: {error}.", cure) from error
+    wrong = [
+        Mistake(f"{_called(point)} has no {member} that is {what}.", cure)
+        for member, what in _MEMBERS.items()
+        if not _is(getattr(runtime, member, None), what)
+    ]
+    if wrong:
+        raise InputError(*wrong)
+    return runtime
+
+
+def _is(member: Any, what: str) -> bool:
+    return callable(member) if what == "a method" else isinstance(member, str if what == "text" else Rules)
+
+
+def _called(point: EntryPoint) -> str:
+    return f"The runtime plug-in {point.name!r} ({point.value})"

@@ -1,6 +1,6 @@
 """What a runtime is: it exports a captured program once, writes artifacts from it, and runs them.
 
-Every method here may crash natively and is called in a child process; arguments are therefore
+`export`, `write` and `open` may crash natively and are called in a child process; arguments are therefore
 paths, bytes and plain data.
 """
 
@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.rules import Rules
 
 Array = NDArray[Any]
 
@@ -48,13 +50,26 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What executes an artifact."""
+    """What executes an artifact.
+
+    `path` of `export` and of `write` lies in a new folder: every file that is left there belongs to what was
+    exported, or to the artifact. A plug-in may leave out what `Usual` has.
+    """
 
     name: str
     suffix: str
+    rules: Rules
+    """What it quantizes, and how."""
 
     def version(self) -> str:
-        """Name and version, for keys and environments."""
+        """Name and version, for keys and environments: a new one measures anew."""
+        ...
+
+    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+        """Why it cannot write a candidate with such a plan or rewrite, in words; None where it may.
+
+        Asked before a method is applied, with a plan that is empty: nothing is calibrated for a runtime in vain.
+        """
         ...
 
     def export(self, program: bytes, path: Path) -> None:
@@ -73,9 +88,35 @@ class Runtime(Protocol):
         ...
 
     def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> Session:
-        """Load an artifact with `threads` intra-op threads, spinning off.
+        """Load the artifact at `path` with `threads` intra-op threads, spinning off.
 
         `trust` vouches for the file's origin. Raises UntrustedFileError where a format could execute
         code and is not trusted.
         """
         ...
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The other files that belong to an artifact of which `path` is loaded, in the same folder or below."""
+        ...
+
+    def loader(self, artifact: Artifact) -> str:
+        """A Python script that loads the artifact beside it and holds it against `sample.npz`; empty for none."""
+        ...
+
+
+class Usual:
+    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file, no refusal, no loader."""
+
+    rules = Rules()
+
+    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+        """Nothing is refused beforehand."""
+        return None
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """What is loaded is all there is."""
+        return ()
+
+    def loader(self, artifact: Artifact) -> str:
+        """No script is known."""
+        return ""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import lru_cache
+from io import StringIO
 from pathlib import Path
+from runpy import run_path
 
 from boildown.domain.candidate import Edit, Plan
 from boildown.runtimes import get
@@ -35,3 +38,13 @@ def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: b
 @lru_cache(maxsize=3)
 def _open(runtime: str, path: str, threads: int, trust: bool) -> Session:
     return get(runtime).open(Path(path), threads, trust=trust)
+
+
+def load(script: str) -> None:
+    """Run the loader of an artifact. Raises RuntimeError where it says that it failed."""
+    with redirect_stdout(StringIO()):
+        try:
+            run_path(script, run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"{Path(script).name} ends with {end.code!r}") from end

@@ -15,20 +15,49 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
-from boildown.runtimes.base import Array, Port, Written
+from boildown.runtimes.base import Array, Port, Usual, Written
+
+_REFUSAL = "the eager runtime runs float candidates only"
+_LOADER = '''\
+"""Load {file} and check it on the sample beside it. A .pt2 file can run code when it is loaded: trust its origin."""
+import numpy as np, torch
+from pathlib import Path
+here = Path(__file__).parent
+sample, program = np.load(here / "sample.npz"), torch.export.load(here / "{file}")
+inputs = [torch.from_numpy(sample[name]) for name in sample.files if name.startswith("input:")]
+args, kwargs = torch.utils._pytree.tree_unflatten(inputs, program.call_spec.in_spec)
+with torch.inference_mode():
+    outputs = torch.utils._pytree.tree_leaves(program.module(check_guards=False)(*args, **kwargs))
+outputs = [output for output in outputs if isinstance(output, torch.Tensor)]
+expected = [sample[name] for name in sample.files if name.startswith("output:")]
+for output, value in zip(outputs, expected, strict=True):
+    np.testing.assert_allclose(output.numpy(), value, rtol=0.05, atol=0.05 * np.abs(value).max())
+print("{file} runs and gives the recorded outputs")
+'''
 
 
-class Eager:
+class Eager(Usual):
     """PyTorch on the CPU; see `base.Runtime` for the methods."""
 
     name = "eager"
     suffix = ".pt2"
+    rules = FLOAT
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
         return f"torch {torch.__version__}"
+
+    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+        """Whatever is quantized: PyTorch runs float here."""
+        return None if plan is None and rewrite is None else _REFUSAL
+
+    def loader(self, artifact: Artifact) -> str:
+        """A few lines of PyTorch."""
+        return _LOADER.format(file=artifact.name)
 
     def export(self, program: bytes, path: Path) -> None:
         """Store the program as it is."""
@@ -36,7 +65,7 @@ class Eager:
 
     def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
         """Copy the program. Raises ExportError for a plan or a rewrite: PyTorch runs float here."""
-        if plan is not None or rewrite is not None:
+        if self.refuses(plan, rewrite) is not None:
             raise ExportError("The eager runtime runs float candidates only.\n  Use runtime='onnxruntime' to quantize.")
         shutil.copyfile(exported, path)
         return Written(path.stat().st_size, "float")

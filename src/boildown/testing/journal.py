@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError
@@ -60,6 +61,9 @@ class JournalSuite:
 
     def test_an_attempt_comes_back_whole(self, journals: type[Journal], folder: Path) -> None:
         with journals.create(folder, {}) as journal:
+            artifact = Artifact(
+                "mine", folder / "attempts" / "1", "model.x", {"model.x": "a" * 64, "w/0.bin": "b" * 64}, "mine 1"
+            )
             journal.begin_attempt(1, "prune", "the cheapest", "p" * 64, "c" * 64, {"minutes": 0.5})
             assert [row.state for row in journal.attempts()] == [State.RUNNING]
             journal.finish_attempt(
@@ -68,8 +72,7 @@ class JournalSuite:
                 "size missed",
                 verdict={"findings": [{"excess": math.inf}]},
                 candidate={"edits": []},
-                artifact=folder / "attempts" / "1" / "model.onnx",
-                sha256="a" * 64,
+                artifact=artifact,
                 timings={"apply": 1.5},
                 notes=["one", "two"],
             )
@@ -85,7 +88,7 @@ class JournalSuite:
             assert row.state is State.MISSED
             assert row.verdict == {"findings": [{"excess": math.inf}]}
             assert (row.candidate, row.timings, row.notes) == ({"edits": []}, {"apply": 1.5}, ("one", "two"))
-            assert journal.artifact(row) == folder / "attempts/1/model.onnx"
+            assert row.artifact == artifact
             assert row.ended is not None
             assert row.started <= row.ended
             assert journal.attempts_of("c" * 64) == [row]
@@ -119,11 +122,11 @@ class JournalSuite:
             journal.begin_attempt(1, "prune")
             with pytest.raises(JournalError, match="not finished"):
                 journal.amend_attempt(1, State.MET, "met", {})
-            journal.finish_attempt(1, State.MISSED, "missed", sha256="a", timings={"apply": 1.0})
+            journal.finish_attempt(1, State.MISSED, "missed", notes=["a"], timings={"apply": 1.0})
             journal.amend_attempt(1, State.UNDECIDED, "undecided", {"findings": []})
             (row,) = journal.attempts()
             assert (row.state, row.sentence, row.verdict) == (State.UNDECIDED, "undecided", {"findings": []})
-            assert (row.sha256, row.timings) == ("a", {"apply": 1.0})
+            assert (row.notes, row.timings) == (("a",), {"apply": 1.0})
 
     def test_measurements_by_key_and_by_attempt(self, journals: type[Journal], folder: Path) -> None:
         with journals.create(folder, {}) as journal:

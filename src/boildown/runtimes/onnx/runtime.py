@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
-from boildown.runtimes.base import Array, Port, Written
+from boildown.runtimes.base import Array, Port, Usual, Written
 from boildown.runtimes.onnx.external import external_files
 
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -28,11 +30,25 @@ _ERRORS = (
 """ONNX Runtime's own errors; they share no base narrower than Exception."""
 
 
-class OnnxRuntime:
+_LOADER = '''\
+"""Load {file} and check it on the sample beside it."""
+import numpy as np, onnxruntime as ort
+from pathlib import Path
+here = Path(__file__).parent
+sample, session = np.load(here / "sample.npz"), ort.InferenceSession(here / "{file}")
+outputs = session.run(None, {{port.name: sample["input:" + port.name] for port in session.get_inputs()}})
+for port, output in zip(session.get_outputs(), outputs):
+    np.testing.assert_allclose(output, sample["output:" + port.name], rtol=0.05, atol=0.05 * np.abs(output).max())
+print("{file} runs and gives the recorded outputs")
+'''
+
+
+class OnnxRuntime(Usual):
     """ONNX Runtime's CPU provider; see `base.Runtime` for the methods."""
 
     name = "onnxruntime"
     suffix = ".onnx"
+    rules = Rules()
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
@@ -90,6 +106,15 @@ class OnnxRuntime:
             facts["kernels"] = _kernels(data, convolutions, names)
         path.write_bytes(data)
         return Written(len(data), form, facts)
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Where the file keeps weights outside of itself. Raises InputError for those outside its folder."""
+        folder = path.resolve().parent
+        return tuple(path.parent / file.relative_to(folder) for file in external_files(path) if file.is_file())
+
+    def loader(self, artifact: Artifact) -> str:
+        """A few lines of ONNX Runtime."""
+        return _LOADER.format(file=artifact.name)
 
     def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> OnnxSession:
         """Load an artifact. Raises InputError if it is missing, damaged or reads other folders.
