@@ -1,4 +1,4 @@
-"""Both shipped runtimes hold to what any runtime must."""
+"""Both shipped runtimes hold to what any runtime must, and so does a foreign one of two files."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def test_every_shipped_runtime_has_its_suite() -> None:
     suites = {suite.__name__.lower().removeprefix("test") for suite in RuntimeSuite.__subclasses__()}
     shipped = {name for name in names() if get(name).__class__.__module__.startswith("boildown.")}
     assert shipped <= suites
+
+
+class TestPair(RuntimeSuite):
+    @pytest.fixture
+    def runtime(self, plugged) -> Runtime:
+        return get("pair")

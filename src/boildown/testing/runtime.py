@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
+from runpy import run_path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from boildown.domain.candidate import Edit
+from boildown.domain.artifact import Artifact
+from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import Deployment
+from boildown.domain.target import Target
+from boildown.engine.bench import Bench
+from boildown.engine.job import Job
 from boildown.errors import BoildownError, ExportError, InputError
 from boildown.runtimes.base import Array, Runtime
 from boildown.surgery.calibrate import calibrate
@@ -53,9 +61,7 @@ class RuntimeSuite:
     @pytest.fixture
     def exported(self, runtime: Runtime, graph: Graph, tmp_path: Path) -> Path:
         """Its float export."""
-        path = tmp_path / f"exported{runtime.suffix}"
-        runtime.export(graph.serialize(), path)
-        return path
+        return _exported(runtime, graph, tmp_path / "exported")
 
     @staticmethod
     def inputs(count: int) -> tuple[Tensor, Tensor]:
@@ -76,9 +82,9 @@ class RuntimeSuite:
     def test_the_float_artifact_gives_the_models_outputs_at_any_batch(
         self, runtime: Runtime, graph: Graph, exported: Path, tmp_path: Path, count: int
     ) -> None:
-        path = tmp_path / f"artifact{runtime.suffix}"
+        path = _place(runtime, tmp_path / "artifact")
         written = runtime.write(exported, path)
-        assert written.size == path.stat().st_size
+        assert 0 < written.size <= _whole(runtime, path).size
         for output, expected in zip(self.outputs(runtime, path, count), graph.module(*self.inputs(count)), strict=True):
             assert output.shape == tuple(expected.shape)
             assert _decibel(expected.detach().numpy(), output) > 60
@@ -86,7 +92,7 @@ class RuntimeSuite:
     def test_ports_carry_names_types_and_a_dynamic_batch(
         self, runtime: Runtime, exported: Path, tmp_path: Path
     ) -> None:
-        path = tmp_path / f"artifact{runtime.suffix}"
+        path = _place(runtime, tmp_path / "artifact")
         runtime.write(exported, path)
         session = runtime.open(path, trust=True)
         assert [port.name for port in session.inputs] == ["image", "depth"]
@@ -95,25 +101,88 @@ class RuntimeSuite:
         assert isinstance(session.inputs[0].shape[0], str)
         assert session.inputs[0].shape[1:] == (3, 12, 12)
 
-    def test_a_plan_is_followed_or_refused(
+    def test_a_plan_is_followed_or_refused_before_it_is_made(
         self, runtime: Runtime, graph: Graph, exported: Path, tmp_path: Path
     ) -> None:
-        plan = calibrate(graph, place(graph), [(self.inputs(32), {})])
-        path, plain = tmp_path / f"quantized{runtime.suffix}", tmp_path / f"plain{runtime.suffix}"
-        runtime.write(exported, plain)
-        try:
-            written = runtime.write(exported, path, plan)
-        except ExportError as refused:
-            assert len(str(refused).split()) > 4  # noqa: PT017 - a refusal is a result here
+        refused = runtime.refuses(Plan(), None)
+        path, plain = (_place(runtime, tmp_path / name) for name in ("quantized", "plain"))
+        if refused is not None:
+            assert len(refused.split()) > 3
+            with pytest.raises(ExportError):
+                runtime.write(exported, path, Plan())
             return
-        assert written.size < plain.stat().st_size
+        plan = calibrate(graph, place(graph, runtime.rules), [(self.inputs(32), {})], rules=runtime.rules)
+        runtime.write(exported, plain)
+        runtime.write(exported, path, plan)
+        assert _whole(runtime, path).size < _whole(runtime, plain).size
         expected = simulate(graph, plan)(*self.inputs(5))
         for output, wanted in zip(self.outputs(runtime, path, 5), expected, strict=True):
             assert _decibel(wanted.detach().numpy(), output) > 30
 
+    def test_what_is_not_quantized_is_never_refused(self, runtime: Runtime) -> None:
+        assert runtime.refuses(None, None) is None
+
+    def test_other_weights_have_another_digest(self, runtime: Runtime, tmp_path: Path) -> None:
+        digests = {_artifact(runtime, tmp_path / str(seed), seed).digest for seed in (0, 0, 1)}
+        assert len(digests) == 2
+
+    def test_an_artifact_survives_a_move(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        before = self.outputs(runtime, path, 3)
+        moved = _whole(runtime, path).move(tmp_path / "elsewhere")
+        shutil.rmtree(path.parent)
+        shutil.rmtree(exported.parent)
+        for output, wanted in zip(self.outputs(runtime, moved.path, 3), before, strict=True):
+            np.testing.assert_array_equal(output, wanted)
+
+    def test_it_names_the_files_of_an_artifact_that_lies_among_others(
+        self, runtime: Runtime, exported: Path, tmp_path: Path
+    ) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        whole = _whole(runtime, path)
+        (path.parent / "notes.txt").write_text("not of it")
+        assert Artifact.read(runtime.name, path, runtime.files(path)).digest == whole.digest
+
+    def test_another_version_is_another_key(
+        self, runtime: Runtime, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        artifact = _whole(runtime, path)
+
+        def key() -> str:
+            job = Job(cast(Any, None), cast(Any, None), Target(()), deployment=Deployment(runtime.name))
+            bench = Bench(job, tmp_path, check=lambda: None, progress=lambda _what, _done, _total: None)
+            return bench.key("size", artifact)
+
+        monkeypatch.setattr("boildown.engine.bench.get", lambda _name: runtime)
+        assert key() == key()
+        version = runtime.version()
+        before = key()
+        monkeypatch.setattr(type(runtime), "version", lambda _self: f"{version}.1")
+        assert key() != before
+
+    def test_its_loader_runs_where_the_artifact_was_handed_over(
+        self, runtime: Runtime, exported: Path, tmp_path: Path
+    ) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        if not (script := runtime.loader(_whole(runtime, path))):
+            return
+        session, arrays = runtime.open(path, trust=True), [tensor.numpy() for tensor in self.inputs(1)]
+        sample = {f"input:{port.name}": array for port, array in zip(session.inputs, arrays, strict=True)}
+        sample |= {
+            f"output:{port.name}": array for port, array in zip(session.outputs, session.run(arrays), strict=True)
+        }
+        np.savez(path.parent / "sample.npz", **cast(Any, sample))
+        (path.parent / "load.py").write_text(script, encoding="utf-8")
+        run_path(str(path.parent / "load.py"), run_name="__main__")
+
     def test_an_unknown_rewrite_is_refused(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
         with pytest.raises(ExportError):
-            runtime.write(exported, tmp_path / f"x{runtime.suffix}", rewrite=Edit("turn-into-gold"))
+            runtime.write(exported, _place(runtime, tmp_path / "x"), rewrite=Edit("turn-into-gold"))
 
     def test_missing_and_damaged_files_are_the_users_to_mend(self, runtime: Runtime, tmp_path: Path) -> None:
         with pytest.raises(InputError):
@@ -124,7 +193,7 @@ class RuntimeSuite:
             runtime.open(damaged, trust=True)
 
     def test_inputs_that_do_not_fit_are_told_in_words(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
-        path = tmp_path / f"artifact{runtime.suffix}"
+        path = _place(runtime, tmp_path / "artifact")
         runtime.write(exported, path)
         with pytest.raises(BoildownError):
             runtime.open(path, trust=True).run([np.zeros((1, 7), np.float32)])
@@ -132,7 +201,7 @@ class RuntimeSuite:
     def test_trust_is_asked_for_where_a_file_could_run_code(
         self, runtime: Runtime, exported: Path, tmp_path: Path
     ) -> None:
-        path = tmp_path / f"artifact{runtime.suffix}"
+        path = _place(runtime, tmp_path / "artifact")
         runtime.write(exported, path)
         if self.trusted:
             with pytest.raises(InputError, match="trust"):
@@ -141,10 +210,34 @@ class RuntimeSuite:
             assert runtime.open(path).inputs
 
 
+def _place(runtime: Runtime, folder: Path) -> Path:
+    """Where to export or to write, in a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"model{runtime.suffix}"
+
+
+def _exported(runtime: Runtime, graph: Graph, folder: Path) -> Path:
+    path = _place(runtime, folder)
+    runtime.export(graph.serialize(), path)
+    return path
+
+
+def _whole(runtime: Runtime, path: Path) -> Artifact:
+    """Everything that lies in the folder of an artifact."""
+    return Artifact.read(runtime.name, path, (file for file in path.parent.rglob("*") if file.is_file()))
+
+
+def _artifact(runtime: Runtime, folder: Path, seed: int) -> Artifact:
+    """That of a model with the weights of a seed."""
+    path = _place(runtime, folder / "artifact")
+    runtime.write(_exported(runtime, _graph(seed), folder / "exported"), path)
+    return _whole(runtime, path)
+
+
 @cache
-def _graph() -> Graph:
+def _graph(seed: int = 0) -> Graph:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return capture(TwoPorts().eval(), RuntimeSuite.inputs(2), {})
 
 
