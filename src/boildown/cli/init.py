@@ -31,8 +31,9 @@ goal = "first"                         # first | smallest | fastest | best
 [budget]
 time = "30 min"
 
-[latency]
-batch = 1
+[deployment]
+hardware = "this machine"              # or x86-vnni | x86-any | arm64
+batch = 1                              # samples per call, and threads, when it is timed
 threads = 1
 
 [ladder]
