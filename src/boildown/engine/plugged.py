@@ -15,7 +15,7 @@ from torch import nn
 
 from boildown.domain.artifact import Artifact
 from boildown.engine.deliver import deliver, save_sample
-from boildown.errors import ExportError, InputError
+from boildown.errors import ExportError, InputError, contained
 from boildown.execution.child import Child
 from boildown.runtimes import get, plugged
 from boildown.runtimes.base import Runtime
@@ -102,7 +102,8 @@ def _inputs() -> torch.Tensor:
 def _member(called: str, member: str) -> Iterator[None]:
     """Whatever fails inside is the fault of this member of the plug-in."""
     try:
-        yield
+        with contained():
+            yield
     except ExportError:
         raise
     except Exception as error:

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from boildown.domain.rules import Rules
-from boildown.errors import InputError, Mistake
+from boildown.errors import InputError, Mistake, contained
 from boildown.runtimes.base import Array, Port, Runtime, Session, Usual, Written
 
 __all__ = ["Array", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
@@ -57,10 +57,11 @@ def _built(point: EntryPoint) -> Runtime:
     """A plug-in's runtime, completed by what it may leave out. Raises InputError where it is none."""
     cure = "Mend or uninstall the package that it comes from, or choose another runtime."
     try:
-        kind = point.load()
-        if isinstance(kind, type) and not issubclass(kind, Usual):
-            kind = type(kind.__name__, (kind, Usual), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-        runtime: Runtime = kind()
+        with contained():
+            kind = point.load()
+            if isinstance(kind, type) and not issubclass(kind, Usual):
+                kind = type(kind.__name__, (kind, Usual), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+            runtime: Runtime = kind()
     except Exception as error:
         raise InputError.of(f"{_called(point)} cannot be loaded: {type(error).__name__}: {error}.", cure) from error
     wrong = [
