@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import boildown as bd
+from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import Deployment
 from boildown.domain.target import Target
 from boildown.engine.bench import Bench
 from boildown.engine.company import LEAST_ALONE, agreement, alone_and_together
@@ -136,31 +137,31 @@ def test_a_model_that_has_no_answer_for_one_sample_alone_is_refused_with_the_cau
     _refuse_company(Candidate(noisy), Job(task, resolve(task, 0), Target(())))
 
 
-def centred(folder, plugged, count=1200, **options) -> tuple[Bench, Path]:
+def centred(folder, plugged, count=1200, **options) -> tuple[Bench, Artifact]:
     """A bench with a file that takes the mean of the batch from every sample."""
     task = plugged.task(count)
     bench = Bench(
-        Job(task, resolve(task, 0), Target(()), runtime="mirror", **options),
+        Job(task, resolve(task, 0), Target(()), deployment=Deployment(runtime="mirror"), **options),
         folder, check=lambda: None, progress=lambda *_: None,
     )  # fmt: skip
     path = folder / "centred.mirror"
     path.write_text('{"centred": true}')
-    return bench, path
+    return bench, Artifact.read("mirror", path)
 
 
 def test_a_file_that_looks_at_the_batch_is_no_file_of_a_model(plugged, tmp_path):
-    bench, path = centred(tmp_path, plugged)
+    bench, artifact = centred(tmp_path, plugged)
     with pytest.raises(ParityError, match="depends on the other samples of its batch"):
-        bench.agree(Candidate(plugged.model()), path)
+        bench.agree(Candidate(plugged.model()), artifact)
     bench.close()
 
 
 @pytest.mark.parametrize("batch", [1, 64])
 def test_a_bare_file_that_looks_at_the_batch_is_scored_as_it_is_deployed(plugged, tmp_path, batch):
-    _, path = centred(tmp_path, plugged)
+    _, artifact = centred(tmp_path, plugged)
     x, y = plugged.samples(600, 5)
     task = bd.Classification(validation=(x, y))
-    verdict = bd.measure(path, task, "accuracy >= 0.8", runtime="mirror", latency=bd.Latency(batch=batch))
+    verdict = bd.measure(artifact.path, task, "accuracy >= 0.8", runtime="mirror", latency=bd.Latency(batch=batch))
     measured = verdict.measurements["accuracy"]
     answers = torch.cat([part - part.mean(0) for part in x.split(batch)]).argmax(1)
     assert measured.value == pytest.approx(float((answers == y).double().mean()))

@@ -114,7 +114,7 @@ def test_an_open_latency_is_timed_once_more_and_its_own_blocks_decide(climbed):
     assert clock.levels[0] == [ONE]
     assert timings(run, 1) == [0.49, 0.45]
     assert any("look 2" in note for note in latency.notes)
-    sha = run._attempts[1].sha256[:8]
+    sha = run._attempts[1].artifact.digest[:8]
     assert [look for look in looks(run) if look[0] == 1] == [(1, sha, 1), (1, sha, 2)]
     assert "Latency was timed anew, of new blocks, for attempt 1, whose first look" in run.report().read_text()
 
@@ -190,19 +190,20 @@ def test_who_measures_or_verifies_looks_twice_as_well(climbed, plugged, tmp_path
 
 @pytest.mark.parametrize("target", [("latency <= 0.5x",), ("size <= 0.5x",)])
 def test_no_two_purposes_and_no_two_looks_share_a_timing(plugged, tmp_path, target):
+    from boildown.domain.artifact import Artifact
+    from boildown.domain.deployment import Deployment
     from boildown.domain.grammar import parse_target
     from boildown.engine.job import Job
     from boildown.tasks.splits import resolve
 
     task = plugged.task(64)
     bench = benches.Bench(
-        Job(task, resolve(task, 0), parse_target(target, task.metrics), runtime="mirror"), tmp_path,
-        check=lambda: None, progress=lambda *_: None,
+        Job(task, resolve(task, 0), parse_target(target, task.metrics), deployment=Deployment(runtime="mirror")),
+        tmp_path, check=lambda: None, progress=lambda *_: None,
     )  # fmt: skip
-    bench.first = tmp_path / "first"
-    bench.first.write_text("")
+    bench.first = Artifact("mirror", tmp_path, "first", {"first": "0" * 64})
     keys = []
     bench.recall = lambda key: keys.append(key) or timed(1.0)
     for purpose, look in (("search", 1), ("verdict", 1), ("verdict", 2), ("fastest", 1), ("fastest", 2)):
-        bench.latency(bench.first, "0" * 64, purpose=purpose, look=look)
+        bench.latency(bench.first, purpose=purpose, look=look)
     assert len(set(keys)) == len(keys)
