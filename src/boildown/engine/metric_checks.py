@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Batch = tuple[Any, Any]
 """(outputs, targets) of some samples."""
 
-LOOKED_AT, LOOKED_AGAIN = 256, 4096
+LOOKED_AT, LOOKED_AGAIN = 128, 4096
 """Samples on which metrics are held against a model, and those that are looked at before it is said to know nothing."""
 
 _NUMBERS = 2**25  # of outputs, the most that are kept: those of language models are large

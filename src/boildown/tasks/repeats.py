@@ -17,8 +17,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from boildown.domain.task import Samples
 from boildown.tasks.data import IndexedSamples, content, evenly_spaced, leaves
@@ -294,6 +292,11 @@ def _alike(look: Look) -> Labels:
         )[1].reshape(-1)
         for shift in (0.0, 0.5)
     )  # fmt: skip
+    if len(np.unique(one)) == len(one) == len(np.unique(other)):
+        return np.arange(len(one))
+    from scipy.sparse import coo_array  # half a second to load: when first used
+    from scipy.sparse.csgraph import connected_components
+
     other = other + one.max() + 1
     size = int(other.max()) + 1
     graph = coo_array((np.ones(len(one)), (one, other)), shape=(size, size))
