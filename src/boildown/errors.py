@@ -132,7 +132,14 @@ class DeadlineError(AttemptError):
 
 
 class WorkerLost(BoildownError):
-    """A child process died before it answered."""
+    """A child process died before it answered. `details`: the last lines that it printed."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        self.details = details
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[WorkerLost], tuple[str, str]]:
+        return type(self), (str(self), self.details)
 
 
 class JournalError(BoildownError):
@@ -147,10 +154,14 @@ class Cancelled(BoildownError):
 def contained() -> Iterator[None]:
     """Code of the user's inside cannot end the program: `sys.exit` and its like become an InputError that says where.
 
-    Ctrl-C still does.
+    Ctrl-C still does. A path that no file system takes becomes an InputError too.
     """
     try:
         yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError.of(f"The path {shortened(error.filename)} is too long.", "Give a shorter one.") from error
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -160,6 +171,7 @@ def contained() -> Iterator[None]:
         ) from error
 
 
+_LONGEST, _SHOWN = 500, 120
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -171,6 +183,29 @@ def _place(error: BaseException) -> str:
     return f"{frame.filename}, line {frame.lineno}, in {frame.name},"
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says; nothing where it cannot be asked: an error of the user's may fail even at this."""
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+
+
+def in_words(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says; of boildown's own only the line."""
+    line = text_of(error).partition("\n")[0].rstrip()
+    if not line:
+        return type(error).__name__
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return line if isinstance(error, BoildownError) else f"{type(error).__name__}: {line}"
+
+
+def shortened(text: object) -> str:
+    """A name as it is shown in a message: the beginning of one that fills the screen."""
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}... ({len(shown):,} characters)"
+
+
 def disk_is_full(error: Exception) -> bool:
     """Whether an error says that the disk is full: here, in a child process or in a library that wraps it."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text_of(error)

@@ -30,7 +30,7 @@ from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.quote import Quote, quote
-from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, contained, disk_is_full
+from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, contained, disk_is_full, in_words
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import computing
 from boildown.journal.journal import Journal
@@ -150,7 +150,7 @@ class Sitting:
             with contained():
                 found = changed(self.bench, best, first)
         except Exception as error:  # noqa: BLE001 - journalled; the run is handed over without it
-            journal.record(best.number, "not compared", {"why": f"{type(error).__name__}: {error}"})
+            journal.record(best.number, "not compared", {"why": in_words(error)})
         else:
             if found is not None:
                 journal.record(best.number, CHANGED, found)
@@ -206,7 +206,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
                 except Exception as error:  # noqa: BLE001 - told; a run does not depend on who listens to it
                     called.remove(callback)
                     name = getattr(callback, "__qualname__", type(callback).__name__)
-                    failed.append(f"{name} is not called again, for it raised {type(error).__name__}: {error}")
+                    failed.append(f"{name} is not called again, for it raised {in_words(error)}")
             for text in failed:
                 sat.emit("notice", {"text": text})
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from boildown.domain.grammar import format_value
 from boildown.domain.task import Task
-from boildown.errors import ModelError
+from boildown.errors import ModelError, in_words
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
 from boildown.tasks.alone import Alone
@@ -195,7 +195,7 @@ def timm_look(name: str) -> Look:
         import timm
     except Exception as error:
         raise ModelError.of(
-            f"timm networks need timm, which cannot be imported: {type(error).__name__}: {error}.",
+            f"timm networks need timm, which cannot be imported: {in_words(error)}.",
             'pip install "boildown[timm]"',
         ) from error
     found = timm.get_pretrained_cfg(name)

@@ -22,7 +22,7 @@ from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
 from boildown.engine.job import Job
 from boildown.engine.timing import in_doubt
-from boildown.errors import AttemptError, InputError, WorkerLost, contained
+from boildown.errors import AttemptError, InputError, WorkerLost, contained, in_words
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
@@ -165,7 +165,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         digest = None if best.artifact is None else best.artifact.digest
         same = _text([told["number"], told["sha256"], told["verdict"]]) == _text([best.number, digest, best.verdict])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = f"it cannot be read ({type(error).__name__}: {error})"
+        what = f"it cannot be read ({in_words(error)})"
         return [Check("manifest.json", False, what), *_artifacts(folder, best)]
     said = "best attempt, its hash and its verdict are those of the journal"
     checks.append(Check("manifest.json", same, said if same else "its best attempt is not as the journal has it"))

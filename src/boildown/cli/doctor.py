@@ -106,7 +106,9 @@ def _measured() -> dict[str, Any] | None:
     """The speed of int8 by measurement in a child, or None where that fails."""
     try:
         with Child() as child, quiet(patience=_PATIENCE) as alone:
-            found: dict[str, Any] = child.call("boildown.measuring.probe:time_int8", deadline=_DEADLINE)
+            found: dict[str, Any] = child.call(
+                "boildown.measuring.probe:time_int8", deadline=_DEADLINE, doing="timing int8"
+            )
     except BoildownError as error:
         typer.echo(f"int8        could not be measured: {error}", err=True)
         return None

@@ -9,7 +9,7 @@ import typer
 
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import Status
-from boildown.errors import BoildownError, Cancelled, InputError
+from boildown.errors import BoildownError, Cancelled, InputError, in_words
 
 MET, NOT_MET, WRONG_INPUT, OTHER, CANCELLED = 0, 1, 2, 3, 130
 
@@ -51,7 +51,7 @@ def explain(error: BaseException) -> None:
         if os.environ.get("BOILDOWN_DEBUG"):
             traceback.print_exception(error)
         typer.echo(
-            f"error: {type(error).__name__}: {error}\n  This is a fault in boildown or in the task's own code; "
+            f"error: {in_words(error)}\n  This is a fault in boildown or in the task's own code; "
             "set BOILDOWN_DEBUG=1 to see where.",
             err=True,
         )

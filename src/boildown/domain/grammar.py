@@ -43,6 +43,14 @@ _CONDITION = re.compile(
     r"\s*(?P<unit>.*?)\s*",
     re.DOTALL | re.IGNORECASE,
 )
+_BETWEEN = re.compile(r"(?:\s*[,;&]\s*|\s+and\s+)(?=[^\s<>=,;&]+[^<>=,;&]*[<>=])", re.IGNORECASE)
+"""What stands between two conditions: each has an operator of its own."""
+_SHOWN = 4
+_ALSO = {
+    "acc": "accuracy", "top1": "accuracy", "flops": "macs", "flop": "macs", "mac": "macs", "parameters": "params",
+    "weights": "params", "ram": "memory", "time": "latency", "speed": "latency", "bytes": "size", "disk": "size",
+}  # fmt: skip
+"""What people call the metrics, besides their names."""
 _EXAMPLE = "METRIC [drop] (<=|<|>=|>) NUMBER [UNIT], for example `accuracy drop <= 1 pp` or `size <= 0.25x`"
 
 
@@ -178,6 +186,12 @@ def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
     if not isinstance(text, str):
         raise TargetError(Mistake(f"A condition is {type(text).__name__}, not text.", f"Write it as {_EXAMPLE}."))
     shown = f"`{' '.join(text.split())[:80]}`"
+    several = [part.strip() for part in _BETWEEN.split(text) if part.strip()]
+    if len(several) > 1:
+        told = ", ".join(f'"{part[:80]}"' for part in several[:_SHOWN])
+        raise TargetError(
+            Mistake(f"{shown} holds {len(several)} conditions.", f"Give each as a text of its own: [{told}].")
+        )
     if not text.strip():
         raise TargetError(Mistake("A condition is empty.", f"Write {_EXAMPLE}, or leave it out."))
     found = _CONDITION.fullmatch(text.replace("≤", "<=").replace("≥", ">="))
@@ -210,7 +224,9 @@ def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
     name = name if name in known else folded.get(name.casefold(), name)
     if name in known:
         return known[name]
-    near = [folded[n] for n in difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.5)]
+    called = name.casefold()
+    also = [_ALSO[called]] if _ALSO.get(called) in known else []
+    near = also or [folded[n] for n in difflib.get_close_matches(called, folded, n=2, cutoff=0.7)]
     guess = f"Did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
     raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
 

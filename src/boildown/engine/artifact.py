@@ -49,6 +49,7 @@ class ArtifactModel:
             check=self._check,
             deadline=self._deadline,
             retries=1,
+            doing=f"running {self._artifact.name}",
         )
         tensors = [torch.from_numpy(array) for array in outputs]
         if self._output is None:

@@ -37,6 +37,7 @@ from boildown.errors import (
     WorkerLost,
     contained,
     disk_is_full,
+    in_words,
 )
 from boildown.journal.journal import Journal
 from boildown.journal.rows import FASTEST, LATENCY
@@ -336,7 +337,7 @@ class Climber:
         except (Cancelled, JournalError):
             raise
         except Exception as error:  # noqa: BLE001 - journalled; the verdict stands without it
-            self.journal.record(attempt.number, "not probed", {"why": f"{type(error).__name__}: {error}"})
+            self.journal.record(attempt.number, "not probed", {"why": in_words(error)})
         if attempt.probe:
             self.journal.record(attempt.number, PROBE, attempt.probe)
             told = ", ".join(f"{part} {value:.3g}" for part, value in attempt.probe.items())
@@ -459,4 +460,4 @@ def _named(error: Exception) -> str:
     """A failure as the journal tells it: its short name, then what was said."""
     if isinstance(error, AttemptError):
         return f"{error.name}: {error}"
-    return f"{'worker lost' if isinstance(error, WorkerLost) else type(error).__name__}: {error}"
+    return f"worker lost: {error}" if isinstance(error, WorkerLost) else in_words(error)

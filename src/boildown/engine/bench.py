@@ -136,13 +136,13 @@ class Bench:
             if not exported.exists():
                 self.progress("export", 0, None)
                 fresh = _empty(exported.with_name(f"new-{exported.name}"))
-                self._call("boildown.runtimes.calls:export", runtime, graph.serialize(), str(fresh / name))
+                self._call("exporting", "boildown.runtimes.calls:export", runtime, graph.serialize(), str(fresh / name))
                 fresh.replace(exported)
             self.progress("write", 0, None)
             fresh = _empty(folder / "new-artifact")
             try:
                 written: Written = self._call(
-                    "boildown.runtimes.calls:write",
+                    "writing the file", "boildown.runtimes.calls:write",
                     runtime, str(exported / name), str(fresh / name), candidate.plan, candidate.rewrite,
                 )  # fmt: skip
                 beside = (path for path in fresh.rglob("*") if path.is_file())
@@ -159,7 +159,12 @@ class Bench:
     def ports(self, artifact: Artifact) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs of an artifact."""
         found: tuple[tuple[Port, ...], tuple[Port, ...]] = self._call(
-            "boildown.runtimes.calls:ports", artifact.runtime, str(artifact.path), os.cpu_count() or 1, self.trust
+            "opening the file",
+            "boildown.runtimes.calls:ports",
+            artifact.runtime,
+            str(artifact.path),
+            os.cpu_count() or 1,
+            self.trust,
         )
         return found
 
@@ -261,7 +266,7 @@ class Bench:
                         fresh.call(
                             "boildown.measuring.memory:peak",
                             str(which.path), inputs, which.runtime, deployment.threads, self.trust,
-                            check=self.check, deadline=self._left(),
+                            check=self.check, deadline=self._left(), doing="measuring memory",
                         )
                     )  # fmt: skip
 
@@ -302,7 +307,7 @@ class Bench:
                         runtime=artifact.runtime, threads=job.deployment.threads, level=level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],
                         seconds=TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
-                        check=self.check, deadline=self._left(),
+                        check=self.check, deadline=self._left(), doing="timing",
                     )
                 )  # fmt: skip
             notes = (*found.notes, *again, *(() if alone else (_NOT_ALONE,)))
@@ -609,10 +614,10 @@ class Bench:
         self.keep(key, measurement)
         return measurement
 
-    def _call(self, function: str, *args: Any) -> Any:
+    def _call(self, doing: str, function: str, *args: Any) -> Any:
         return self._child.call(
             function, *args, check=self.check, deadline=min(_EXPORT_SECONDS, self._left() or _EXPORT_SECONDS),
-            on_progress=self.progress, retries=1,
+            on_progress=self.progress, retries=1, doing=doing,
         )  # fmt: skip
 
     def _left(self) -> float | None:
@@ -620,7 +625,7 @@ class Bench:
             return None
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise DeadlineError("The attempt ran past its time limit.")
+            raise DeadlineError("The attempt took all the time it had.")
         return left
 
 

@@ -21,7 +21,7 @@ from boildown.engine.job import Job
 from boildown.engine.maker import Maker
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.search import measure_costs
-from boildown.errors import Cancelled, DeadlineError, JournalError, contained
+from boildown.errors import Cancelled, DeadlineError, JournalError, contained, in_words
 from boildown.methods.base import Pace, Sketching, Timed, by_costs
 
 COSTS = ("size", "params", "macs", "latency", "memory")
@@ -127,7 +127,7 @@ class Forecaster:
         except DeadlineError:
             return found
         except Exception as error:  # noqa: BLE001 - journalled; the attempt will meet it again and tell
-            self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": str(error)})
+            self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": in_words(error)})
         finally:
             self._maker.number, self._maker.end = number, math.inf
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -78,7 +78,7 @@ class Maker:
         self.stop()
         give_way(self.stop)
         if time.monotonic() > self.end:
-            raise DeadlineError("The attempt ran past its time limit. Give the run a larger budget.")
+            raise DeadlineError("The attempt took all the time it had. Give the run a larger budget.")
 
     def refusal(self, rung: Rung) -> str | None:
         """Why the rung does not apply, in words.
@@ -174,6 +174,7 @@ class Maker:
                     str((self.folder / TRAINING).resolve()), begun, sketched,
                     deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
                     check=self.stop, on_progress=self.bench.progress, retries=1,
+                    doing=f"{'sketching' if sketched else 'applying'} {rung}",
                 )  # fmt: skip
             for kind, data in records:
                 self.record(kind, data)

@@ -15,7 +15,7 @@ from torch import nn
 
 from boildown.domain.artifact import Artifact
 from boildown.engine.deliver import deliver, save_sample
-from boildown.errors import ExportError, InputError, contained
+from boildown.errors import ExportError, InputError, contained, in_words
 from boildown.execution.child import Child
 from boildown.runtimes import get, plugged
 from boildown.runtimes.base import Runtime
@@ -49,7 +49,7 @@ def _try(name: str, called: str, _version: str) -> None:
         folder = Path(scratch)
 
         def call(function: str, *args: Any, **kwargs: Any) -> None:
-            child.call(f"boildown.runtimes.calls:{function}", *args, deadline=_SECONDS, **kwargs)
+            child.call(f"boildown.runtimes.calls:{function}", *args, deadline=_SECONDS, doing="it", **kwargs)
 
         def written(seed: int) -> Artifact:
             """The artifact of a tiny network with the weights of a seed, in a folder of its own."""
@@ -107,5 +107,5 @@ def _member(called: str, member: str) -> Iterator[None]:
     except ExportError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError.of(f"{called} breaks what a runtime must do, in {member}: {lines[0]}.", _CURE) from error
+        said = in_words(error).rstrip(".")
+        raise InputError.of(f"{called} breaks what a runtime must do, in {member}: {said}.", _CURE) from error

@@ -42,6 +42,7 @@ from boildown.errors import (
     ModelError,
     WorkerLost,
     contained,
+    in_words,
 )
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.weights import weights_hash
@@ -125,7 +126,7 @@ def named(what: str, cure: str) -> Iterator[None]:
     except BoildownError:
         raise
     except Exception as error:
-        raise DataError.of(f"{what}: {type(error).__name__}: {error}", cure) from error
+        raise DataError.of(f"{what}: {in_words(error)}", cure) from error
 
 
 def _call(first: Candidate, job: Job) -> None:
@@ -137,9 +138,8 @@ def _call(first: Candidate, job: Job) -> None:
     except BoildownError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError.of(
-            f"The model cannot be called with what the data set yields: {lines[0]}",
+            f"The model cannot be called with what the data set yields: {in_words(error)}",
             f"The inputs have {_shapes(inputs)}, in a batch of a size that boildown chose: let the data set yield "
             "what the model takes in batches of any size, or give the task forward=(a function of model and inputs).",
         ) from error
@@ -240,9 +240,8 @@ def _refuse_company(first: Candidate, job: Job) -> None:
     except BoildownError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError.of(
-            f"The model cannot be called with one sample alone, or not with a few: {lines[0]}", _PER_SAMPLE
+            f"The model cannot be called with one sample alone, or not with a few: {in_words(error)}", _PER_SAMPLE
         ) from error
     if decibel < LEAST_ALONE and not random:
         raise ModelError.of(

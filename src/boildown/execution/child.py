@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from boildown.errors import AttemptError, DeadlineError, WorkerLost
+from boildown.errors import AttemptError, DeadlineError, WorkerLost, text_of
 from boildown.execution.quiet import occupied
 from boildown.execution.worker import PROTOCOL
 
@@ -41,7 +41,7 @@ class RemoteError(AttemptError):
         self.type = type
         self.message = message
         self.details = details
-        super().__init__(f"{function} raised {type}: {message}" if message else f"{function} raised {type}")
+        super().__init__(f"{type}: {message}" if message else type)
 
     def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str, str, str]]:
         return type(self), (self.function, self.type, self.message, self.details)
@@ -72,6 +72,7 @@ class Child:
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
         retries: int = 0,
+        doing: str = "this step",
         **kwargs: Any,
     ) -> Any:
         """Run `"module:function"` in the child and return its value.
@@ -79,7 +80,7 @@ class Child:
         Arguments and value are pickled. `deadline` is in seconds, for all tries together. `check`
         is called about ten times a second and may raise; the child is then killed. `on_progress`
         receives what the function reports through `worker.progress`. After a WorkerLost the call is
-        made again, up to `retries` times.
+        made again, up to `retries` times. `doing` names the step in messages.
 
         Raises boildown's own errors as they were raised in the child, RemoteError for any other,
         DeadlineError past the deadline (the child and all it started are killed), WorkerLost when
@@ -91,15 +92,15 @@ class Child:
             check()
             if time.monotonic() >= end:
                 raise DeadlineError(
-                    f"{function} ran past its limit of {deadline:g} s and was stopped. "
-                    "Give the run a larger budget, or this step less to do."
+                    f"{doing[0].upper()}{doing[1:]} took more than the {deadline:.3g} s it had and was stopped. "
+                    "Give the run a larger budget."
                 )
 
         call = pickle.dumps((function, args, kwargs), PROTOCOL)
         with self._one_call, occupied():
             while True:
                 try:
-                    return _value(function, self._exchange(function, call, tick, on_progress))
+                    return _value(function, self._exchange(doing, call, tick, on_progress))
                 except WorkerLost:
                     if retries <= 0:
                         raise
@@ -121,7 +122,7 @@ class Child:
 
     def _exchange(
         self,
-        function: str,
+        doing: str,
         call: bytes,
         tick: Callable[[], None],
         on_progress: Callable[[str, int, int | None], None],
@@ -143,7 +144,7 @@ class Child:
                 on_progress(*answer[1:])
         except (EOFError, ConnectionError) as error:
             self._process = None
-            raise WorkerLost(process.obituary(function)) from error
+            raise process.obituary(doing) from error
         except BaseException:
             self._process = None
             process.kill()
@@ -225,14 +226,14 @@ class _Process:
             self._sender.join(1)
         self._pipe.close()
 
-    def obituary(self, function: str) -> str:
-        """How the process died, what may have been the cause, and the last it said."""
+    def obituary(self, doing: str) -> WorkerLost:
+        """How the process died, what may have been the cause, and the last it said; all it said is in the details."""
         with contextlib.suppress(subprocess.TimeoutExpired):  # the pipe closes just before the process ends
             self._popen.wait(1)
         self.kill()
         code = self._popen.returncode
-        said = "".join(f"\n    {line}" for line in self._lines)
-        return f"the process running {function} {_death(code)}" + (f" Its last words:{said}" if said else "")
+        last = f" The last it said: {self._lines[-1].strip()}" if self._lines else ""
+        return WorkerLost(f"the process of {doing} {_death(code)}{last}", "\n".join(self._lines))
 
 
 def _death(code: int) -> str:
@@ -271,6 +272,6 @@ def _value(function: str, answer: tuple[Any, ...]) -> Any:
         return answer[1]
     if answer[0] == "raised":
         _, error, text = answer
-        raise error from RemoteError(function, type(error).__name__, str(error), text)
+        raise error from RemoteError(function, type(error).__name__, text_of(error), text)
     _, kind, message, text = answer
     raise RemoteError(function, kind, message, text)

@@ -27,7 +27,7 @@ from functools import reduce
 from multiprocessing import connection
 from typing import Any
 
-from boildown.errors import BoildownError, contained
+from boildown.errors import BoildownError, contained, text_of
 
 PROTOCOL = 5
 _PROGRESS_EVERY = 0.05  # seconds: a loop may report each step without flooding the pipe
@@ -84,7 +84,7 @@ def _answer(message: bytes) -> bytes:
         text = traceback.format_exc()
         if isinstance(error, BoildownError) and (own := _portable(error, text)):
             return own
-        return pickle.dumps(("failed", type(error).__qualname__, str(error), text), PROTOCOL)
+        return pickle.dumps(("failed", type(error).__qualname__, text_of(error), text), PROTOCOL)
 
 
 def _portable(error: BoildownError, text: str) -> bytes | None:

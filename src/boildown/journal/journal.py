@@ -16,7 +16,7 @@ from typing import Any, Self
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
-from boildown.errors import JournalError
+from boildown.errors import JournalError, in_words
 from boildown.journal import migrations, plain
 from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
@@ -351,7 +351,7 @@ def readable(folder: Path) -> Iterator[None]:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise JournalError(
-            f"The journal in {folder} holds what boildown does not write ({type(error).__name__}: {error}). "
+            f"The journal in {folder} holds what boildown does not write ({in_words(error)}). "
             "Bring it back from a copy, or start a new run."
         ) from error
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
+from boildown.errors import in_words
 from boildown.methods.base import FEW, Card, Context, setting
 from boildown.methods.taught import Lasting, held_out, training_samples
 from boildown.surgery.aware import Aware
@@ -186,7 +187,7 @@ class _Course:
             except DivergenceError as error:
                 if rate == RATES[-1] and not found:
                     raise
-                self.context.record("trial", {"lr": rate, "steps": length, "failed": str(error)})
+                self.context.record("trial", {"lr": rate, "steps": length, "failed": in_words(error)})
             else:
                 self.context.record("trial", {"lr": rate, "steps": length, "divergence": found[rate]})
         return min(found, key=lambda rate: found[rate])

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import boildown.methods
-from boildown.errors import InputError, Mistake, contained
+from boildown.errors import InputError, Mistake, contained, in_words
 from boildown.methods.base import Card, Method
 
 ENTRY_POINTS = "boildown.methods"
@@ -123,7 +123,7 @@ def _foreign() -> Iterator[type[Method]]:
                 method = point.load()
         except Exception as error:
             raise InputError.of(
-                f"The method plug-in {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}.",
+                f"The method plug-in {point.name!r} ({point.value}) cannot be loaded: {in_words(error)}.",
                 "Mend or uninstall the package that it comes from.",
             ) from error
         if not isinstance(getattr(method, "card", None), Card):

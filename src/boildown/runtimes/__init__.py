@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from boildown.domain.rules import Rules
-from boildown.errors import InputError, Mistake, contained
+from boildown.errors import InputError, Mistake, contained, in_words
 from boildown.runtimes.base import Array, Port, Runtime, Session, Usual, Written
 
 __all__ = ["Array", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
@@ -63,7 +63,7 @@ def _built(point: EntryPoint) -> Runtime:
                 kind = type(kind.__name__, (kind, Usual), {"__module__": kind.__module__, "__doc__": kind.__doc__})
             runtime: Runtime = kind()
     except Exception as error:
-        raise InputError.of(f"{_called(point)} cannot be loaded: {type(error).__name__}: {error}.", cure) from error
+        raise InputError.of(f"{_called(point)} cannot be loaded: {in_words(error)}.", cure) from error
     wrong = [
         Mistake(f"{_called(point)} has no {member} that is {what}.", cure)
         for member, what in _MEMBERS.items()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.domain.candidate import Edit
-from boildown.errors import AttemptError, Mistake, ModelError
+from boildown.errors import AttemptError, Mistake, ModelError, in_words
 from boildown.surgery.edits import register
 from boildown.surgery.graph import macs_of
 from boildown.surgery.labels import Role, Slot, Trace, trace
@@ -291,7 +291,7 @@ def remove(
     try:
         after = _outputs(pruned, call)
     except (RuntimeError, IndexError, ValueError) as error:
-        raise SurgeryError(f"Without these channels the model fails; they were left in: {error}") from error
+        raise SurgeryError(f"Without these channels the model fails; they were left in: {in_words(error)}") from error
     for ours, theirs in zip(after, before, strict=True):
         room = 1e-3 * float(theirs.abs().nan_to_num().max()) + 1e-6 if theirs.numel() else 0.0
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0.0, atol=room, equal_nan=True):

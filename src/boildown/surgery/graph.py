@@ -34,7 +34,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, t
 
 from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
-from boildown.errors import ExportError
+from boildown.errors import ExportError, text_of
 from boildown.surgery.nodes import attribute_of as attribute_of
 from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
@@ -475,7 +475,7 @@ def _where(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     text = lines[0].partition(" (unhinted")[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from torch import nn
 
 from boildown.domain.candidate import Candidate, Edit, Plan
-from boildown.errors import BoildownError
+from boildown.errors import BoildownError, in_words
 from boildown.surgery.edits import apply_edits
 from boildown.surgery.weights import restore, save
 
@@ -60,7 +60,7 @@ def load_candidate(
     except (OSError, BoildownError):
         raise
     except Exception as error:  # what was written by others can fail anywhere
-        raise ValueError(f"{folder} holds no candidate that can be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{folder} holds no candidate that can be read: {in_words(error)}") from error
 
 
 def _load(folder: Path, first: Candidate, students: Mapping[str, nn.Module]) -> Candidate:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, InputError, Mistake, contained
+from boildown.errors import DataError, InputError, Mistake, contained, in_words, text_of
 from boildown.tasks.data import content, leaves, places_of
 from boildown.tasks.repeats import equal, first_not_finite, look
 
@@ -203,10 +203,10 @@ def _first_of_each(found: Iterator[tuple[str, Mistake]]) -> Iterator[Mistake]:
 
 def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
     """Why a batch could not be read: an item that raises, or items of different shapes."""
-    if getattr(head, "workers", 0) and "in DataLoader worker process" not in str(error):
+    if getattr(head, "workers", 0) and "in DataLoader worker process" not in text_of(error):
         # Not read here to find the item: what ended a worker would end this process.
         return Mistake(
-            f"A worker that reads the {name} data ended: {type(error).__name__}: {error}",
+            f"A worker that reads the {name} data ended: {in_words(error)}",
             "See that nothing in the data set ends the process, and that there is memory enough.",
         )
     shapes: list[list[tuple[int, ...]]] = []
@@ -216,7 +216,7 @@ def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
                 inputs, target = next(head.subset([index]).batches(1))
         except Exception as cause:  # noqa: BLE001 - as above
             return Mistake(
-                f"{name.capitalize()} item {place} cannot be read: {type(cause).__name__}: {cause}",
+                f"{name.capitalize()} item {place} cannot be read: {in_words(cause)}",
                 "Fix or leave out that item.",
             )
         shapes.append([tuple(leaf.shape[1:]) for leaf in leaves((inputs, target)) if hasattr(leaf, "shape")])
@@ -229,7 +229,7 @@ def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
                 "Resize or crop them to one shape, or give collate=, or a DataLoader whose collate_fn, that pads.",
             )
     return Mistake(
-        f"The {name} items cannot be put into batches: {type(error).__name__}: {error}",
+        f"The {name} items cannot be put into batches: {in_words(error)}",
         "Give collate=, or a DataLoader with a collate_fn, that can.",
     )
 

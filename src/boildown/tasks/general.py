@@ -14,7 +14,7 @@ import torch
 
 from boildown.domain.axes import opened
 from boildown.domain.task import Metric, Runnable, Samples
-from boildown.errors import DataError, InputError, Mistake
+from boildown.errors import DataError, InputError, Mistake, in_words
 from boildown.tasks.checks import READ_TWICE, check_samples
 from boildown.tasks.data import IndexedSamples, evenly_spaced, leaves, map_leaves, samples_from
 from boildown.tasks.losses import Loss, as_loss, relative_error
@@ -288,7 +288,7 @@ def first_call(forward: Forward, inputs: Any) -> Call:
         return seen.call
     except AttributeError as error:
         raise InputError.of(
-            f"forward uses the model as more than a callable: {error}.",
+            f"forward uses the model as more than a callable: {in_words(error)}.",
             "Only call it, model(...): an exported artifact takes its place.",
         ) from error
     raise InputError.of("forward never calls the model.", "Let it return model(...) or what follows from it.")

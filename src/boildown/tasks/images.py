@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from boildown.errors import DataError, Mistake
+from boildown.errors import DataError, Mistake, in_words
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import some
 from boildown.tasks.table import fractions
@@ -61,7 +61,9 @@ class Look:
                     picture = image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
                 picture = picture.convert("L" if self.channels == 1 else "RGB")
         except Exception as error:  # the decoder of a broken file can fail with anything
-            raise DataError.of(f"The image {path} cannot be read: {error}.", "Mend it, or leave it out.") from error
+            raise DataError.of(
+                f"The image {path} cannot be read: {in_words(error)}.", "Mend it, or leave it out."
+            ) from error
         shorter = round(self.size / self.crop)
         scale = shorter / min(picture.size)
         if scale != 1:

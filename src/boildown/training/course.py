@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from boildown.domain.task import Samples
+from boildown.errors import in_words, text_of
 from boildown.measuring.environment import environment
 from boildown.training.checkpoint import (
     CHECKPOINT,
@@ -243,7 +244,7 @@ class Course:
                     batch = next(batches)
                 except Exception as error:
                     raise ReadError(
-                        f"The training data could not be read at step {self.step}: {type(error).__name__}: {error}. "
+                        f"The training data could not be read at step {self.step}: {in_words(error)}. "
                         "Mend that item, or leave it out."
                     ) from error
                 self._advance(*batch)
@@ -543,7 +544,7 @@ def _pays(models: Sequence[nn.Module | None]) -> bool:
 
 def _short_of_memory(error: Exception) -> bool:
     """Whether a device, this process or the system had too little memory; torch has no one error for it."""
-    said = str(error).lower()
+    said = text_of(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
