@@ -206,6 +206,14 @@ def shortened(text: object) -> str:
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}... ({len(shown):,} characters)"
 
 
+def install(extra: str) -> str:
+    """The command that adds an extra to this installation: to the checkout where boildown runs from one."""
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "constraints.txt").is_file():
+        return f'pip install -c "{checkout / "constraints.txt"}" -e "{checkout}[{extra}]"'
+    return f'pip install "boildown[{extra}]"'
+
+
 def disk_is_full(error: Exception) -> bool:
     """Whether an error says that the disk is full: here, in a child process or in a library that wraps it."""
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text_of(error)

@@ -267,3 +267,30 @@ def test_relaxed_bounds_have_sensible_digits():
     assert relaxed(read("accuracy > 93 %"), 0.91872).text == "accuracy >= 91.8 %"
     assert relaxed(read("size < 0.25x"), 0.2543).text == "size <= 0.26x"
     assert relaxed(read("size <= 200 kB"), 287_773).text == "size <= 288 kB"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "accuracy drop <= 1 pp, size <= 0.3x",
+        "accuracy drop <= 1 pp and size <= 0.3x",
+        "accuracy drop <= 1 pp; size <= 0.3x",
+        "accuracy drop <= 1 pp & size<=0.3x",
+    ],
+)
+def test_two_conditions_in_one_text_are_told_as_two(text):
+    with pytest.raises(TargetError) as caught:
+        parse_target([text], METRICS)
+    (mistake,) = caught.value.mistakes
+    assert "holds 2 conditions" in mistake.cause
+    assert "size" in mistake.cure.split('", "')[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("energy", None), ("flops", "macs"), ("acc", "accuracy"), ("latncy", "latency")]
+)
+def test_a_guess_is_near_or_not_made(name, near):
+    with pytest.raises(TargetError) as caught:
+        parse_target([f"{name} <= 0.5x"], METRICS)
+    assert ("Did you mean" in str(caught.value)) == (near is not None)
+    assert near is None or f"`{near}`" in str(caught.value)

@@ -163,7 +163,9 @@ def test_sentences_name_what_fails_and_what_may_be_luck():
     missed = judge(target, {"accuracy": accuracy(0.002, -0.004, 0.008), "size": size(0.2501)})
     assert missed.sentence() == ("size <= 0.25x is missed: size is 0.25x, 0.04 % too much; 1 of 2 conditions met.")
     lucky = judge(target, {"accuracy": accuracy(0.005, -0.0016, 0.0116), "size": size(0.2)})
-    assert lucky.sentence().startswith("All 2 conditions are met. But accuracy drop <= 1 pp is met:")
+    assert lucky.sentence().startswith(
+        "All 2 conditions are met, 1 of them by less than the noise: accuracy drop <= 1 pp is met:"
+    )
     assert "could be luck" in lucky.sentence()
     proven = judge(target, {"accuracy": accuracy(0.002, -0.004, 0.008), "size": size(0.2)}, 0.95)
     assert proven.sentence() == "All 2 conditions are met at 95 % confidence."

@@ -85,7 +85,7 @@ def test_progress_is_silent_outside_a_child():
 
 
 def test_foreign_errors_keep_type_message_and_traceback(shared):
-    with pytest.raises(RemoteError, match="called_in_child:fail_as_user raised KeyError: 'weight'") as caught:
+    with pytest.raises(RemoteError, match=r"^KeyError: 'weight'") as caught:
         shared.call("called_in_child:fail_as_user")
     assert isinstance(caught.value, AttemptError)
     assert caught.value.type == "KeyError"
@@ -122,7 +122,7 @@ def test_remote_error_survives_pickling():
     import pickle
 
     error = pickle.loads(pickle.dumps(RemoteError("m:f", "KeyError", "'x'", "trace")))
-    assert (error.type, error.details, str(error)) == ("KeyError", "trace", "m:f raised KeyError: 'x'")
+    assert (error.type, error.details, str(error)) == ("KeyError", "trace", "KeyError: 'x'")
 
 
 @posix
@@ -131,7 +131,7 @@ def test_deadline_kills_the_child_and_what_it_started(tmp_path):
     with Child() as child:
         child.call("called_in_child:count")
         started = time.monotonic()
-        with pytest.raises(DeadlineError, match=r"limit of 1\.5 s"):
+        with pytest.raises(DeadlineError, match=r"took more than the 1\.5 s it had"):
             child.call("called_in_child:sleep_with_grandchild", str(path), deadline=1.5)
         assert time.monotonic() - started < 4
         assert child.pid is None
@@ -167,7 +167,7 @@ def test_check_may_cancel():
 def test_a_lost_worker_tells_code_and_last_words():
     with Child() as child, pytest.raises(WorkerLost, match="exit code 7") as caught:
         child.call("called_in_child:leave", 7)
-    assert "reading the file" in str(caught.value)
+    assert "reading the file" in caught.value.details
     assert "could not go on" in str(caught.value)
 
 
@@ -185,7 +185,7 @@ def test_a_killed_worker_names_the_signal(number, words):
 def test_a_native_crash_shows_where():
     with Child() as child, pytest.raises(WorkerLost, match=r"SIGSEGV.*native code crashed") as caught:
         child.call("called_in_child:crash")
-    assert "in crash" in str(caught.value), "faulthandler's traceback is quoted"
+    assert "in crash" in caught.value.details, "faulthandler's traceback is kept"
 
 
 def test_a_lost_worker_is_tried_again_if_asked(tmp_path):

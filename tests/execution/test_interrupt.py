@@ -20,7 +20,7 @@ def test_the_first_signal_only_asks_the_second_interrupts(number):
         os.kill(os.getpid(), number)
         assert stop.asked
         assert told == [True]
-        with pytest.raises(Cancelled, match="resume"):
+        with pytest.raises(Cancelled, match="Stopped"):
             stop.check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)

@@ -19,7 +19,7 @@ from boildown.engine.attempt import Attempt
 from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
-from boildown.errors import InputError
+from boildown.errors import InputError, install
 from boildown.journal.journal import Journal, readable
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
@@ -183,7 +183,7 @@ class Run:
             import pandas
         except ImportError:
             raise InputError.of(
-                "to_frame() needs pandas, which is not installed.", 'pip install "boildown[pandas]", or use to_json().'
+                "to_frame() needs pandas, which is not installed.", f"{install('pandas')}, or use to_json()."
             ) from None
         rows = [_row(attempt) for attempt in self._attempts]
         return pandas.DataFrame(rows, index=pandas.Index([a.number for a in self._attempts], name="attempt"))

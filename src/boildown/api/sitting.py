@@ -118,13 +118,14 @@ class Sitting:
         *, again: bool = False,
     ) -> Run:  # fmt: skip
         """Climb, then hand over: best/, manifest, report."""
-        folder = self.bench.folder
+        folder, done = self.bench.folder, len(attempts)
         self.listeners.append(Pulse(journal))
         with self._climber(journal, read, prepared, fresh) as climber:
             climbed = climb(climber, ladder(given, self.job, climber.forecast), attempts, again=again)
             if climbed.best is not None and climbed.best.number and climbed.best.judged_in_full:
                 self._compare(journal, climbed.best, read.first)
-        self._hand_over(journal, climbed, read.budget.elapsed, attempts)
+        worked = len(attempts) > done or journal.ending is None
+        self._hand_over(journal, climbed, read.budget.elapsed if worked else read.budget.used, attempts)
         self.emit("outcome", {"outcome": climbed.outcome, "run": folder})
         return Run(folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
 
@@ -230,7 +231,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
             except Exception as error:
                 if disk_is_full(error):
                     raise BoildownError(
-                        "The disk is full. Free space, then resume the run, or start it where it has not begun."
+                        "The disk is full. Free space and try again; a run that had begun goes on with resume."
                     ) from error
                 raise
             finally:

@@ -16,7 +16,7 @@ from torch import nn
 
 from boildown.domain.grammar import format_value
 from boildown.domain.task import Task
-from boildown.errors import ModelError, in_words
+from boildown.errors import ModelError, in_words, install
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
 from boildown.tasks.alone import Alone
@@ -196,7 +196,7 @@ def timm_look(name: str) -> Look:
     except Exception as error:
         raise ModelError.of(
             f"timm networks need timm, which cannot be imported: {in_words(error)}.",
-            'pip install "boildown[timm]"',
+            install("timm"),
         ) from error
     found = timm.get_pretrained_cfg(name)
     if found is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from boildown.api.sitting import Event
 from boildown.callbacks.figures import figures
-from boildown.errors import InputError
+from boildown.errors import InputError, install
 
 
 class MLflow:
@@ -22,7 +22,7 @@ class MLflow:
             self._mlflow: Any = import_module("mlflow")
         except ImportError:
             raise InputError.of(
-                "The callback MLflow needs mlflow, which is not installed.", 'pip install "boildown[mlflow]"'
+                "The callback MLflow needs mlflow, which is not installed.", install("mlflow")
             ) from None
         if experiment is not None:
             self._mlflow.set_experiment(experiment)

@@ -7,7 +7,7 @@ from typing import Any
 
 from boildown.api.sitting import Event
 from boildown.callbacks.figures import figures, named
-from boildown.errors import InputError
+from boildown.errors import InputError, install
 
 
 class TensorBoard:
@@ -23,7 +23,7 @@ class TensorBoard:
         except ImportError:
             raise InputError.of(
                 "The callback TensorBoard needs tensorboard, which is not installed.",
-                'pip install "boildown[tensorboard]"',
+                install("tensorboard"),
             ) from None
         self._writer: Any = SummaryWriter(str(folder))
         self._curves: dict[int | None, int] = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import boildown
 from boildown.cli import (
     compare,
     compress,
@@ -28,7 +29,6 @@ from boildown.cli.exit import CANCELLED, WRONG_INPUT, code_of, explain
 
 app = typer.Typer(
     name="boildown",
-    help="Boil a trained PyTorch model down until it meets your targets.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -54,6 +54,21 @@ for command in (
 
 # Newer versions of typer bring a click of their own, whose errors are not those of the package click.
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"boildown {boildown.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Boil a trained PyTorch model down until it meets your targets."""
 
 
 def main(arguments: list[str] | None = None) -> None:

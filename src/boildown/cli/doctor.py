@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from boildown.cli.options import AsJson, echo_json
-from boildown.errors import BoildownError
+from boildown.errors import BoildownError, install
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
 from boildown.measuring.environment import VNNI, environment
@@ -56,7 +56,7 @@ def doctor(as_json: AsJson = False) -> int:
     typer.echo(f"runtimes    {', '.join(names())}")
     for extra, version in extras.items():
         package, what = _EXTRAS[extra]
-        line = f"{package} {version}" if version else f'not installed; for {what}: pip install "boildown[{extra}]"'
+        line = f"{package} {version}" if version else f"not installed; for {what}: {install(extra)}"
         typer.echo(f"extra       {extra}: {line}")
     if missing:
         typer.echo(f"missing     pip install {' '.join(missing)}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from boildown.domain.outcome import Outcome
 from boildown.domain.verdict import Status
-from boildown.errors import BoildownError, Cancelled, InputError, in_words
+from boildown.errors import BoildownError, Cancelled, InputError, in_words, shortened
 
 MET, NOT_MET, WRONG_INPUT, OTHER, CANCELLED = 0, 1, 2, 3, 130
 
@@ -41,11 +41,11 @@ def explain(error: BaseException) -> None:
             if mistake.cure:
                 typer.echo(f"  cure: {mistake.cure}", err=True)
     elif isinstance(error, KeyboardInterrupt):
-        typer.echo("stopped at once; `boildown resume` goes on from the last finished step", err=True)
+        typer.echo("stopped at once; a run that had begun goes on where it stood with `boildown resume`", err=True)
     elif isinstance(error, BoildownError):
         typer.echo(f"error: {error}", err=True)
     elif isinstance(error, OSError):
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error.strerror or in_words(error)}: {shortened(error.filename or '')}", err=True)
         typer.echo("  cure: see that it is there, can be read and written, and that the disk is not full", err=True)
     else:
         if os.environ.get("BOILDOWN_DEBUG"):

@@ -140,9 +140,11 @@ class Verdict:
             return f"{'; '.join(open_)}{rest}."
         how = "" if self.confidence is None else f" at {100 * self.confidence:g} % confidence"
         luck = [f.sentence() for f in self.findings if f.lucky]
-        return f"{'The condition is' if count == 1 else f'All {count} conditions are'} met{how}." + "".join(
-            f" But {words}." for words in luck
-        )
+        all_ = f"{'The condition is' if count == 1 else f'All {count} conditions are'} met{how}"
+        if not luck:
+            return f"{all_}."
+        which = "by less than the noise" if count == 1 else f"{len(luck)} of them by less than the noise"
+        return f"{all_}, {which}: {'; '.join(luck)}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the journal and `--json`."""

@@ -35,7 +35,7 @@ class Stop:
     def check(self) -> None:
         """Raise Cancelled if the user asked to stop; called between steps."""
         if self.asked:
-            raise Cancelled("The run was stopped at the user's request. `boildown resume` goes on where it stood.")
+            raise Cancelled("Stopped at the user's request.")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -23,6 +23,7 @@ from boildown.report.layers import Layers, layers
 from boildown.report.words import Pairs, duration, pairs, short
 
 _LOADER = 4000  # bytes of a loader that are shown
+_WORTH_TELLING = 3.0  # seconds outside the attempts
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class ReportFacts:
     sentence: str
     target: tuple[str, ...]
     took: str
+    beside: str
+    """The part of it that no attempt took; empty where there is little of it."""
     best: AttemptLine | None
     artifact: str
     sha256: str
@@ -133,6 +136,7 @@ def facts(journal: Journal) -> ReportFacts:
         sentence=short(ending.sentence if ending else "The run has not ended: it is at work, or was cut off."),
         target=tuple(map(str, known.get("target", ()))) or tuple(c.text for c in conditions),
         took=duration(ending.seconds if ending else sum(row.timings.get("total", 0.0) for row in rows)),
+        beside=_beside(ending.seconds, rows) if ending else "",
         best=lines[chosen.number] if chosen else None,
         artifact=_delivered(journal, chosen),
         sha256=chosen.artifact.digest if chosen and chosen.artifact else "",
@@ -275,3 +279,9 @@ def _loader(folder: Path) -> str:
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.read(_LOADER)
+
+
+def _beside(seconds: float, rows: Sequence[AttemptRow]) -> str:
+    """The time of a run outside its attempts."""
+    left = seconds - sum(row.timings.get("total", 0.0) for row in rows)
+    return duration(left) if left >= _WORTH_TELLING else ""

@@ -16,7 +16,8 @@ def summary(shown: ReportFacts) -> str:
     """The table a person wants: how the run ended, every attempt, the best one condition by condition."""
     parts = [
         f"{shown.outcome.upper()}: {printable(shown.sentence)}",
-        f"run {printable(shown.run)}, target {printable(', '.join(shown.target))}, took {shown.took}",
+        f"run {printable(shown.run)}, target {printable(', '.join(shown.target))}, took {shown.took}"
+        + (f", {shown.beside} of it beside the attempts" if shown.beside else ""),
         *(f"note: {printable(notice)}" for notice in shown.notices),
     ]
     if shown.first_figures:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from torch import nn
 
-from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError
+from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError, install
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SETTINGS: dict[str, Callable[[str], Any]] = {
@@ -141,9 +141,7 @@ def _library(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:  # a library may be there and fail, such as timm beside a torchvision for another torch
-        raise ModelError.of(
-            f"{what} need {name}, which cannot be imported: {said(error)}.", f'pip install "boildown[{name}]"'
-        ) from error
+        raise ModelError.of(f"{what} need {name}, which cannot be imported: {said(error)}.", install(name)) from error
 
 
 @contextmanager

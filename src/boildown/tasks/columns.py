@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from boildown.errors import DataError, Mistake
+from boildown.errors import DataError, Mistake, install
 from boildown.tasks.numbering import direction, row_number
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "missing"})
@@ -189,9 +189,7 @@ def _read_parquet(path: Path) -> Texts:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise DataError.of(
-            "Parquet files are read with pyarrow, which is not installed.", 'pip install "boildown[parquet]"'
-        ) from None
+        raise DataError.of("Parquet files are read with pyarrow, which is not installed.", install("parquet")) from None
     try:
         table: Mapping[str, list[Any]] = parquet.read_table(path).to_pydict()
     except Exception as error:

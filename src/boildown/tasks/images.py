@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from boildown.errors import DataError, Mistake, in_words
+from boildown.errors import DataError, Mistake, in_words, install
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import some
 from boildown.tasks.table import fractions
@@ -262,7 +262,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise DataError.of(
-            "Images are read with Pillow, which is not installed.", 'pip install "boildown[images]"'
-        ) from None
+        raise DataError.of("Images are read with Pillow, which is not installed.", install("images")) from None
     return Image

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from boildown.errors import DataError, Mistakes, ModelError
+from boildown.errors import DataError, Mistakes, ModelError, install
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import is_missing, number, read, some
 from boildown.tasks.embedding import Embedding
@@ -288,7 +288,7 @@ def _tokenizer(model: Path) -> Any:
     except ImportError:
         raise ModelError.of(
             "Hugging Face models are read with transformers, which is not installed.",
-            'pip install "boildown[transformers]"',
+            install("transformers"),
         ) from None
     file = model / "tokenizer.json"
     if not file.is_file():
