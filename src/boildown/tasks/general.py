@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import torch
 
 from boildown.domain.axes import opened
+from boildown.domain.preprocess import Preprocess
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.checks import READ_TWICE, check_samples
@@ -73,6 +74,10 @@ class Task:
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
+    preprocess: Preprocess | None = None
+    """From the raw thing to the model's inputs, and from its output to an answer, where that is known."""
+    raw: Callable[[int], Any] | None = None
+    """The raw thing that an item of `validation` was made of: the path of a picture, a row or texts by column."""
 
     def __init__(
         self,
