@@ -17,6 +17,7 @@ from boildown.errors import InputError, Mistake
 
 SCHEMA = 1
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Part = Literal["ids", "attention_mask", "type_ids"]
 Kind = Literal["picture", "row", "text", "text pair", "tensor"]
 
 
@@ -100,13 +101,16 @@ class ColumnOf:
     """One column as a number.
 
     number: as it is; what is missing, infinite or no number becomes `fill`. category: its place in `categories`,
-    counted from 1; 0 is a missing one, or one that is not listed.
+    counted from 1; 0 is a missing one, or one that is not listed. comma: its numbers were written with decimal commas,
+    and points between thousands. gaps: some were missing in training.
     """
 
     name: str
     kind: Literal["number", "category"]
     fill: float = 0.0
     categories: tuple[str, ...] = ()
+    comma: bool = False
+    gaps: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,12 @@ class Columns:
     """The columns of a row as float32 numbers, in this order.
 
     missing: texts, in lower case, that stand for a missing value. delimiters: what may part the values of a CSV in
-    `encoding`. decimal_comma: numbers are written with decimal commas where this is the delimiter and some are;
-    None where they never are.
+    `encoding`; the first that gives most lines as many values as the header, and more than one.
     """
 
     columns: tuple[ColumnOf, ...]
     missing: tuple[str, ...] = ("",)
     delimiters: str = ","
-    decimal_comma: str | None = None
     encoding: str = "utf-8-sig"
 
 
@@ -129,19 +131,21 @@ class Columns:
 class Tokenize:
     """A text, or the texts of `columns` together, as tokens of the tokenizer in `file`, which lies beside.
 
-    length: tokens to which every text is cut and padded (`pad_id` on the side `pad`). feeds: for each keyword of the
-    model what it takes: `ids`, `attention_mask` or `type_ids`. dtype: of all of them. columns: the names of the texts
-    in a table, one or two; those of a text pair are encoded one by one.
+    length: tokens to which every text is cut, from its end, and padded: by `pad_token` of `pad_id`, on the side `pad`,
+    to a multiple of `multiple`. truncate: what is longer is cut, and of two texts the longer one first. feeds: for
+    each keyword of the model, in order, what it takes: `ids`, `attention_mask` or `type_ids`. dtype: of all of them.
+    columns: the names of the texts in a table, one or two; those of a text pair are encoded one by one.
     """
 
     length: int
-    feeds: Mapping[str, Literal["ids", "attention_mask", "type_ids"]]
+    feeds: Mapping[str, Part]
     file: str = "tokenizer.json"
     truncate: bool = True
     pad: Literal["right", "left"] | None = "right"
     pad_id: int = 0
     pad_type_id: int = 0
     pad_token: str = "[PAD]"
+    multiple: int | None = None
     dtype: Literal["int64", "int32"] = "int64"
     columns: tuple[str, ...] = ("text",)
 
@@ -237,8 +241,10 @@ def schema() -> dict[str, Any]:
 
 def missing(description: Preprocess | None) -> str | None:
     """What a description does not say that a prediction from a raw thing needs, in a line; None where all is said."""
-    if description is None or any(raw.kind == "tensor" for raw in description.inputs):
+    if description is None or [raw.kind for raw in description.inputs] in ([], ["tensor"]):
         return "How a raw input becomes a tensor is not known: predict.py takes tensors. Give the task preprocess=."
+    if len(description.inputs) > 1:
+        return "The model takes more than one raw thing: predict.py takes their tensors."
     if description.output.kind == "tensor":
         return "What the output says is not known: predict.py shows its numbers. Say it in the task's preprocess=."
     return None
