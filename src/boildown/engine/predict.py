@@ -596,6 +596,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--top is 1 or more")
     if not asked.input and not asked.check:
         parser.error("give something to predict from, or --check")
+    for stream in (sys.stdout, sys.stderr):  # the name of a file may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         model = Model()
         if asked.check:
