@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import runpy
 import shutil
 import sqlite3
 import sys
@@ -66,7 +67,8 @@ def test_it_is_shown_reported_and_taken(old, tmp_path, capsys):
     ]  # fmt: skip
     taken = bd.take(folder, 2, tmp_path / "taken")
     assert taken.read_bytes() == (OLD / "best" / "model.onnx").read_bytes()
-    assert (taken.parent / "load.py").read_bytes() == (OLD / "best" / "load.py").read_bytes()
+    runpy.run_path(str(taken.parent / "load.py"), run_name="__main__")
+    assert (taken.parent / "predict.py").is_file()
     assert content(folder) == before, "reading changes nothing"
     assert command("report", str(folder)) == 0
     page = (folder / "report.html").read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ import boildown as bd
 from boildown.engine.bench import signal_to_noise
 from boildown.surgery.weights import weights_hash
 
+HANDED_OVER = {"model.onnx", "load.py", "ports.json", "sample.npz", "preprocess.json", "predict.py", "samples"}
+
 
 def test_the_target_is_met_and_said_so(run):
     assert run.outcome is bd.Outcome.TARGET_MET
@@ -91,7 +93,7 @@ def test_any_attempt_can_be_exported(run, tmp_path):
     path = run.candidates[0].export(tmp_path / "float")
     assert path == tmp_path / "float" / "model.onnx"
     assert path.read_bytes() == run.candidates[0].artifact.read_bytes()
-    assert {file.name for file in path.parent.iterdir()} == {"model.onnx", "load.py", "ports.json", "sample.npz"}
+    assert {file.name for file in path.parent.iterdir()} == HANDED_OVER
     with pytest.raises(bd.InputError, match="has no artifact") as caught:
         run.candidates[1].export(tmp_path / "skipped")
     assert "0, 2" in str(caught.value)
@@ -100,7 +102,7 @@ def test_any_attempt_can_be_exported(run, tmp_path):
 def test_an_artifact_can_be_exported_to_where_one_stands(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run.best.export(".")
-    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "load.py", "ports.json", "sample.npz"}
+    assert {file.name for file in tmp_path.iterdir()} == HANDED_OVER
     assert Path("model.onnx").is_file(), "the folder is still the one that was there"
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
+from boildown.api import starting
 from boildown.cli import app
 from boildown.cli.config import read_config
 from boildown.domain.grammar import parse_target
@@ -107,6 +112,8 @@ def test_commands_exist(page: Path) -> None:
         program, *arguments = shlex.split(line[2:])
         if program == "make":
             assert all(re.search(f"^{target}:", makefile, re.M) for target in arguments), line
+        elif program == "python":  # what is handed over
+            assert Path(arguments[0]).name == "predict.py", line
         else:
             assert program == "boildown", line
             commands[arguments[0]].make_context(arguments[0], arguments[1:])
@@ -171,6 +178,39 @@ def templates() -> str:
             elif isinstance(node, ast.JoinedStr):
                 texts.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
     return "\n".join(texts)
+
+
+def test_five_minutes_end_with_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands on a table and those of the last section, as they stand on the page."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(starting, "LEAST_STEPS", 600)
+    random = np.random.default_rng(0)
+    with Path("customers.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["customer", "age", "plan", "churned"])
+        for place, age in enumerate(random.normal(45, 12, 300)):
+            plan = random.choice(["basic", "plus"])
+            left = age + 10 * (plan == "plus") + random.normal(0, 3) > 52
+            writer.writerow([f"c{place}-{random.integers(10**9)}", f"{age:.1f}", plan, "yes" if left else "no"])
+    page = (ROOT / "docs/five-minutes.md").read_text(encoding="utf-8")
+    parts = [page.partition(title)[2].partition("\n## ")[0] for title in ("\n## A table\n", "\n## A prediction\n")]
+    assert page.partition("\n## A prediction\n")[2].partition("\n## ")[2] == "", "it is the last section"
+    commands = [line[2:] for part in parts for line in part.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 5
+    for line in commands:
+        program, *arguments = shlex.split(line)
+        if program == "boildown":
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, (line, result.output)
+            continue
+        done = subprocess.run([sys.executable, "-I", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    said = [line.split("\t")[1].split()[0] for line in done.stdout.splitlines()]
+    with Path("customers.csv").open(encoding="utf-8", newline="") as file:
+        wanted = [row["churned"] for row in csv.DictReader(file)]
+    assert sum(map(str.__eq__, said, wanted)) > 250
+    assert len(said) == len(wanted)
 
 
 def test_messages_are_those_of_the_source() -> None:

@@ -113,6 +113,7 @@ def read(
         deployment=deployment, rules=rules, device=_device(asked["device"]),
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
+        samples=asked.get("samples", True),
     )  # fmt: skip
     return Read(job, Candidate(first), budget, tuple(notices), building)
 
@@ -153,6 +154,8 @@ def _check_choices(asked: Mapping[str, Any]) -> None:
     ):
         if value not in known:
             mistakes.append(Mistake(f"{name} = {value!r} is not known.", f"One of: {', '.join(dict.fromkeys(known))}."))
+    if not isinstance(asked.get("samples", True), bool):
+        mistakes.append(Mistake(f"samples = {asked['samples']!r} is neither True nor False.", "True is usual."))
     try:
         there = asked["device"] == "auto" or torch.empty(0, device=asked["device"]) is not None
     except (RuntimeError, AssertionError, TypeError):

@@ -60,6 +60,7 @@ def compress(
     runs: str | Path = "runs",
     seed: int = 0,
     fresh: bool = False,
+    samples: bool = True,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
 ) -> Run:
@@ -81,6 +82,7 @@ def compress(
         that time and memory are measured with. runtime, hardware, latency: parts of one, in its place.
     expected: scores the first model must show, to within one percentage point.
     fresh: do not reuse candidates and measurements of earlier runs in `runs`.
+    samples: lay a few raw samples of the validation data beside what is handed over, with the answers of the run.
     callbacks: called with an Event as things happen.
     command: what repeats the run, for its manifest; by default this call.
 
@@ -91,7 +93,7 @@ def compress(
     asked = _asked(
         target, ladder, expected, _factories(model, task, factory, weights, names),
         goal=goal, budget=budget, confidence=confidence, deployment=where, device=device,
-        batch_size=batch_size, seed=seed, fresh=fresh,
+        batch_size=batch_size, seed=seed, fresh=fresh, samples=samples,
     )  # fmt: skip
     found = read(asked, model, task, given, wrong)
     with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
@@ -332,6 +334,7 @@ def _call(asked: Mapping[str, Any]) -> str:
     usual: dict[str, Any] = {
         "goal": "first", "ladder": "auto", "budget": None, "confidence": None,
         "device": "auto", "batch_size": None, "seed": 0, "expected": {}, "fresh": False,
+        "samples": True,
     }  # fmt: skip
     factories = asked["factories"]
     model, task = (repr(factories[name]) if factories[name] else name for name in ("model", "task"))

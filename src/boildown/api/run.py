@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -214,13 +215,20 @@ def _row(attempt: Attempt) -> dict[str, Any]:
 
 
 def take(
-    run: str | Path, attempt: int, to: str | Path | None = None, *, runs: str | Path = "runs", trust: bool = False
+    run: str | Path,
+    attempt: int,
+    to: str | Path | None = None,
+    *,
+    runs: str | Path = "runs",
+    samples: bool = True,
+    trust: bool = False,
 ) -> Path:
     """Write a deployable folder for any attempt of a run; returns the artifact's path.
 
     The folder is `to`, which must be new or empty, or `attempt-N` in the run folder. Raises
     InputError for an attempt without an artifact, one whose file is not the one that was measured, and
-    for a folder that holds something. `trust` is needed where loading the artifact could execute code
+    for a folder that holds something. samples: whether samples of the user's data lie in it, where the
+    run lets them. `trust` is needed where loading the artifact could execute code
     (runtime `eager`).
     """
     folder = resolve_run(Path(runs), str(run))
@@ -240,7 +248,8 @@ def take(
     target = Path(to) if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
-    deliver(artifact, folder / FIRST, target, facts.get("classes"), trust=trust)
+    for note in deliver(artifact, folder / FIRST, target, facts.get("classes"), samples=samples, trust=trust):
+        warnings.warn(note, stacklevel=2)
     return target / artifact.name
 
 

@@ -161,7 +161,10 @@ class Sitting:
         if best is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
             with self.bench.timed("export"):
-                deliver(best.artifact, folder / FIRST, folder / "best", classes)
+                notes = deliver(best.artifact, folder / FIRST, folder / "best", classes)
+            for note in notes:
+                journal.record(best.number, "handed over", {"note": note})
+                self.emit("notice", {"text": note})
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")

@@ -75,7 +75,7 @@ def compress(
 
 
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:
-    left_out = ("goal", "confidence", "fresh")
+    left_out = ("goal", "confidence", "fresh", "samples")
     given = {name: value for name, value in arguments.items() if name not in left_out}
     found = bd.quote(read.model, read.task, target or read.target, **given)
     if as_json:

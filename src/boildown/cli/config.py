@@ -40,6 +40,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "seed": (int,),
         "batch_size": (int,),
         "runs": (str,),
+        "samples": (bool,),
     },
 }
 _REQUIRED = (("model", "factory"), ("task", "factory"), ("target", "conditions"))
@@ -112,7 +113,7 @@ def _check_table(file: str, table: str, values: dict[str, Any]) -> list[Mistake]
             mistakes.append(
                 Mistake(f"{file} has an unknown key {key!r} in [{table}].", suggestion(key, list(_KEYS[table])))
             )
-        elif not isinstance(value, kinds) or isinstance(value, bool):
+        elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(_TOML_NAMES[kind] for kind in kinds)
             mistakes.append(Mistake(f"{file}: {key} in [{table}] is {value!r}.", f"It must be {wanted}."))
     return mistakes
@@ -133,7 +134,14 @@ def _said_twice(file: str, tables: dict[str, Any]) -> list[Mistake]:
     ]
 
 
-_TOML_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
+_TOML_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
 
 
 def _config(tables: dict[str, Any], folder: Path) -> Config:

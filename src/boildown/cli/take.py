@@ -20,9 +20,12 @@ def take(
     run: Which,
     attempt: Annotated[int, typer.Argument(help="The attempt's number; 0 is the first model.", metavar="ATTEMPT")],
     to: Annotated[Path | None, typer.Option("--to", help="Where to; attempt-N in the run folder by default.")] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples/--no-samples", help="Lay a few samples of your data beside.")
+    ] = True,
     trust: Trust = False,
     runs: Runs = RUNS,
 ) -> int:
     """Write a deployable folder for any attempt of a run, whatever its verdict."""
-    typer.echo(bd.take(run, attempt, to, runs=runs, trust=trust))
+    typer.echo(bd.take(run, attempt, to, runs=runs, samples=samples, trust=trust))
     return 0

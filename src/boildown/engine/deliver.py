@@ -11,13 +11,26 @@ from typing import Any
 import numpy as np
 
 from boildown.domain.artifact import Artifact
+from boildown.engine import handover
 from boildown.execution.child import Child
 from boildown.runtimes import get
-from boildown.runtimes.base import Array
+from boildown.runtimes.base import Array, Port
 from boildown.surgery.store import CANDIDATE, WEIGHTS
 
 SAMPLE, _PORTS, _LOADER = "sample.npz", "ports.json", "load.py"
-RESERVED = frozenset({SAMPLE, _PORTS, _LOADER, CANDIDATE, WEIGHTS})
+RESERVED = frozenset(
+    {
+        SAMPLE,
+        _PORTS,
+        _LOADER,
+        CANDIDATE,
+        WEIGHTS,
+        handover.DESCRIPTION,
+        handover.SCRIPT,
+        handover.SAMPLES,
+        handover.KEPT,
+    }
+)
 """Names of files that lie beside those of an artifact."""
 
 
@@ -33,12 +46,14 @@ def deliver(
     folder: Path,
     classes: Sequence[str] | None = None,
     *,
+    samples: bool = True,
     trust: bool = True,
-) -> None:
-    """Fill `folder`: the artifact's files, its ports and classes, one sample with its output, and a loader.
+) -> tuple[str, ...]:
+    """Fill `folder`: the artifact's files, its ports and classes, a loader, and what predicts from raw things.
 
-    The folder appears complete or not at all; one that is there is replaced, but an empty one is filled.
-    `trust` vouches for the artifact, see `Runtime.open`.
+    The folder appears complete or not at all; one that is there is replaced, but an empty one is filled. samples:
+    whether samples of the user's data lie in it. `trust` vouches for the artifact, see `Runtime.open`. Returns what
+    a person should know of it, in sentences.
     """
     folder = folder.resolve()  # "." has no name
     empty = folder.is_dir() and not any(folder.iterdir())
@@ -46,7 +61,7 @@ def deliver(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        _fill(fresh, artifact, first_folder / SAMPLE, classes, trust)
+        notes = _fill(fresh, artifact, first_folder, classes, samples, trust)
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):
                 path.rename(folder / path.name)
@@ -55,16 +70,57 @@ def deliver(
             fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+    return notes
 
 
-def _fill(folder: Path, artifact: Artifact, sample: Path, classes: Sequence[str] | None, trust: bool) -> None:
-    copy, runtime = artifact.copy(folder), artifact.runtime
-    with np.load(sample) as saved:
+def _fill(
+    folder: Path, artifact: Artifact, first: Path, classes: Sequence[str] | None, samples: bool, trust: bool
+) -> tuple[str, ...]:
+    copy, runtime, kept = artifact.copy(folder), artifact.runtime, first / handover.KEPT
+    with np.load(first / SAMPLE) as saved:
         arrays = [saved[name] for name in saved.files]
     with Child() as child:
+
+        def run(call: list[Array]) -> list[Array]:
+            found: list[Array] = child.call(
+                "boildown.runtimes.calls:run", runtime, str(copy.path), 1, call, trust=trust
+            )
+            return found
+
         inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy.path), 1, trust=trust)
-        values = child.call("boildown.runtimes.calls:run", runtime, str(copy.path), 1, arrays, trust=trust)
-    named = {f"input:{port.name}": array for port, array in zip(inputs, arrays, strict=True)}
+        samples = handover.add(kept, folder, inputs, outputs, run, classes=classes, samples=samples)
+        if not samples:
+            arrays = _made_up(arrays)
+        _write_ports(folder, inputs, outputs, arrays, run(arrays), classes)
+        loader = get(runtime).loader(copy)
+        if loader:
+            (folder / _LOADER).write_text(loader, encoding="utf-8")
+        script = handover.script(loader)
+        if script is None:
+            return (f"There is no predict.py: the runtime {runtime} has no loader with a function load().",)
+        (folder / handover.SCRIPT).write_text(script, encoding="utf-8")
+        return tuple(child.call("boildown.engine.handover:held", str(folder), str(kept)))
+
+
+def _made_up(arrays: Sequence[Array]) -> list[Array]:
+    """Inputs of the same shapes that are nobody's data: noise, and ones for whole numbers."""
+    random = np.random.default_rng(0)
+    return [
+        random.standard_normal(array.shape).astype(array.dtype) if array.dtype.kind == "f" else np.ones_like(array)
+        for array in arrays
+    ]
+
+
+def _write_ports(
+    folder: Path,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    arrays: Sequence[Array],
+    values: Sequence[Array],
+    classes: Sequence[str] | None,
+) -> None:
+    """The names, types and shapes of what goes in and comes out, and one call with its output."""
+    named: dict[str, Any] = {f"input:{port.name}": array for port, array in zip(inputs, arrays, strict=True)}
     named |= {f"output:{port.name}": value for port, value in zip(outputs, values, strict=True)}
     np.savez_compressed(folder / SAMPLE, **named)
     described: dict[str, Any] = {
@@ -74,8 +130,6 @@ def _fill(folder: Path, artifact: Artifact, sample: Path, classes: Sequence[str]
     if classes:
         described["classes"] = list(classes)
     (folder / _PORTS).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    if loader := get(runtime).loader(copy):
-        (folder / _LOADER).write_text(loader, encoding="utf-8")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:

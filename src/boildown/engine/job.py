@@ -56,6 +56,8 @@ class Job:
     factories: Factories = Factories()
     expected: Mapping[str, float] = field(default_factory=dict)
     students: Mapping[str, nn.Module] = field(default_factory=dict)
+    samples: bool = True
+    """Whether some of the user's data is handed over beside the artifact."""
 
     @cached_property
     def students_key(self) -> str | None:

@@ -19,6 +19,7 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import format_value, unit_of
 from boildown.domain.task import Metric
+from boildown.engine import handover
 from boildown.engine.answers import sentence, spoiled
 from boildown.engine.bench import Bench, Statistics, Which
 from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
@@ -90,6 +91,7 @@ def prepare(
             if samples is not None:
                 samples.fingerprint(every=False)
     save_sample(bench.sample(1), bench.folder / FIRST)
+    handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
         _refuse_fixed_batch(bench.graph(first))
         if job.asks("macs"):

@@ -100,7 +100,11 @@ class Runtime(Protocol):
         ...
 
     def loader(self, artifact: Artifact) -> str:
-        """A Python script that loads the artifact beside it and holds it against `sample.npz`; empty for none."""
+        """A Python script that loads the artifact beside it and holds it against `sample.npz`; empty for none.
+
+        Where it has a function `load()`, which gives a function from arrays by the names of inputs to those of
+        outputs, and checks as `__main__` alone, `predict.py` runs the artifact by it.
+        """
         ...
 
 

@@ -23,20 +23,35 @@ from boildown.runtimes.base import Array, Port, Usual, Written
 
 _REFUSAL = "the eager runtime runs float candidates only"
 _LOADER = '''\
-"""Load {file} and check it on the sample beside it. A .pt2 file can run code when it is loaded: trust its origin."""
+"""Load {file}; run as a script, check it on the sample beside it.
+
+A .pt2 file can run code when it is loaded: trust its origin.
+"""
 import numpy as np, torch
 from pathlib import Path
+from torch.utils._pytree import tree_leaves, tree_unflatten
 here = Path(__file__).parent
-sample, program = np.load(here / "sample.npz"), torch.export.load(here / "{file}")
-inputs = [torch.from_numpy(sample[name]) for name in sample.files if name.startswith("input:")]
-args, kwargs = torch.utils._pytree.tree_unflatten(inputs, program.call_spec.in_spec)
-with torch.inference_mode():
-    outputs = torch.utils._pytree.tree_leaves(program.module(check_guards=False)(*args, **kwargs))
-outputs = [output for output in outputs if isinstance(output, torch.Tensor)]
-expected = [sample[name] for name in sample.files if name.startswith("output:")]
-for output, value in zip(outputs, expected, strict=True):
-    np.testing.assert_allclose(output.numpy(), value, rtol=0.05, atol=0.05 * np.abs(value).max())
-print("{file} runs and gives the recorded outputs")
+
+def load():
+    """The model as a function of its inputs by name, which gives its outputs by name."""
+    program = torch.export.load(here / "{file}")
+    model, signature = program.module(check_guards=False), program.graph_signature
+
+    def run(inputs):
+        arrays = [torch.from_numpy(inputs[name]) for name in signature.user_inputs if isinstance(name, str)]
+        args, kwargs = tree_unflatten(arrays, program.call_spec.in_spec)
+        with torch.inference_mode():
+            outputs = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
+        names = [name for name in signature.user_outputs if isinstance(name, str)]
+        return {{name: output.numpy() for name, output in zip(names, outputs)}}
+    return run
+
+if __name__ == "__main__":
+    run, sample = load(), np.load(here / "sample.npz")
+    outputs = run({{name[6:]: sample[name] for name in sample.files if name.startswith("input:")}})
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, sample["output:" + name], rtol=0.05, atol=0.05 * np.abs(output).max())
+    print("{file} runs and gives the recorded outputs")
 '''
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack
 
+from boildown.domain.preprocess import Output
 from boildown.domain.task import Samples
 from boildown.errors import Mistake
 from boildown.tasks.checks import READ_AHEAD, check_binary, check_classes
@@ -47,6 +48,13 @@ class Classification(Task):
     def loss(self, output: Any, target: Any) -> Any:
         """The training loss of a batch: a scalar tensor; 0 where every label is ignored."""
         return zero_of_none(super().loss(output, target), target)
+
+    def answer(self) -> Output:
+        """One of the classes; scores are probabilities where the loss is of those."""
+        if self._label_axes != 1 or not self.takes_output_as_it_is:
+            return super().answer()
+        apply: dict[str | None, Literal["softmax", "sigmoid"]] = {"cross_entropy": "softmax", "bce": "sigmoid"}
+        return Output("classes", self.classes or (), apply.get(self._named_loss, "none"))
 
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
         """Labels that are not what the loss takes, or a single class where it is scored."""

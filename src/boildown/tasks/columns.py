@@ -23,7 +23,7 @@ from boildown.tasks.numbering import direction, row_number
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "missing"})
 """What stands for a missing value, in lower case."""
 
-_DELIMITERS = ",;\t|"
+DELIMITERS = ",;\t|"
 _MOST_CATEGORIES = 64
 _NUMBERS_FROM = 0.95
 _ROWS_NAMED = 3
@@ -32,6 +32,19 @@ _DECIMAL_COMMA = re.compile(r"[+-]?(([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d*)?|,\d+)(e[
 """A number where the comma is the decimal mark, perhaps with points between thousands."""
 
 Texts = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Every column as text, by its name.
+
+    texts: numbers with decimal points. written: as the file has them. commas: the columns in which they differ, or
+    could.
+    """
+
+    texts: Texts
+    written: Texts
+    commas: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,11 @@ class Column:
 
 
 def read(path: Path) -> Texts:
+    """The texts of `sheet`."""
+    return sheet(path).texts
+
+
+def sheet(path: Path) -> Sheet:
     """Every column as text, by its name; a missing value is an empty text, or one of `MISSING`.
 
     CSV in UTF-8 with a header; commas, semicolons, tabs or bars between the values, and with semicolons
@@ -67,10 +85,10 @@ def read(path: Path) -> Texts:
         raise DataError.of(f"There is no file {path}.", "Check the path.")
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
-    columns = _read_parquet(path) if is_parquet else _read_csv(path)
-    if not columns or not next(iter(columns.values())):
+    written, delimiter = (_read_parquet(path), "") if is_parquet else _read_csv(path)
+    if not written or not next(iter(written.values())):
         raise DataError.of(f"{path.name} has no rows.", "Give a table with a header and some hundred rows.")
-    return columns
+    return _with_points(written) if delimiter == ";" else Sheet(written, written)
 
 
 def number(text: str) -> float:
@@ -116,7 +134,8 @@ def judge(name: str, values: Sequence[str], *, keep: bool = False) -> tuple[Colu
     return Column(name, "category", categories=kept), f"its {rare} rarest categories are taken as one" if rare else ""
 
 
-def _read_csv(path: Path) -> Texts:
+def _read_csv(path: Path) -> tuple[Texts, str]:
+    """Every column of a CSV, and its delimiter."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -139,7 +158,7 @@ def _read_csv(path: Path) -> Texts:
     if mistakes := list(_header_mistakes(path.name, header, body)):
         raise DataError(*mistakes)
     columns = dict(zip(header, map(list, zip(*body, strict=True)), strict=True)) if body else {}
-    return _with_points(columns) if delimiter == ";" else columns
+    return columns, delimiter
 
 
 def _header_mistakes(file: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[Mistake]:
@@ -167,10 +186,10 @@ def _delimiter(head: Sequence[str]) -> str:
         widths = [len(row) for row in csv.reader(head, delimiter=mark) if row]
         return (widths.count(widths[0]), widths[0]) if widths and widths[0] > 1 else (0, 0)
 
-    return max(_DELIMITERS, key=fits)
+    return max(DELIMITERS, key=fits)
 
 
-def _with_points(columns: Texts) -> Texts:
+def _with_points(columns: Texts) -> Sheet:
     """Decimal commas as points, in columns that hold such numbers alone, where the file has decimal commas at all."""
     fitting = {
         name
@@ -178,11 +197,12 @@ def _with_points(columns: Texts) -> Texts:
         if all(is_missing(value) or _DECIMAL_COMMA.fullmatch(value.strip()) for value in values)
     }
     if not any("," in value or value.count(".") > 1 for name in fitting for value in columns[name]):
-        return columns
-    return {
+        return Sheet(columns, columns)
+    pointed = {
         name: [value.replace(".", "").replace(",", ".") for value in values] if name in fitting else values
         for name, values in columns.items()
     }
+    return Sheet(pointed, columns, frozenset(fitting))
 
 
 def _read_parquet(path: Path) -> Texts:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from math import prod
-from types import CodeType
+from pathlib import Path
+from types import CodeType, MappingProxyType
 from typing import Any, TypedDict
 
 import torch
 
 from boildown.domain.axes import opened
+from boildown.domain.preprocess import Output, Preprocess
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake, in_words
 from boildown.tasks.checks import READ_TWICE, check_samples
@@ -73,6 +75,12 @@ class Task:
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
+    preprocess: Preprocess | None = None
+    """From the raw thing to the model's inputs, and from its output to an answer, where that is known."""
+    raw: Callable[[int], Any] | None = None
+    """The raw thing that an item of `validation` was made of: the path of a picture, a row or texts by column."""
+    beside: Mapping[str, Path] = MappingProxyType({})
+    """Files that steps of `preprocess` name, and where they are."""
 
     def __init__(
         self,
@@ -207,6 +215,15 @@ class Task:
     def divergence(self, output: Any, reference: Any) -> Any:
         """How far outputs are from the reference's, per sample, shape (n,); 0 is equal."""
         return self._divergence(output, reference)
+
+    def answer(self) -> Output:
+        """What the model's output says, as data."""
+        return Output("tensor")
+
+    @property
+    def takes_output_as_it_is(self) -> bool:
+        """Whether loss and metrics see what the model returns, and nothing that is made of it."""
+        return self._forward is None and type(self).run is Task.run
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""

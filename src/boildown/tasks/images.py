@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from boildown.domain.preprocess import Cast, Crop, Decode, Layout, Normalize, Preprocess, Raw, Resize, Scale
 from boildown.errors import DataError, Mistake, in_words, install
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import some
@@ -78,6 +79,19 @@ class Look:
         scaled = pixels.movedim(-1, -3).float() / 255
         mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         return (scaled - mean) / std
+
+    def steps(self) -> Raw:
+        """All of it as data, from the file to the tensor."""
+        mean, std = _per_channel(self.mean, self.channels), _per_channel(self.std, self.channels)
+        return Raw(
+            "picture",
+            (
+                Decode("L" if self.channels == 1 else "RGB", white=self.white),
+                Resize(shorter=round(self.size / self.crop)),
+                Crop((self.size, self.size)),
+                *(Scale(), Normalize(mean, std), Layout(), Cast()),
+            ),
+        )
 
 
 NDArrayOfBytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -188,7 +202,10 @@ class ImageFolder:
             chosen = [file for file, its in zip(self.files, parts, strict=True) if its == part]
             if chosen:
                 data[part] = Images([self.root / name for _, name, _ in chosen], [label for *_, label in chosen], look)
-        return Classification(**data, classes=self.classes)
+        task, judged_on = Classification(**data, classes=self.classes), data["validation"]
+        task.preprocess = Preprocess((look.steps(),), task.answer())
+        task.raw = lambda place: judged_on.paths[place]
+        return task
 
 
 def image_folder(root: Path | str, *, validation: float = 0.2, seed: int = 0, **look: Any) -> Classification:

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import torch
 
+from boildown.domain.preprocess import Output
 from boildown.tasks.checks import READ_AHEAD
 from boildown.tasks.data import evenly_spaced, read_targets
 from boildown.tasks.general import Options, Task
@@ -43,6 +44,10 @@ class Regression(Task):
         chosen = self.validation.subset(evenly_spaced(len(self.validation), READ_AHEAD))
         targets = read_targets(chosen)
         return (float(targets.var()) if targets is not None else 0.0) or 1.0
+
+    def answer(self) -> Output:
+        """A number."""
+        return Output("number") if self.takes_output_as_it_is else super().answer()
 
     def _scaled_error(self, output: Any, reference: Any) -> torch.Tensor:
         outputs = torch.as_tensor(output).float()

@@ -14,11 +14,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from boildown.domain.preprocess import ColumnOf, Columns, Preprocess, Raw
 from boildown.domain.task import Samples
 from boildown.errors import DataError, Mistake, Mistakes
 from boildown.tasks.alone import Alone, rated
 from boildown.tasks.classification import Classification
-from boildown.tasks.columns import Column, Texts, is_missing, judge, number, read, some
+from boildown.tasks.columns import (
+    DELIMITERS,
+    MISSING,
+    Column,
+    Sheet,
+    Texts,
+    is_missing,
+    judge,
+    number,
+    read,
+    sheet,
+    some,
+)
 from boildown.tasks.data import samples_from
 from boildown.tasks.regression import Regression
 
@@ -137,12 +150,28 @@ class Table:
             if test is not None:
                 data["test"] = self._samples(test)[0]
         mistakes.raise_all()
-        train, held = _split(path.name, rows, validation, seed)
+        train, held = _split(path.name, rows.texts, validation, seed)
         data |= {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
+        task: Classification | Regression
         if self.kind == "regression":
-            return Regression(**data)
-        metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
-        return Classification(**data, metrics=metrics, classes=self.classes)
+            task = Regression(**data)
+        else:
+            metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
+            task = Classification(**data, metrics=metrics, classes=self.classes)
+        task.preprocess = Preprocess((Raw("row", (self._columns(rows),)),), replace(task.answer(), target=self.target))
+        task.raw = lambda place: {name: values[held[place]] for name, values in rows.written.items()}
+        return task
+
+    def _columns(self, rows: Sheet) -> Columns:
+        """How rows become numbers, as data."""
+        described = []
+        for column in self.columns:
+            values = rows.texts[column.name]
+            gaps = any(
+                is_missing(value) or (column.kind == "number" and not np.isfinite(number(value))) for value in values
+            )
+            described.append(ColumnOf(**asdict(column), comma=column.name in rows.commas, gaps=gaps))
+        return Columns(tuple(described), tuple(sorted(MISSING)), DELIMITERS)
 
     def alone(self, path: Path, *, validation: float = 0.2, seed: int = 0) -> tuple[Alone, ...]:
         """What each column by itself tells of the rows that `task` judges on. Raises DataError with every mistake."""
@@ -159,19 +188,19 @@ class Table:
             found.append(rated(column.name, values, answers, train, held))
         return tuple(found)
 
-    def _samples(self, path: Path) -> tuple[Samples, Texts]:
+    def _samples(self, path: Path) -> tuple[Samples, Sheet]:
         """The samples of a file, and the rows they were made of."""
-        texts = read(path)
-        if self.target not in texts:
+        found = sheet(path)
+        if self.target not in found.texts:
             raise DataError.of(f"{path.name} has no column {self.target!r}.", "Give a file with the target in it.")
-        rows = _labelled(texts, self.target)
+        rows = _labelled(found.texts, self.target)
         mistakes = Mistakes()
         with mistakes:
             inputs = torch.from_numpy(self.encode(rows))
         with mistakes:
             targets = self._targets(path.name, [_plain(value) for value in rows[self.target]])
         mistakes.raise_all()
-        return samples_from((inputs, targets)), rows
+        return samples_from((inputs, targets)), Sheet(rows, _labelled(found.written, self.target), found.commas)
 
     def _targets(self, file: str, answers: Sequence[str]) -> torch.Tensor:
         """Targets as numbers. Raises DataError for those that were not there to begin with."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from boildown.domain.preprocess import Output, Part, Preprocess, Raw, Tokenize
 from boildown.errors import DataError, Mistakes, ModelError, install
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import is_missing, number, read, some
@@ -116,9 +117,20 @@ class TextTable:
         if not train or not held:
             raise DataError.of(f"{path.name} has too few different rows to be split.", "Give more, or another share.")
         data: dict[str, Any] = {"train": Subset(encoded, train), "validation": Subset(encoded, held)}
+        step = tokenizing(model, self.texts, self.length, together=self.kind != "embedding")
+        task: Classification | Regression | Embedding
         if self.kind == "embedding":
-            return Embedding(**data, forward=_pooling(model))
-        return Regression(**data) if self.kind == "regression" else Classification(**data, classes=self.classes)
+            forward = _pooling(model)
+            task = Embedding(**data, forward=forward)
+            says = Output("cosine", target=self.target, pool="first" if forward is first_token else "mean")
+        else:
+            classes = self.kind == "classification"
+            task = Classification(**data, classes=self.classes) if classes else Regression(**data)
+            says = replace(task.answer(), target=self.target)
+        task.preprocess = Preprocess((Raw("text pair" if self.kind == "embedding" else "text", (step,)),), says)
+        task.raw = lambda place: {name: side[held[place]] for name, side in zip(self.texts, texts, strict=True)}
+        task.beside = {"tokenizer.json": model / "tokenizer.json"}
+        return task
 
     def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
         """Targets as numbers. Raises DataError for those that the model does not know."""
@@ -164,17 +176,32 @@ def encode(model: Path, *texts: Sequence[str], length: int) -> dict[str, Tensor]
     Of a pair the first text is told from the second (`token_type_ids`) where the model has more than one type.
     Raises ModelError where the folder has no tokenizer.
     """
+    step, tokenizer = tokenizing(model, ("",) * len(texts), length), _tokenizer(model)
+    tokenizer.enable_padding(
+        direction=step.pad, pad_id=step.pad_id, pad_type_id=step.pad_type_id, pad_token=step.pad_token,
+        length=step.length, pad_to_multiple_of=step.multiple,
+    )  # fmt: skip
+    tokenizer.enable_truncation(step.length)
+    found = tokenizer.encode_batch(_calls(texts))
+    return {name: torch.tensor([getattr(each, part) for each in found]) for name, part in step.feeds.items()}
+
+
+def tokenizing(model: Path, texts: Sequence[str], length: int, *, together: bool = True) -> Tokenize:
+    """How the texts of some columns become a model's inputs, as data. together: two are given in one call."""
     tokenizer, config = _tokenizer(model), configuration(model)
     padding = tokenizer.padding or {"pad_id": config.get("pad_token_id") or 0}
-    tokenizer.enable_padding(**{**padding, "length": length, "direction": padding.get("direction", "right")})
-    tokenizer.enable_truncation(length)
-    found = tokenizer.encode_batch(_calls(texts))
-    parts = {
-        "input_ids": "ids",
-        "attention_mask": "attention_mask",
-        **({"token_type_ids": "type_ids"} if len(texts) == 2 and config.get("type_vocab_size", 0) > 1 else {}),
-    }
-    return {name: torch.tensor([getattr(each, part) for each in found]) for name, part in parts.items()}
+    typed = together and len(texts) == 2 and config.get("type_vocab_size", 0) > 1
+    feeds: dict[str, Part] = {"input_ids": "ids", "attention_mask": "attention_mask"}
+    return Tokenize(
+        length,
+        feeds | ({"token_type_ids": "type_ids"} if typed else {}),
+        pad=padding.get("direction", "right"),
+        pad_id=padding.get("pad_id", 0),
+        pad_type_id=padding.get("pad_type_id", 0),
+        pad_token=padding.get("pad_token", "[PAD]"),
+        multiple=padding.get("pad_to_multiple_of"),
+        columns=tuple(texts),
+    )
 
 
 def mean_of_tokens(model: Any, side: Mapping[str, Tensor]) -> Tensor:

@@ -31,15 +31,23 @@ _ERRORS = (
 
 
 _LOADER = '''\
-"""Load {file} and check it on the sample beside it."""
+"""Load {file}; run as a script, check it on the sample beside it."""
 import numpy as np, onnxruntime as ort
 from pathlib import Path
 here = Path(__file__).parent
-sample, session = np.load(here / "sample.npz"), ort.InferenceSession(here / "{file}")
-outputs = session.run(None, {{port.name: sample["input:" + port.name] for port in session.get_inputs()}})
-for port, output in zip(session.get_outputs(), outputs):
-    np.testing.assert_allclose(output, sample["output:" + port.name], rtol=0.05, atol=0.05 * np.abs(output).max())
-print("{file} runs and gives the recorded outputs")
+
+def load():
+    """The model as a function of its inputs by name, which gives its outputs by name."""
+    session = ort.InferenceSession(here / "{file}")
+    names = [port.name for port in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, inputs)))
+
+if __name__ == "__main__":
+    run, sample = load(), np.load(here / "sample.npz")
+    outputs = run({{name[6:]: sample[name] for name in sample.files if name.startswith("input:")}})
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, sample["output:" + name], rtol=0.05, atol=0.05 * np.abs(output).max())
+    print("{file} runs and gives the recorded outputs")
 '''
 
 

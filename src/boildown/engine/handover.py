@@ -1,0 +1,233 @@
+"""What lies beside an artifact so that others can predict with it: `preprocess.json`, `predict.py`, raw samples.
+
+A run keeps all that its task has to say on this, so that any of its artifacts is handed over without the task.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import numpy as np
+
+from boildown.domain.preprocess import TENSORS, ColumnOf, Columns, Preprocess, Raw, Tokenize
+from boildown.domain.task import Task
+from boildown.engine import predict
+from boildown.engine.artifact import flatten
+from boildown.runtimes.base import Array, Port
+from boildown.tasks.data import evenly_spaced
+
+DESCRIPTION, SCRIPT, SAMPLES = "preprocess.json", "predict.py", "samples"
+KEPT = "handover"
+"""The folder that a run keeps it in, beside the first model's artifact."""
+
+_COUNT = 5
+_MOST_BYTES = 20e6
+_CALLS, _LISTED = "calls.npz", "samples.json"
+
+
+def description(task: Task) -> Preprocess:
+    """What a task says of its raw things and its outputs; of one that says nothing, tensors."""
+    said: Preprocess | None = getattr(task, "preprocess", None)
+    if said is not None:
+        return said
+    return replace(TENSORS, output=task.answer()) if hasattr(task, "answer") else TENSORS
+
+
+def keep(task: Task, folder: Path, *, samples: bool = True) -> None:
+    """Keep in `folder` the description, the files that it names, and raw samples with the inputs made of them."""
+    said = description(task)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / DESCRIPTION).write_text(replace(said, samples=samples).dump(), encoding="utf-8")
+    for name, path in getattr(task, "beside", {}).items():
+        shutil.copyfile(path, folder / name)
+    if not samples:
+        return
+    chosen = evenly_spaced(len(task.validation), _COUNT)
+    raw: Callable[[int], Any] | None = getattr(task, "raw", None)
+    is_tensor = raw is None or len(said.inputs) != 1 or said.inputs[0].kind == "tensor"
+    calls: dict[str, Any] = {}
+    kept: list[int] = []
+    for place in chosen:
+        inputs, _target = next(task.validation.subset([place]).batches(1))
+        made = [flatten(*call, task.example()) for call in task.calls(inputs)][: 1 if is_tensor else None]
+        if kept and sum(array.nbytes for arrays in (calls.values(), *made) for array in arrays) > _MOST_BYTES:
+            break
+        for number, arrays in enumerate(made):
+            calls |= {f"{len(kept)}:{number}:{port}": array for port, array in enumerate(arrays)}
+        kept.append(place)
+    np.savez_compressed(folder / _CALLS, **calls)
+    names = [f"{place}.npz" for place in range(1, len(kept) + 1)]
+    if raw is not None and not is_tensor:
+        (folder / SAMPLES).mkdir()
+        names = _write(said, list(map(raw, kept)), folder / SAMPLES)
+    (folder / _LISTED).write_text(json.dumps(names), encoding="utf-8")
+
+
+def add(
+    kept: Path,
+    folder: Path,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    run: Callable[[list[Array]], Sequence[Array]],
+    *,
+    classes: Sequence[str] | None = None,
+    samples: bool = True,
+) -> bool:
+    """Lay into `folder`, beside an artifact, what a run keeps: the description by the names of its ports, and samples.
+
+    run: runs the artifact. classes: of a run that keeps nothing. Returns whether samples of the user's data may lie
+    there: so they may beside the artifact of a run that has kept nothing, and said nothing.
+    """
+    said = _kept(kept, classes)
+    if len(said.inputs) == 1:
+        said = replace(said, inputs=(replace(said.inputs[0], feeds=tuple(port.name for port in inputs)),))
+    samples = samples and said.samples
+    (folder / DESCRIPTION).write_text(replace(said, samples=samples).dump(), encoding="utf-8")
+    for name in _beside(said):
+        if _is_own(kept / name):
+            shutil.copyfile(kept / name, folder / name)
+    if samples and _is_own(kept / _LISTED):
+        _add_samples(kept, folder, said, [port.name for port in inputs], [port.name for port in outputs], run)
+    return samples
+
+
+def _add_samples(
+    kept: Path,
+    folder: Path,
+    said: Preprocess,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    run: Callable[[list[Array]], Sequence[Array]],
+) -> None:
+    """The samples that are kept, with what the artifact gives for the inputs that the data set made of them."""
+    (folder / SAMPLES).mkdir()
+    names = json.loads((kept / _LISTED).read_text(encoding="utf-8"))
+    plain = json.loads(said.dump())
+    recorded: dict[str, Any] = {}
+    told = []
+    for place, (name, arrays) in enumerate(zip(names, _calls(kept), strict=True)):
+        calls = [dict(zip(inputs, call, strict=True)) for call in arrays]
+        given = [dict(zip(outputs, run(call), strict=True)) for call in arrays]
+        for number, its in enumerate(given):
+            if sum(value.nbytes for each in (recorded, its) for value in each.values()) <= _MOST_BYTES:
+                recorded |= {f"{place}:{number}:{port}": value for port, value in its.items()}
+        try:
+            answer = predict.answer(plain, given, calls)
+        except predict.Refused:  # it is no answer there either
+            answer = {}
+        told.append({"file": name, "answer": {key: value for key, value in answer.items() if key != "outputs"}})
+        if _is_own(kept / SAMPLES / name):
+            shutil.copyfile(kept / SAMPLES / name, folder / SAMPLES / name)
+        elif name.endswith(".npz"):
+            np.savez_compressed(folder / SAMPLES / name, **dict[str, Any](calls[0]))
+    np.savez_compressed(folder / SAMPLES / "outputs.npz", **recorded)
+    (folder / SAMPLES / "answers.json").write_text(
+        json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def script(loader: str) -> str | None:
+    """`predict.py`, where the runtime's loader has a function `load`; None for any other."""
+    try:
+        functions = {node.name for node in ast.parse(loader).body if isinstance(node, ast.FunctionDef)}
+    except SyntaxError:
+        return None
+    return Path(predict.__file__).read_text(encoding="utf-8") if "load" in functions else None
+
+
+def held(folder: str, kept: str) -> list[str]:
+    """Run `predict.py` on the samples beside it, in a child process: what does not agree, in sentences."""
+    names = run_path(str(Path(folder) / SCRIPT))
+    listed = Path(folder) / SAMPLES / "answers.json"
+    if not listed.is_file():
+        return []
+    told, said = json.loads(listed.read_text(encoding="utf-8")), io.StringIO()
+    files = dict.fromkeys(str(Path(folder) / SAMPLES / each["file"]) for each in told)
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            model = names["Model"]()
+            for (_name, calls), wanted in zip(model.things(list(files)), _calls(Path(kept)), strict=True):
+                if isinstance(calls, Exception):
+                    raise calls
+                for own, its in zip(calls, wanted, strict=True):
+                    if not all(map(_alike, own.values(), its)):
+                        return [
+                            "What predict.py makes of a raw sample is not what the data set made: mend preprocess=."
+                        ]
+            names["check"](model)
+    except (names["Refused"], ImportError) as error:
+        return [f"predict.py does not give the run's answers on its samples: {error}."]
+    return []
+
+
+def _alike(own: Array, wanted: Array) -> bool:
+    if own.shape != wanted.shape or own.dtype != wanted.dtype:
+        return False
+    return bool(np.allclose(own, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max(initial=0)), equal_nan=True))
+
+
+def _kept(kept: Path, classes: Sequence[str] | None) -> Preprocess:
+    """The description that a run keeps. Raises InputError where it has been tampered with."""
+    path = kept / DESCRIPTION
+    if _is_own(path):
+        return Preprocess.load(path.read_text(encoding="utf-8"))
+    return (
+        replace(TENSORS, output=replace(TENSORS.output, kind="classes", classes=tuple(classes))) if classes else TENSORS
+    )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether there is such a file, and no link in its place, nor in that of its folder."""
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+
+
+def _beside(said: Preprocess) -> Iterator[str]:
+    """The files that steps name, none of them in another folder."""
+    for raw in said.inputs:
+        for step in raw.steps:
+            if isinstance(step, Tokenize) and step.file == Path(step.file).name:
+                yield step.file
+
+
+def _calls(kept: Path) -> Iterator[list[list[Array]]]:
+    """The flat inputs of every call, of each sample that is kept."""
+    with np.load(kept / _CALLS) as saved:
+        arrays = {tuple(map(int, name.split(":"))): saved[name] for name in saved.files}
+    for place in range(1 + max((key[0] for key in arrays), default=-1)):
+        numbers = sorted({key[1] for key in arrays if key[0] == place})
+        yield [[arrays[key] for key in sorted(arrays) if key[:2] == (place, number)] for number in numbers]
+
+
+def _write(said: Preprocess, raws: Sequence[Any], folder: Path) -> list[str]:
+    """Raw samples as files, and the name of the file of each."""
+    (raw,) = said.inputs
+    if raw.kind == "picture":
+        names = [f"{number}{Path(path).suffix.lower()}" for number, path in enumerate(raws, 1)]
+        for path, name in zip(raws, names, strict=True):
+            shutil.copyfile(path, folder / name)
+        return names
+    name = "rows.csv" if raw.kind == "row" else "texts.csv"
+    header = [column.name for column in _table(raw)]
+    header += [column for step in raw.steps if isinstance(step, Tokenize) for column in step.columns]
+    header += [said.output.target] if said.output.target in raws[0] else []
+    with (folder / name).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=";" if any(column.comma for column in _table(raw)) else ",")
+        writer.writerow(header)
+        writer.writerows([each[column] for column in header] for each in raws)
+    return [name] * len(raws)
+
+
+def _table(raw: Raw) -> list[ColumnOf]:
+    """The columns of a row that steps read."""
+    return [column for step in raw.steps if isinstance(step, Columns) for column in step.columns]
