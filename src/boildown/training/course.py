@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from boildown.domain.task import Samples
+from boildown.errors import Cancelled, DeadlineError
 from boildown.measuring.environment import environment
 from boildown.training.checkpoint import (
     CHECKPOINT,
@@ -241,6 +242,8 @@ class Course:
                 self.check()
                 try:
                     batch = next(batches)
+                except (Cancelled, DeadlineError):
+                    raise
                 except Exception as error:
                     raise ReadError(
                         f"The training data could not be read at step {self.step}: {type(error).__name__}: {error}. "
