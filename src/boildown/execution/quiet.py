@@ -52,10 +52,10 @@ class Quiet:
 
 
 class Patience:
-    """How long this process waits for others, and whom it tells.
+    """How long a thread waits for others, and whom it tells.
 
     seconds: in all; None for a minute at a stretch. told: hears every ten seconds what is waited for, in a sentence,
-    and for how long so far. run: what others call this process. After a wait that was given up the next ones are half a
+    and for how long so far. run: what others call it. After a wait that was given up the next ones are half a
     second, until one of the same kind is not in vain.
     """
 
@@ -82,18 +82,17 @@ class Patience:
 
 @contextlib.contextmanager
 def patient(patience: Patience) -> Iterator[None]:
-    """Wait with this patience, everywhere in this process."""
-    global _patience
-    before, _patience = _patience, patience
+    """Wait with this patience, everywhere in this thread."""
+    before, _mine.patience = _mine.patience, patience
     try:
         yield
     finally:
-        _patience = before
+        _mine.patience = before
 
 
 def next_wait() -> float:
-    """How long the next wait of this process for who times may take: a child's that computes for it."""
-    return _patience.seconds(alone=False)
+    """How long the next wait of this thread for who times may take: a child's that computes for it."""
+    return _mine.patience.seconds(alone=False)
 
 
 @contextlib.contextmanager
@@ -175,7 +174,7 @@ def occupied() -> Iterator[None]:
 def quiet(check: Callable[[], None] = lambda: None, patience: float | None = None) -> Iterator[Quiet]:
     """Hold the machine alone; the value tells whether that is so, and afterwards whether it was.
 
-    Waits until everyone who computes has given way, at most `patience` seconds, by default as this process is patient;
+    Waits until everyone who computes has given way, at most `patience` seconds, by default as this thread is patient;
     after that it is not alone, and what is timed must be marked. This thread's own hold from `computing`
     is released meanwhile. May be entered again inside itself. `check` is called while waiting.
     """
@@ -224,9 +223,11 @@ class _Mine(threading.local):
     quiet = Quiet()
     occupied = False
 
+    def __init__(self) -> None:
+        self.patience = Patience()
+
 
 _mine = _Mine()
-_patience = Patience()
 
 
 def _enter(check: Callable[[], None]) -> None:
@@ -267,7 +268,7 @@ def _lock(
     """Lock the gate and then the room, with as much patience as there is; whether it worked."""
     if gate is None or room is None:
         return False
-    patience, start = _patience, time.monotonic()
+    patience, start = _mine.patience, time.monotonic()
     most = patience.seconds(alone=alone) if seconds is None else seconds
     tell = start + _FIRST_TOLD
     for descriptor in (gate, room):
@@ -323,7 +324,7 @@ def _say(what: str) -> None:
     path = folder / f"{os.getpid()}.{_machine()}.pid"
     with contextlib.suppress(OSError):
         if what:
-            path.write_text(f"{what} {_patience.run}", encoding="utf-8")
+            path.write_text(f"{what} {_mine.patience.run}", encoding="utf-8")
         else:
             path.unlink(missing_ok=True)
 

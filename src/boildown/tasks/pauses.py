@@ -9,28 +9,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _EVERY = 0.05
-_asked: tuple[Callable[[], None], int, int] | None = None
-_last = 0.0
+
+
+class _Mine(threading.local):
+    """What this thread asks."""
+
+    check: Callable[[], None] | None = None
+    process = 0
+    last = 0.0
+
+
+_mine = _Mine()
 
 
 @contextmanager
 def asking(check: Callable[[], None]) -> Iterator[None]:
     """Whoever reads samples in this thread calls `between`, which calls `check`; it may raise."""
-    global _asked
-    before, _asked = _asked, (check, os.getpid(), threading.get_ident())
+    before = _mine.check, _mine.process
+    _mine.check, _mine.process = check, os.getpid()
     try:
         yield
     finally:
-        _asked = before
+        _mine.check, _mine.process = before
 
 
 def between() -> None:
     """Between two samples that are read: at most twenty times a second what `asking` said; nothing in a worker."""
-    global _last
     now = time.monotonic()
-    if _asked is None or now - _last < _EVERY:
-        return
-    check, process, thread = _asked
-    if (process, thread) == (os.getpid(), threading.get_ident()):
-        _last = now
-        check()
+    if _mine.check is not None and now - _mine.last >= _EVERY and _mine.process == os.getpid():
+        _mine.last = now
+        _mine.check()
