@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import boildown as bd
 from boildown.journal.journal import Journal
