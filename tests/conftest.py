@@ -22,6 +22,7 @@ def own_machine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("temporary")
     patch = pytest.MonkeyPatch()
     patch.setenv("TMPDIR", str(folder))
+    patch.setenv("XDG_RUNTIME_DIR", str(folder))
     patch.setattr(tempfile, "tempdir", None)
     patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     yield

@@ -11,6 +11,7 @@ BoildownError
 │   ├── ExportError         a candidate could not be turned into an artifact
 │   ├── ParityError         the artifact and the model disagree
 │   └── DeadlineError       the attempt ran past its limit
+│       └── BudgetError     the budget of the whole run is spent
 ├── WorkerLost              a child process died; the work is tried again
 ├── JournalError            the journal cannot be opened, is locked, or is of a newer version
 └── Cancelled               the user asked to stop; the run can be resumed
@@ -129,6 +130,10 @@ class DeadlineError(AttemptError):
     """The attempt ran past its time limit."""
 
     name = "out of time"
+
+
+class BudgetError(DeadlineError):
+    """The budget of the whole run is spent."""
 
 
 class WorkerLost(BoildownError):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import boildown as bd
 from boildown.journal.journal import Journal
@@ -161,10 +162,46 @@ def compress(plugged, runs, *rungs, **options):
 def test_a_budget_that_is_too_small_can_be_enlarged(plugged, still, tmp_path):
     run = compress(plugged, tmp_path, "shrink(size=0.2)", budget="0.01 s")
     assert run.outcome is bd.Outcome.OUT_OF_BUDGET
-    assert run.best.number == 0
+    assert run.best is None
+    assert run.candidates == []
+    with Journal.open(run.path, readonly=True) as journal:
+        sentence = journal.ending.sentence
+    assert sentence.startswith("The budget ended before the first model was measured")
+    assert "Resume the run with a larger budget" in sentence
+    assert sentence in str(run)
+    still_too_small = bd.resume(run.path, plugged.model(), plugged.task())
+    assert still_too_small.outcome is bd.Outcome.OUT_OF_BUDGET
     resumed = bd.resume(run.path, plugged.model(), plugged.task(), budget="10 min")
     assert resumed.outcome is bd.Outcome.TARGET_MET
     assert len(resumed.candidates) == 2
+
+
+class Slow(torch.utils.data.Dataset):
+    """Samples that take long to read."""
+
+    def __init__(self, samples, seconds):
+        self.samples, self.seconds = samples, seconds
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        time.sleep(self.seconds)
+        return self.samples[index]
+
+
+def test_data_that_takes_longer_to_read_than_the_budget_ends_the_run_and_is_told(plugged, still, tmp_path):
+    samples = [(inputs[0], target[0]) for inputs, target in plugged.task().validation.batches(1)]
+    data = Slow(samples, 0.02)
+    given = {"target": ["size <= 0.3x"], "ladder": ["shrink(size=0.2)"], "runtime": "mirror", "runs": tmp_path}
+    start = time.monotonic()
+    run = bd.compress(plugged.model(), bd.Classification(validation=data), budget="0.5 s", **given)
+    assert time.monotonic() - start < 0.02 * len(samples)
+    assert run.outcome is bd.Outcome.OUT_OF_BUDGET
+    assert "reading the data" in str(run)
+    data.seconds = 0
+    resumed = bd.resume(run.path, plugged.model(), bd.Classification(validation=data), budget="10 min")
+    assert resumed.outcome is bd.Outcome.TARGET_MET
 
 
 def test_candidates_are_reused_unless_a_fresh_run_is_asked_for(plugged, still, tmp_path):

@@ -104,12 +104,31 @@ def hold_machine(path: str, how: str, seconds: float) -> tuple[float, float]:
         return start, time.monotonic()
 
 
-def compute_in_steps(path: str, until: str, wanted: float) -> tuple[list[tuple[float, float]], int]:
+def take_turns(until: float) -> tuple[int, int]:
+    """Compute a little, then time a little, again and again; (how often it timed, how often it was not alone)."""
+    from boildown.execution import quiet
+
+    timed = disturbed = 0
+    with quiet.computing():
+        while time.time() < until:
+            for _ in range(3):
+                time.sleep(0.01)
+                quiet.give_way()
+            with quiet.quiet() as still:
+                time.sleep(0.02)
+            timed += 1
+            disturbed += not still.alone
+    return timed, disturbed
+
+
+def compute_in_steps(
+    path: str, until: str, wanted: float, patience: float | None = None
+) -> tuple[list[tuple[float, float]], int]:
     """Steps of 20 ms, giving way between them; (start, end) of each, and how often it waited."""
     from boildown.execution import quiet
 
     steps, waits = [], 0
-    with quiet.computing():
+    with quiet.patient(quiet.Patience(patience)), quiet.computing():
         Path(path).touch()
         while not Path(until).exists() and len(steps) * 0.02 < wanted:
             start = time.monotonic()

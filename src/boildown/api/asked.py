@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,13 @@ from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
-from boildown.errors import ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
+from boildown.errors import BudgetError, ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
 from boildown.measuring.environment import resolved
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
-from boildown.tasks.splits import resolve
+from boildown.tasks.splits import Splits, resolve
 
 HARDWARE = (HERE, "x86-vnni", "x86-any", "arm64")
 Ladder = str | Sequence[str | Mapping[str, Any]]
@@ -49,6 +50,10 @@ class Read:
     notices: tuple[str, ...]
     building: float = 0.0
     """Seconds that the user's own factories took."""
+    reading: float = 0.0
+    """Seconds that it took to read and check the data."""
+    late: bool = False
+    """The budget ended while the data was read: it is not split yet."""
 
 
 def read(
@@ -57,10 +62,11 @@ def read(
     task: Task | str,
     modules: Mapping[str, nn.Module] | None = None,
     wrong: Sequence[Mistake] = (),
+    clock: Budget | None = None,
 ) -> Read:
     """Everything the user gave as a job; `modules` are the students given as such, by name.
 
-    wrong: mistakes found already. Raises InputError with all of them.
+    wrong: mistakes found already. clock: the budget, where it counts already. Raises InputError with all mistakes.
     """
     mistakes = Mistakes()
     names = tuple((name, factory) for name, factory in asked["factories"].get("students", ()))
@@ -68,7 +74,7 @@ def read(
     factories = Factories(**{**asked["factories"], "path": path, "students": names})
     students: dict[str, nn.Module] = {}
     notices: list[str] = []
-    budget, target, splits, first, read_task = Budget(), Target(()), None, None, None
+    budget, target, splits, first, read_task, late = Budget(), Target(()), None, None, None, False
     deployment, rules = deployment_of(asked), Rules()
     with mistakes:
         if wrong:
@@ -93,17 +99,21 @@ def read(
         read_task = task_from(task)
     with mistakes:
         students = gather(factories.students, modules or {}, _seed(asked["seed"]))
-    building = time.perf_counter() - start
+    building, start = time.perf_counter() - start, time.perf_counter()
     if read_task is not None:
         with mistakes:
             target = parse_target(asked["target"], read_task.metrics)
         with mistakes:
             check_expectations(asked["expected"], read_task.metrics)
-        with mistakes:
-            check_data(read_task)
-            with named("The data cannot be read", "Mend that item, or leave it out."):
-                splits = resolve(read_task, _seed(asked["seed"]))
-                notices += [*splits.notes, *_overlap(read_task)]
+        try:
+            with mistakes:
+                check_data(read_task)
+                with named("The data cannot be read", "Mend that item, or leave it out."):
+                    splits = resolve(read_task, _seed(asked["seed"]))
+                    notices += [*splits.notes, *_overlap(read_task)]
+        except BudgetError:
+            unread = read_task.validation
+            late, splits = True, Splits(read_task.train, unread, unread, False, unread)
     mistakes.raise_all()
     assert read_task is not None
     assert splits is not None
@@ -115,7 +125,15 @@ def read(
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
         samples=asked.get("samples", True),
     )  # fmt: skip
-    return Read(job, Candidate(first), budget, tuple(notices), building)
+    reading = time.perf_counter() - start
+    return Read(job, Candidate(first), clock or budget, tuple(notices), building, reading, late)
+
+
+def started(budget: Any) -> Budget:
+    """A budget that counts from now; what cannot be read is left for `read` to refuse, with all other mistakes."""
+    with contextlib.suppress(InputError):
+        return Budget(None if budget is None else parse_time(budget))
+    return Budget()
 
 
 def conditions(target: Any) -> list[str]:

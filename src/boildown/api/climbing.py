@@ -14,26 +14,30 @@ from typing import Any
 from torch import nn
 
 import boildown
-from boildown.api.asked import Ladder, Read, conditions, plain_deployment, read
+from boildown.api.asked import Ladder, Read, conditions, plain_deployment, read, started
 from boildown.api.run import Run
-from boildown.api.sitting import Callback, Sitting, sitting
+from boildown.api.sitting import Callback, Desk, Sitting, desk, sitting
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
 from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import PROBE, Attempt
+from boildown.engine.budget import Budget
 from boildown.engine.job import Factories, Goal
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
-from boildown.errors import BoildownError, Cancelled, InputError, contained
+from boildown.errors import BoildownError, BudgetError, Cancelled, InputError, Mistake, contained
 from boildown.journal.journal import Journal, readable
 from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+
+_QUOTE, _MOST_QUOTE = 0.25, 120.0
+"""The share of the budget that saying what it would be spent on may take, and the most seconds."""
 
 
 @contained()
@@ -95,14 +99,18 @@ def compress(
         goal=goal, budget=budget, confidence=confidence, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=fresh, samples=samples,
     )  # fmt: skip
-    found = read(asked, model, task, given, wrong)
-    with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
+    with (
+        desk(callbacks, started(budget)) as at,
+        _begun(at, asked, (model, task, given, wrong), Path(runs), command) as (sat, found, prepared, facts),
+    ):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
         Journal.create(new, {**facts, "run": final.name}).close()
         new.rename(final)  # the run begins whole: a process killed before has left a hidden folder, and no run
         sat.bench.move(final)
         with Journal.open(final) as journal:
+            if prepared is None:
+                return sat.run_out(journal, found, [])
             return sat.climb(journal, found, prepared, asked["ladder"], [], fresh)
 
 
@@ -131,7 +139,8 @@ def quote(
 ) -> Quote:
     """What `compress` would climb: the rungs, what sketches of them cost, and the minutes they would take.
 
-    The arguments are those of `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
+    It takes a quarter of the budget, two minutes at most, and says what it had no time for. The arguments are those of
+    `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
@@ -140,35 +149,62 @@ def quote(
         goal="first", budget=budget, confidence=None, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=True,
     )  # fmt: skip
-    found = read(asked, model, task, given, wrong)
     with (
-        _begun(found, asked, Path(runs), callbacks, None) as (sat, prepared, facts),
+        desk(callbacks, _for_quote(started(budget))) as at,
+        _begun(at, asked, (model, task, given, wrong), Path(runs), None) as (sat, found, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
         return sat.quote(journal, found, prepared, asked["ladder"])
 
 
+def _for_quote(budget: Budget) -> Budget:
+    """What may be spent on saying what a budget would be spent on."""
+    return Budget(_MOST_QUOTE if budget.seconds is None else min(_MOST_QUOTE, budget.seconds * _QUOTE))
+
+
 @contextlib.contextmanager
 def _begun(
-    found: Read, asked: Mapping[str, Any], runs: Path, callbacks: Sequence[Callback], command: str | None
-) -> Iterator[tuple[Sitting, Prepared, dict[str, Any]]]:
-    """A sitting with all that is checked before a run begins; its folder is hidden, and gone unless it is renamed."""
+    at: Desk,
+    asked: Mapping[str, Any],
+    given: tuple[nn.Module | str, Task | str, Mapping[str, nn.Module], Sequence[Mistake]],
+    runs: Path,
+    command: str | None,
+) -> Iterator[tuple[Sitting, Read, Prepared | None, dict[str, Any]]]:
+    """A sitting with all that is checked before a run begins; its folder is hidden, and gone unless it is renamed.
+
+    What is prepared is None where the budget ended before.
+    """
+    with _nothing_kept():
+        at.progress("read the model and the data", 0, None)
+        found = read(asked, *given, at.budget)
     ours = not runs.exists()
     folder = _new_folder(runs)
+    at.patience.run = folder.name.removeprefix(HIDDEN)
     try:
-        with sitting(found, folder, callbacks) as sat:
-            prepared = prepare(found.first, found.job, sat.bench)
-            for notice in prepared.notices:
-                sat.emit("notice", {"text": notice})
-            yield sat, prepared, {**_facts(asked, found, prepared, command), **sat.identity(found)}
-    except Cancelled:
-        raise Cancelled("Stopped before the run began; nothing was kept.") from None
+        with _nothing_kept(), sitting(found, folder, at) as sat:
+            prepared, known = None, dict[str, str]()
+            with contextlib.suppress(BudgetError):
+                if not found.late:
+                    ready = prepare(found.first, found.job, sat.bench)
+                    known, prepared = sat.identity(found), ready
+            for notice in prepared.notices if prepared is not None else ():
+                at.emit("notice", {"text": notice})
+            yield sat, found, prepared, {**_facts(asked, found, prepared, command), **known}
     finally:
         if folder.exists():
             shutil.rmtree(folder, ignore_errors=True)
             if ours:
                 with contextlib.suppress(OSError):
                     runs.rmdir()
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Whoever stops what is done inside is told that no run has begun."""
+    try:
+        yield
+    except Cancelled:
+        raise Cancelled("Stopped before the run began; nothing was kept.") from None
 
 
 @contained()
@@ -193,20 +229,36 @@ def resume(
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder) as journal:
         facts = journal.facts
-        found = reread(facts, folder, model, task, students, initial_student, budget=budget)
-        asked = facts["asked"]
-        rows = journal.attempts()
-        worked = sum(row.timings.get("total", 0.0) for row in rows)
-        found.budget.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
-        with sitting(found, folder, callbacks) as sat:
-            sat.check_identity(found, facts, folder.name)
+        with readable(folder):
+            asked = dict(facts["asked"])
+            clock = started(asked["budget"] if budget is None else budget)
+        worked = sum(row.timings.get("total", 0.0) for row in journal.attempts())
+        clock.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
+        with desk(callbacks, clock) as at:
+            at.patience.run = folder.name
+            at.progress("read the model and the data", 0, None)
+            found = reread(facts, folder, model, task, students, initial_student, budget=budget, clock=clock)
+            with sitting(found, folder, at) as sat:
+                return _resumed(sat, journal, found, asked, again=budget is not None)
+
+
+def _resumed(sat: Sitting, journal: Journal, found: Read, asked: Mapping[str, Any], *, again: bool) -> Run:
+    """Go on with a run; with what there is where the budget ends before the first model is ready again."""
+    folder, facts, prepared = journal.folder, journal.facts, None
+    with contextlib.suppress(BudgetError):
+        if not found.late:
+            if "first" in facts:
+                sat.check_identity(found, facts, folder.name)
             attempts = _attempts(journal, folder, found.first, found.job.students)
             with readable(folder):
                 measured = (attempts[0].artifact, dict(facts["model"])) if attempts else ()
-            prepared = prepare(found.first, found.job, sat.bench, *measured)
-            return sat.climb(
-                journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=budget is not None
-            )
+            ready = prepare(found.first, found.job, sat.bench, *measured)
+            if "first" not in facts:  # no sitting had the time to find out
+                journal.update_facts({**_facts(asked, found, ready, facts["command"]), **sat.identity(found)})
+            prepared = ready
+    if prepared is None:
+        return sat.run_out(journal, found, _attempts(journal, folder, found.first, found.job.students))
+    return sat.climb(journal, found, prepared, asked["ladder"], attempts, asked["fresh"], again=again)
 
 
 def reread(
@@ -219,8 +271,9 @@ def reread(
     *,
     budget: str | float | None = None,
     call: str = "resume",
+    clock: Budget | None = None,
 ) -> Read:
-    """The job of a run that is there, from its facts and what the user gives again.
+    """The job of a run that is there, from its facts and what the user gives again; `clock` as for `read`.
 
     Raises InputError naming what must be given, in a call of `boildown.` and this name.
     """
@@ -241,7 +294,7 @@ def reread(
             f"Give {' and '.join(needed)} again: "
             f"boildown.{call}({str(folder)!r}, {', '.join(f'{name}=...' for name in needed)}).",
         )
-    return read(asked, given["model"], given["task"], modules)
+    return read(asked, given["model"], given["task"], modules, clock=clock)
 
 
 def _asked(
@@ -291,9 +344,10 @@ def _new_folder(runs: Path) -> Path:
     return folder
 
 
-def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: str | None) -> dict[str, Any]:
+def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, command: str | None) -> dict[str, Any]:
     """What the journal keeps for the whole run."""
     job, splits = found.job, found.job.splits
+    facts, notices = ({}, ()) if prepared is None else (prepared.facts, prepared.notices)
     sizes = {
         name: None if part is None else len(part)
         for name, part in (
@@ -319,10 +373,10 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: s
         "model": {
             "class": type(found.first.model).__name__,
             "parameters": sum(p.numel() for p in found.first.model.parameters()),
-            **prepared.facts,
+            **facts,
         },
         "classes": getattr(job.task, "classes", None),
-        "notices": [*found.notices, *prepared.notices],
+        "notices": [*found.notices, *notices],
         "environment": environment(),
         "in child": job.factories.complete,
         "command": command or _call(asked),

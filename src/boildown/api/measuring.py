@@ -20,7 +20,7 @@ from boildown.api.asked import (
     plain_deployment,
     task_from,
 )
-from boildown.api.sitting import sitting
+from boildown.api.sitting import desk, sitting
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
@@ -103,7 +103,11 @@ def measure(
         task, splits, wanted, confidence=confidence, deployment=meant, batch_size=batch_size or BATCH, seed=seed
     )  # fmt: skip
     read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
-    with tempfile.TemporaryDirectory() as scratch, sitting(read, Path(scratch), ()) as sat:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        desk((), read.budget) as at,
+        sitting(read, Path(scratch), at) as sat,
+    ):
         bench = sat.bench
         bench.trust = trust
         bench.first = reference or artifact

@@ -22,40 +22,59 @@ from boildown.domain.verdict import relaxations
 from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.baseline import baseline
 from boildown.engine.bench import Bench
+from boildown.engine.budget import Budget
 from boildown.engine.chain import first_key
 from boildown.engine.changed import CHANGED, changed
-from boildown.engine.climb import Climbed, climb
+from boildown.engine.climb import Climbed, climb, run_out
 from boildown.engine.deliver import deliver, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
-from boildown.engine.quote import Quote, quote
-from boildown.errors import AttemptError, BoildownError, Cancelled, InputError, contained, disk_is_full, in_words
+from boildown.engine.quote import Quote, by_cards, quote
+from boildown.errors import (
+    AttemptError,
+    BoildownError,
+    BudgetError,
+    Cancelled,
+    InputError,
+    contained,
+    disk_is_full,
+    in_words,
+)
 from boildown.execution.interrupt import Stop
-from boildown.execution.quiet import computing
+from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.journal.journal import Journal
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
+from boildown.report.words import duration
+from boildown.tasks.pauses import asking
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a callback receives: `kind` is attempt, step, record, verdict, notice or outcome.
+    """What a callback receives: `kind` is attempt, step, record, verdict, notice, forecast or outcome.
 
     attempt, verdict: `attempt`, the one that begins or was judged. step: `what`, how much is `done` of `total`, and
     the seconds `left` of the budget. record: a `kind` and `data` of the journal, of the `attempt` of this number.
-    notice: `text`. outcome: `outcome`, and the folder of the `run`.
+    notice: `text`. forecast: the `text` of a line of a quote. outcome: `outcome`, and the folder of the `run`.
     """
 
     kind: str
     data: Mapping[str, Any]
 
 
-Callback = Callable[[Event], None]
+Callback = Callable[[Event], None] | Live
+"""Hears of events; a Live tells them on a console, in place of the usual one."""
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 _PULSE = 2.0
+_TOLD = 0.1
+_KINDS = {
+    "build": "building the model and the task", "read": "reading the data", "export": "exporting",
+    "measure": "scoring and timing",
+}  # fmt: skip
+"""What a kind of work is called in a sentence."""
 
 
 class Pulse:
@@ -80,13 +99,8 @@ class Pulse:
 class Sitting:
     """Works on a run, from its preparation to what it hands over."""
 
-    def __init__(self, job: Job, bench: Bench, listeners: list[Listener], stop: Stop) -> None:
-        self.job, self.bench, self.listeners, self.stop = job, bench, listeners, stop
-
-    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Tell everybody who listens."""
-        for listener in self.listeners:
-            listener(kind, data)
+    def __init__(self, job: Job, bench: Bench, at: Desk) -> None:
+        self.job, self.bench, self.desk = job, bench, at
 
     def identity(self, read: Read) -> dict[str, str]:
         """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
@@ -119,21 +133,44 @@ class Sitting:
     ) -> Run:  # fmt: skip
         """Climb, then hand over: best/, manifest, report."""
         folder, done = self.bench.folder, len(attempts)
-        self.listeners.append(Pulse(journal))
+        self.desk.listeners.append(Pulse(journal))
         with self._climber(journal, read, prepared, fresh) as climber:
             climbed = climb(climber, ladder(given, self.job, climber.forecast), attempts, again=again)
             if climbed.best is not None and climbed.best.number and climbed.best.judged_in_full:
                 self._compare(journal, climbed.best, read.first)
         worked = len(attempts) > done or journal.ending is None
         self._hand_over(journal, climbed, read.budget.elapsed if worked else read.budget.used, attempts)
-        self.emit("outcome", {"outcome": climbed.outcome, "run": folder})
+        self.desk.emit("outcome", {"outcome": climbed.outcome, "run": folder})
         return Run(folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
 
-    def quote(self, journal: Journal, read: Read, prepared: Prepared, given: Ladder) -> Quote:
-        """What the ladder would do and take."""
+    def run_out(self, journal: Journal, read: Read, attempts: list[Attempt]) -> Run:
+        """Hand over what there is: the budget ended before the first model was ready."""
+        climbed = run_out(attempts, self.job.goal, self.job.first_quality)
+        self._hand_over(journal, climbed, read.budget.elapsed, attempts)
+        self.desk.emit("outcome", {"outcome": climbed.outcome, "run": self.bench.folder})
+        return Run(self.bench.folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
+
+    def quote(self, journal: Journal, read: Read, prepared: Prepared | None, given: Ladder) -> Quote:
+        """What the ladder would do and take, as far as the time goes."""
+        if prepared is None:
+            return by_cards(ladder(given, self.job))
         with self._climber(journal, read, prepared, fresh=True) as climber:
-            first = climber.measure_first()
+            first = None
+            with contextlib.suppress(BudgetError):
+                first = climber.measure_first()
             return quote(climber, ladder(given, self.job, climber.forecast), first)
+
+    def _too_early(self) -> str:
+        """What took the time, where not even the first model was measured."""
+        spent = {_KINDS[kind]: seconds for kind, seconds in self.bench.seconds.items() if kind in _KINDS}
+        spent["waiting for other runs"] = self.desk.patience.spent
+        told = [f"{what} {duration(s)}" for what, s in sorted(spent.items(), key=lambda each: -each[1]) if s >= _TOLD]
+        return (
+            "The budget ended before the first model was measured"
+            + (f": {', '.join(told)}" if told else "")
+            + (f" (under way: {self.desk.what})" if self.desk.what else "")
+            + ". Resume the run with a larger budget; nothing finished is done again."
+        )
 
     def _climber(
         self, journal: Journal, read: Read, prepared: Prepared, fresh: bool
@@ -141,7 +178,7 @@ class Sitting:
         return contextlib.closing(
             Climber(
                 self.job, self.bench, journal, read.budget, folder=self.bench.folder, runs=self.bench.folder.parent,
-                first=read.first, prepared=prepared, stop=self.stop.check, emit=self.emit, fresh=fresh,
+                first=read.first, prepared=prepared, stop=self.desk.check, emit=self.desk.emit, fresh=fresh,
             )
         )  # fmt: skip
 
@@ -164,10 +201,11 @@ class Sitting:
                 notes = deliver(best.artifact, folder / FIRST, folder / "best", classes)
             for note in notes:
                 journal.record(best.number, "handed over", {"note": note})
-                self.emit("notice", {"text": note})
+                self.desk.emit("notice", {"text": note})
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
-        sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
+        early = not attempts and climbed.outcome is Outcome.OUT_OF_BUDGET
+        sentence = self._too_early() if early else climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
         told = baseline(attempts, best)
         journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}, "baseline": told})
         journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": seconds})
@@ -180,7 +218,7 @@ class Sitting:
                 "boildown": boildown.__version__,
                 "environment": environment(),
                 "asked": facts["asked"],
-                "first": facts["first"],
+                "first": facts.get("first"),
                 "data": facts["data"],
                 "command": facts["command"],
                 "files": {
@@ -193,49 +231,93 @@ class Sitting:
         write_report(folder)
 
 
-@contextlib.contextmanager
-def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator[Sitting]:
-    """Begin work in a run folder: shows the notices, answers Ctrl-C, and ends the child processes."""
-    with Live() as live:
-        called: list[Callback] = [callbacks] if callable(callbacks) else list(callbacks)
+class Desk:
+    """What a process works at: who is told of it, and what is asked between two steps."""
 
-        def call(kind: str, data: Mapping[str, Any]) -> None:
-            failed = []
-            for callback in tuple(called):
-                try:
-                    with contained():
-                        callback(Event(kind, data))
-                except Cancelled:
-                    raise
-                except Exception as error:  # noqa: BLE001 - told; a run does not depend on who listens to it
-                    called.remove(callback)
-                    name = getattr(callback, "__qualname__", type(callback).__name__)
-                    failed.append(f"{name} is not called again, for it raised {in_words(error)}")
-            for text in failed:
-                sat.emit("notice", {"text": text})
+    def __init__(self, live: Live, callbacks: Sequence[Callable[[Event], None]], budget: Budget) -> None:
+        self.live, self.budget = live, budget
+        self.stop = Stop(self._stopping)
+        self.patience = Patience(budget.patience, self.waits)
+        self.what = ""
+        self.listeners: list[Listener] = [live, self._call]
+        self._called = list(callbacks)
 
-        def told() -> None:
-            live("notice", {"text": "stopping after this step; press Ctrl-C again to stop at once"})
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Tell everybody who listens."""
+        for listener in self.listeners:
+            listener(kind, data)
 
-        def progress(what: str, done: int, total: int | None) -> None:
-            left = read.budget.remaining if read.budget.seconds is not None else None
-            sat.emit("step", {"what": what, "done": done, "total": total, "left": left})
+    def check(self) -> None:
+        """Raise Cancelled where the user asked to stop, BudgetError where the time is up."""
+        self.stop.check()
+        self.budget.check()
 
-        with Stop(told) as stop, computing(stop.check), warnings.catch_warnings():
-            # Torch about itself, of no use to who calls this.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-            bench = Bench(read.job, folder, check=stop.check, progress=progress)
-            bench.seconds["build"] += read.building
-            sat = Sitting(read.job, bench, [live, call], stop)
+    def between(self) -> None:
+        """The same between two steps that compute: if someone wants to time, wait until they have."""
+        self.check()
+        give_way(self.check)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Tell of the step under way."""
+        self.what = what
+        left = self.budget.remaining if self.budget.seconds is not None else None
+        self.emit("step", {"what": what, "done": done, "total": total, "left": left})
+
+    def waits(self, what: str, seconds: float) -> None:
+        """Tell what is waited for."""
+        self.progress(what, 0, None)
+        self.live.wait(what, seconds)
+
+    def _call(self, kind: str, data: Mapping[str, Any]) -> None:
+        failed = []
+        for callback in tuple(self._called):
             try:
-                for notice in read.notices:
-                    sat.emit("notice", {"text": notice})
-                yield sat
-            except Exception as error:
-                if disk_is_full(error):
-                    raise BoildownError(
-                        "The disk is full. Free space and try again; a run that had begun goes on with resume."
-                    ) from error
+                with contained():
+                    callback(Event(kind, data))
+            except Cancelled:
                 raise
-            finally:
-                bench.close()
+            except Exception as error:  # noqa: BLE001 - told; a run does not depend on who listens to it
+                self._called.remove(callback)
+                name = getattr(callback, "__qualname__", type(callback).__name__)
+                failed.append(f"{name} is not called again, for it raised {in_words(error)}")
+        for text in failed:
+            self.emit("notice", {"text": text})
+
+    def _stopping(self) -> None:
+        self.live("notice", {"text": "stopping after this step; press Ctrl-C again to stop at once"})
+
+
+@contextlib.contextmanager
+def desk(callbacks: Sequence[Callback] | Callback, budget: Budget) -> Iterator[Desk]:
+    """Begin to work: answers Ctrl-C, tells what is waited for, and holds the machine together with others who compute.
+
+    callbacks: who listens; a Live among them tells in place of the usual one.
+    """
+    called: list[Callback] = [callbacks] if callable(callbacks) else list(callbacks)
+    lives = [callback for callback in called if isinstance(callback, Live)]
+    with (lives or [Live()])[0] as live, warnings.catch_warnings():
+        # Torch about itself, of no use to who calls this.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+        at = Desk(live, [callback for callback in called if not isinstance(callback, Live)], budget)
+        with at.stop, patient(at.patience), computing(at.stop.check), asking(at.between):
+            yield at
+
+
+@contextlib.contextmanager
+def sitting(read: Read, folder: Path, at: Desk) -> Iterator[Sitting]:
+    """Begin work in a run folder: shows the notices, and ends the child processes."""
+    bench = Bench(read.job, folder, check=at.between, progress=at.progress)
+    bench.seconds["build"] += read.building
+    bench.seconds["read"] += read.reading
+    try:
+        for notice in read.notices:
+            at.emit("notice", {"text": notice})
+        yield Sitting(read.job, bench, at)
+    except Exception as error:
+        if disk_is_full(error):
+            raise BoildownError(
+                "The disk is full. Free space and try again; a run that had begun goes on with resume."
+            ) from error
+        raise
+    finally:
+        bench.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -13,13 +14,14 @@ from typing import Any
 from torch import nn
 
 from boildown.api.climbing import reread
-from boildown.api.sitting import Sitting, sitting
+from boildown.api.sitting import Sitting, desk, sitting
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import COSTS, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
+from boildown.engine.budget import Budget
 from boildown.engine.job import Job
 from boildown.engine.timing import in_doubt
 from boildown.errors import AttemptError, InputError, WorkerLost, contained, in_words
@@ -119,8 +121,9 @@ def verify(
     if not all(check.agrees for check in hashes):
         untouched = Check("the verdict", None, "not measured again: the files are not those that were measured")
         return Verification(folder, (*hashes, untouched))
-    found = reread(facts, folder, model, task, students, initial_student, call="verify")
-    with tempfile.TemporaryDirectory() as scratch, sitting(found, Path(scratch), ()) as sat:
+    with tempfile.TemporaryDirectory() as scratch, desk((), Budget()) as at, contextlib.ExitStack() as stack:
+        found = reread(facts, folder, model, task, students, initial_student, call="verify", clock=at.budget)
+        sat = stack.enter_context(sitting(found, Path(scratch), at))
         sat.check_identity(found, facts, folder.name)
         recorded = Verdict.from_json(best.verdict)
         try:

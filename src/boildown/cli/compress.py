@@ -77,7 +77,7 @@ def compress(
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:
     left_out = ("goal", "confidence", "fresh", "samples")
     given = {name: value for name, value in arguments.items() if name not in left_out}
-    found = bd.quote(read.model, read.task, target or read.target, **given)
+    found = bd.quote(read.model, read.task, target or read.target, **given, callbacks=telling())
     if as_json:
         echo_json(found.to_json())
     else:

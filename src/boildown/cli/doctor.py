@@ -105,11 +105,11 @@ def _version(package: str) -> str | None:
 def _measured() -> dict[str, Any] | None:
     """The speed of int8 by measurement in a child, or None where that fails."""
     try:
-        with Child() as child, quiet(patience=_PATIENCE) as alone:
+        with Child() as child, quiet(patience=_PATIENCE) as still:
             found: dict[str, Any] = child.call(
                 "boildown.measuring.probe:time_int8", deadline=_DEADLINE, doing="timing int8"
             )
     except BoildownError as error:
         typer.echo(f"int8        could not be measured: {error}", err=True)
         return None
-    return found if alone else {**found, "notes": [*found["notes"], "noisy: other runs were computing meanwhile"]}
+    return found if still.alone else {**found, "notes": [*found["notes"], "noisy: other runs were computing meanwhile"]}

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,6 @@ from rich.console import Console
 from boildown.journal.runs import run_folders
 from boildown.methods.registry import listed
 from boildown.report.live import Live
-
-if TYPE_CHECKING:  # completing a word does not wait for torch
-    from boildown.api.sitting import Callback
 
 RUNS = Path("runs")
 READY = ("auto", "quick", "post-training")
@@ -52,12 +49,9 @@ Which = Annotated[
 ]
 
 
-def telling() -> tuple[Callback, ...]:
+def telling() -> tuple[Live, ...]:
     """A line for every attempt on standard error where that is no terminal, and so shows nothing that moves."""
-    if sys.stderr.isatty():
-        return ()
-    live = Live(Console(stderr=True, highlight=False, soft_wrap=True), lines=True)
-    return (lambda event: live(event.kind, event.data),)
+    return () if sys.stderr.isatty() else (Live(Console(stderr=True, highlight=False, soft_wrap=True), lines=True),)
 
 
 def echo_json(data: Any) -> None:

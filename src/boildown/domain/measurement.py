@@ -14,7 +14,7 @@ model (positive is worse), or the ratio to the first model."""
 NOISY = 0.25
 """A timing whose blocks spread by more is marked wherever it is shown."""
 
-NOISE = f"noisy: its blocks spread by more than {100 * NOISY:g} %"
+NOISE = f"noisy: its blocks spread by more than {100 * NOISY:g} %, or other work ran beside it"
 MARK = "~"
 LEGEND = f"{MARK} {NOISE}"
 """What the mark means."""
@@ -72,6 +72,8 @@ class Measurement:
     """Which timing for a verdict this is, from 1: the k-th is held to a stricter level. 0 for anything else."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alone: bool = True
+    """Whether nothing of any run computed beside it, as far as is known."""
 
     def __post_init__(self) -> None:
         if self.spread is None and self.unit == "s":  # journals did not always keep it
@@ -79,8 +81,8 @@ class Measurement:
 
     @property
     def noisy(self) -> bool:
-        """Whether it is a timing whose blocks lie too far apart for its figure to stand alone."""
-        return self.spread is not None and self.spread > NOISY
+        """Whether it is a timing whose figure should not stand alone: its blocks lie far apart, or it had company."""
+        return not self.alone or (self.spread is not None and self.spread > NOISY)
 
     def observed(self, form: Form) -> float | None:
         """The number a condition of this form is about."""
@@ -108,6 +110,7 @@ class Measurement:
             "look": self.look,
             "environment": dict(self.environment),
             "notes": list(self.notes),
+            "alone": self.alone,
         }
 
     @classmethod

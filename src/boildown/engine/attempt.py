@@ -31,6 +31,7 @@ from boildown.engine.timing import in_doubt
 from boildown.errors import (
     AttemptError,
     BoildownError,
+    BudgetError,
     Cancelled,
     DeadlineError,
     JournalError,
@@ -114,9 +115,8 @@ class Climber:
 
     @property
     def quality(self) -> str:
-        """The metric that the goal `best` looks at: the first in the target, else the task's first."""
-        asked = [c.metric for c in self.job.target.conditions if c.metric in self.job.quality]
-        return asked[0] if asked else self.job.task.metrics[0].name
+        """The metric that the goal `best` looks at."""
+        return self.job.first_quality
 
     def close(self) -> None:
         """End the child processes."""
@@ -222,6 +222,8 @@ class Climber:
                 self._conclude(attempt)
         except (Cancelled, JournalError):
             raise
+        except DeadlineError:  # what was measured before counts
+            self._conclude(attempt)
         except Exception as error:  # noqa: BLE001 - journalled by its name; another attempt is handed over
             self._fail(attempt, error)
             attempt.verdict = None
@@ -360,6 +362,8 @@ class Climber:
         except (Cancelled, JournalError):
             raise
         except Exception as error:
+            if attempt.number == 0 and isinstance(error, BudgetError):  # a larger one goes on from here
+                raise
             self._fail(attempt, error)
             if attempt.number == 0:
                 raise BoildownError(f"The first model could not be measured: {attempt.failure}") from error

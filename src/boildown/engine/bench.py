@@ -296,9 +296,8 @@ class Bench:
         }
 
         def measured() -> Measurement:
-            self.progress("wait until no other run computes", 0, None)
             assert self.first is not None
-            with Child() as fresh, quiet(self.check) as alone:
+            with Child() as fresh, quiet(self.check) as still:
                 self.progress("time", 0, None)
                 found = Measurement.from_json(
                     fresh.call(
@@ -310,8 +309,9 @@ class Bench:
                         check=self.check, deadline=self._left(), doing="timing",
                     )
                 )  # fmt: skip
-            notes = (*found.notes, *again, *(() if alone else (_NOT_ALONE,)))
-            return replace(found, look=look if asked else 0, notes=notes)
+            beside = still.beside and f"timed while other work ran beside it: {still.beside}"
+            notes = (*found.notes, *again, *(() if still.alone else (beside or _NOT_ALONE,)))
+            return replace(found, look=look if asked else 0, notes=notes, alone=not beside)
 
         key = self.key(
             "latency", artifact, purpose=purpose, look=look, asked=asked, level=level, **bounds, **self._call_options

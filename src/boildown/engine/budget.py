@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from boildown.errors import InputError
+from boildown.errors import BudgetError, InputError
 
 _UNITS = {
     "s": 1,
@@ -24,6 +24,7 @@ _UNITS = {
 }
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 _RESERVE = 0.1
+_PATIENCE = 0.1
 _FOREVER = 1e300
 _LEAST_LIMIT = 120.0
 _WITHOUT_BUDGET = 3600.0
@@ -73,6 +74,16 @@ class Budget:
         if self.seconds is None:
             return float("inf")
         return self.seconds * (1 - _RESERVE) - self.elapsed
+
+    def check(self) -> None:
+        """Raise BudgetError once all of it is used, the tenth for the final verdict included."""
+        if self.seconds is not None and self.elapsed > self.seconds:
+            raise BudgetError("The budget of the run is spent. Resume it with a larger one.")
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that may be spent waiting for other runs: a tenth; None where there is no budget."""
+        return None if self.seconds is None else self.seconds * _PATIENCE
 
     def limit(self, minutes: float) -> float:
         """How long an attempt quoted at `minutes` may take: 3x, at most half of what remains.

@@ -19,7 +19,7 @@ from boildown.engine.job import Factories, Job
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.students import gather
 from boildown.errors import AttemptError
-from boildown.execution.quiet import computing, give_way
+from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
 from boildown.methods.base import Context, Data, Method, Sketching, settings_of
@@ -132,10 +132,15 @@ def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str,
 def apply_in_child(
     factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str,
     deployment: Deployment, rules: Rules, training: str, begun: Begun | None, sketched: bool = False,
+    patience: float | None = None,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
-    """Apply a rung in this process from factories alone and save the candidate; returns its records."""
+    """Apply a rung in this process from factories alone and save the candidate; returns its records.
+
+    patience: seconds to wait for other runs, None for a minute at a stretch.
+    """
     records: list[tuple[str, dict[str, Any]]] = []
-    with computing():
+    waits = Patience(patience, lambda what, _seconds: progress(what, 0), Path(training).parent.name)
+    with patient(waits), computing():
         job, first, first_key = _from_factories(factories, first_folder, seed, device, deployment, rules)
         context = context_of(
             job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),

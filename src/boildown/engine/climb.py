@@ -11,7 +11,7 @@ from boildown.engine.attempt import Attempt, Climber
 from boildown.engine.job import Goal
 from boildown.engine.ladder import AGAIN, Ladder
 from boildown.engine.rung import parse_rung
-from boildown.errors import Cancelled
+from boildown.errors import BudgetError, Cancelled
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,14 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
             best = choose(attempts, job.goal, climber.quality)
     except Cancelled:
         return Climbed(Outcome.CANCELLED, choose(attempts, job.goal, climber.quality))
+    except BudgetError:
+        return run_out(attempts, job.goal, climber.quality)
     return Climbed(_outcome(attempts, topped, budget.seconds is not None), best)
+
+
+def run_out(attempts: Sequence[Attempt], goal: Goal, quality: str) -> Climbed:
+    """What there is when the budget has ended."""
+    return Climbed(_outcome(attempts, topped=False, limited=True), choose(attempts, goal, quality))
 
 
 def choose(attempts: Sequence[Attempt], goal: Goal, quality: str) -> Attempt | None:

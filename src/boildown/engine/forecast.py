@@ -35,6 +35,7 @@ _CLOCK = 0.25
 _GLANCE = 10.0
 """Seconds that a glance at the clock takes, about."""
 _TIMED = 64
+_SHARE = 1 / 20
 _MOST_SECONDS = 600.0
 
 
@@ -78,6 +79,7 @@ class Forecast:
         figures = {
             name: {"value": found.value, "ratio": found.ratio}
             | ({} if found.spread is None else {"spread": found.spread, "noisy": found.noisy})
+            | ({} if found.alone else {"alone": False})
             for name, found in self.costs.items()
             if name in COSTS
         }
@@ -93,7 +95,8 @@ def unknown(rung: Rung) -> Forecast:
 class Forecaster:
     """Says what rungs will cost: sketches those worth it, journals every forecast and makes none twice.
 
-    beside: seconds that the last attempt took beside its methods, for writing, checking and measuring.
+    beside: seconds that the last attempt took beside its methods, for writing, checking and measuring. share: of what
+    remains of the budget, the most that one forecast takes.
     """
 
     def __init__(self, maker: Maker, budget: Budget) -> None:
@@ -104,6 +107,7 @@ class Forecaster:
         }
         self._pace: Pace | None = None
         self.beside = 0.0
+        self.share = _SHARE
 
     def __call__(self, rung: Rung, *, worth: float = WORTH) -> Forecast:
         """What a rung will cost, with the settings that can be found on sketches.
@@ -118,7 +122,7 @@ class Forecaster:
             return found
         number, self._maker.number, start = self._maker.number, None, time.monotonic()
         # However many rungs are open, sketches leave most of the budget to the climbing.
-        self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
+        self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining * self.share))
         try:
             with contained():
                 found = self._made(rung, worth)
@@ -135,6 +139,10 @@ class Forecaster:
         self._maker.journal.record(None, "forecast", {"asked": str(rung), "seconds": took, **found.quote()})
         self._known[str(rung)] = found
         return found
+
+    def knows(self, rung: Rung) -> bool:
+        """Whether a forecast of the rung has come to its end."""
+        return str(rung) in self._known
 
     @property
     def _folder(self) -> Path:
@@ -225,8 +233,11 @@ def pace_of(job: Job, first: Candidate, check: Callable[[], None] = lambda: None
 def from_quote(quote: Mapping[str, Any], job: Job) -> Forecast:
     """The inverse of `Forecast.quote`, for a run that is resumed."""
     costs = {
-        name: Measurement(name, quote[name]["value"], ratio=quote[name]["ratio"], spread=quote[name].get("spread"))
+        name: Measurement(
+            name, quote[name]["value"], ratio=quote[name]["ratio"], spread=quote[name].get("spread"),
+            alone=quote[name].get("alone", True),
+        )
         for name in COSTS
         if name in quote
-    }
+    }  # fmt: skip
     return Forecast(parse_rung(quote["rung"]), quote["minutes"], costs, held_against(job, costs))

@@ -74,6 +74,12 @@ class Job:
         """The names of the task's metrics."""
         return frozenset(metric.name for metric in self.task.metrics)
 
+    @property
+    def first_quality(self) -> str:
+        """The metric of quality that is told first: the first in the target, else the task's first."""
+        asked = [c.metric for c in self.target.conditions if c.metric in self.quality]
+        return asked[0] if asked else self.task.metrics[0].name
+
     def asks(self, metric: str) -> bool:
         """Whether the target has a condition on this metric."""
         return any(condition.metric == metric for condition in self.target.conditions)

@@ -22,7 +22,7 @@ from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
 from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
-from boildown.execution.quiet import delegated, give_way
+from boildown.execution.quiet import delegated, give_way, next_wait
 from boildown.journal.journal import Journal
 from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
@@ -167,12 +167,12 @@ class Maker:
             self._climbed.append(rung)
         begun = None if sketched else self._begun(rung)
         if self.job.factories.complete:
-            with delegated():
+            with delegated(self.stop):
                 records = self._child.call(
                     "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
                     str(self.folder / FIRST), self.job.seed, self.job.device, self.job.deployment, self.job.rules,
                     str((self.folder / TRAINING).resolve()), begun, sketched,
-                    deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
+                    next_wait(), deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
                     check=self.stop, on_progress=self.bench.progress, retries=1,
                     doing=f"{'sketching' if sketched else 'applying'} {rung}",
                 )  # fmt: skip
@@ -261,7 +261,8 @@ class Maker:
         for donor in list(self._donors) if known is None else ():
             try:
                 with Journal.open(donor, readonly=True) as journal:
-                    known = known or journal.measurement(key)
+                    found = known or journal.measurement(key)
+                    known = found if found is not None and found.alone else None  # elsewhere, under load: not here
             except JournalError:  # it was deleted or damaged since
                 self._donors.remove(donor)
         if known is not None:

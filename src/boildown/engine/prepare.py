@@ -37,6 +37,7 @@ from boildown.engine.metric_checks import (
 from boildown.errors import (
     AttemptError,
     BoildownError,
+    BudgetError,
     DataError,
     InputError,
     Mistake,
@@ -102,6 +103,8 @@ def prepare(
             facts = written.facts
         bench.first = measured
         agreement = bench.agree(first, measured)
+    except BudgetError:
+        raise
     except (AttemptError, WorkerLost) as error:
         cause, _, cure = str(error).partition("\n")
         raise ModelError.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,31 @@ from boildown.domain.grammar import format_measurement
 from boildown.domain.measurement import LEGEND
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt, Climber
-from boildown.engine.forecast import COSTS, Forecast, long_enough
+from boildown.engine.forecast import COSTS, Forecast, long_enough, unknown
 from boildown.engine.ladder import Ladder
 from boildown.engine.rung import Rung
+
+MORE = "a larger budget leaves time for more"
+_SHARE = 0.5
+"""Of the time that is left one forecast takes at most so much."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One rung of a quote. refusal: why it would not be climbed; empty where it would."""
+    """One rung of a quote. refusal: why it would not be climbed; empty where it would. late: the time was up before."""
 
     rung: str
     minutes: float
     forecast: Forecast
     refusal: str = ""
+    late: bool = False
+
+    @property
+    def told(self) -> str:
+        """What is known of it, in one line."""
+        costs = [f"{name} {_ratio(self, name)}" for name in COSTS if _ratio(self, name)]
+        known = [*costs, f"{self.minutes:.1f} min{' by its card' if self.late else ''}"]
+        return f"{self.rung}: {f'not climbed: {self.refusal}' if self.refusal and not costs else ', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,10 @@ class Quote:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""
-        rungs = [{**line.forecast.quote(), "asked": line.rung, "refusal": line.refusal} for line in self.lines]
+        rungs = [
+            {**line.forecast.quote(), "asked": line.rung, "refusal": line.refusal, "late": line.late}
+            for line in self.lines
+        ]
         return {"rungs": rungs, "minutes": self.minutes, "notes": list(self.notes)}
 
     def __str__(self) -> str:
@@ -66,16 +82,44 @@ class Quote:
         return "\n".join([*told, f"about {self.minutes:.3g} min in all, if every rung is climbed", *self.notes])
 
 
-def quote(climber: Climber, ladder: Ladder, first: Attempt) -> Quote:
-    """Sketch every rung of a ladder that can be sketched. `first` is attempt 0, measured."""
+def quote(climber: Climber, ladder: Ladder, first: Attempt | None) -> Quote:
+    """Sketch every rung of a ladder that can be sketched, as far as the time goes, and tell each line as it is known.
+
+    `first` is attempt 0, measured; None where there was no time for it.
+    """
+    climber.forecast.share = _SHARE
     notes = [
         "attempts run in a child process, which ends with its time"
         if climber.job.factories.complete
         else "attempts run in this process: model and task are objects, and only factories can be made anew in a child"
     ]
-    if first.state is State.MET:
+    if first is not None and first.state is State.MET:
         notes.append("the first model meets the target already: nothing would be climbed")
-    return Quote(tuple(_line(climber, ladder, rung) for rung in ladder.rungs), tuple(notes))
+    lines = []
+    for rung in ladder.rungs:
+        lines.append(_line(climber, ladder, rung))
+        climber.emit("forecast", {"text": lines[-1].told})
+    late = [line.rung for line in lines if line.late]
+    notes += _hopeless(lines, ladder)
+    if late:
+        notes.append(f"not forecast for want of time, minutes by their cards: {', '.join(late)}; {MORE}")
+    return Quote(tuple(lines), tuple(notes))
+
+
+def by_cards(ladder: Ladder) -> Quote:
+    """The rungs with the minutes of their cards, where there was no time for anything else."""
+    note = f"nothing was forecast for want of time, the minutes are those of the cards; {MORE}"
+    return Quote(tuple(Line(str(rung), rung.minutes, unknown(rung), late=True) for rung in ladder.rungs), (note,))
+
+
+def _hopeless(lines: Sequence[Line], ladder: Ladder) -> list[str]:
+    """That nothing can meet the target, where every rung has been sketched and misses a cost."""
+    open_ = [line for line in lines if line.forecast.misses or not line.refusal]
+    if not open_ or not all(line.forecast.misses for line in open_):
+        return []
+    chains = "; chains of them that auto composes may" if ladder.skips else ""
+    told = "nothing here can meet the target by forecast: every rung misses a cost by more than a sketch may be off"
+    return [told + chains]
 
 
 def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:
@@ -83,9 +127,8 @@ def _line(climber: Climber, ladder: Ladder, rung: Rung) -> Line:
     if refusal is not None:
         return Line(str(rung), 0.0, Forecast(rung, 0.0), refusal)
     forecast = climber.forecast(rung, worth=0.0)
-    return Line(
-        str(rung), forecast.minutes, forecast, forecast.sentence() if ladder.skips and long_enough(rung) else ""
-    )
+    refusal = forecast.sentence() if ladder.skips and long_enough(rung) else ""
+    return Line(str(rung), forecast.minutes, forecast, refusal, late=not climber.forecast.knows(rung))
 
 
 def _ratio(line: Line, metric: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -28,6 +29,11 @@ _MARKS = {
 }
 _STATUS = {Status.MET: "[green]met[/]", Status.MISSED: "[yellow]missed[/]", Status.UNDECIDED: "[yellow]undecided[/]"}
 _UNTOLD = ("macs", "divergence")
+_EVERY = 10.0
+"""Seconds without a word, after which what is under way is told."""
+_LOOKS = 0.5
+_TOLD_FROM = 5.0
+"""Seconds of a wait that is told in any case."""
 
 
 class Climbed(Protocol):
@@ -57,8 +63,8 @@ class Climbed(Protocol):
 class Live:
     """Tells every attempt in a line, and shows below what is under way, the time left, and the best so far.
 
-    console: standard error by default. lines: tell the attempts where the console is no terminal too; by default
-    nothing is shown there.
+    console: standard error by default. lines: tell the attempts where the console is no terminal too, and every ten
+    seconds what is under way; by default nothing is shown there but for what is waited for.
     """
 
     def __init__(
@@ -73,10 +79,12 @@ class Live:
         )  # fmt: skip
         self._step: TaskID | None = None
         self._rung, self._begun = "", 0.0
+        self._what, self._since = "", 0.0
         self._minutes: float | None = None
         self._until: float | None = None
         self._judged: dict[int, Climbed] = {}
         self._explained = False
+        self._said, self._ended = clock(), threading.Event()
         self._region = Region(
             get_renderable=self._below, console=self._console, transient=True, refresh_per_second=4,
             auto_refresh=self._console.is_terminal,
@@ -85,12 +93,15 @@ class Live:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._region.start()
+        elif self._told:
+            threading.Thread(target=self._beats, daemon=True).start()
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._region.stop()
+        self._ended.set()
 
     def __call__(self, kind: str, data: Mapping[str, Any]) -> None:
         """Hear of one event of a run; `gone` are the seconds since an attempt began, where it is told later."""
@@ -101,6 +112,8 @@ class Live:
             self._show_step(**data)
         elif kind == "verdict":
             self._show_verdict(data["attempt"])
+        elif kind == "forecast":
+            self.say(plain(data["text"]))
         elif kind == "notice":
             self.say(f"[yellow]note[/] {plain(data['text'])}")
 
@@ -137,10 +150,28 @@ class Live:
     def say(self, text: str) -> None:
         """A line, in rich's markup: what users named has to be `plain`."""
         if self._told:
+            self._said = self._clock()
             self._console.print(text)
+
+    def wait(self, what: str, seconds: float) -> None:
+        """What is waited for, and how long so far; told where no step is shown."""
+        if not self._console.is_terminal and seconds >= _TOLD_FROM:
+            self._said = self._clock()
+            self._console.print(plain(what))
+
+    def beat(self) -> None:
+        """Say what is under way where nothing was said for ten seconds."""
+        if self._step is not None and self._clock() - self._said >= _EVERY:
+            self.say(", ".join([*self.standing()[:1], f"{duration(self._clock() - self._since)} so far"]))
+
+    def _beats(self) -> None:
+        while not self._ended.wait(_LOOKS):
+            self.beat()
 
     def _show_step(self, what: str, done: int, total: int | None, left: float | None = None, **_more: Any) -> None:
         description = plain(f"{self._rung}: {what}" if self._rung else what)
+        if description != self._what:
+            self._what, self._since = description, self._clock()
         if self._step is None:
             self._step = self._progress.add_task(description, total=total)
         self._progress.update(self._step, description=description, completed=done, total=total)

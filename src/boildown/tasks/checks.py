@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.errors import DataError, InputError, Mistake, contained, in_words, text_of
+from boildown.errors import Cancelled, DataError, DeadlineError, InputError, Mistake, contained, in_words, text_of
 from boildown.tasks.data import content, leaves, places_of
 from boildown.tasks.repeats import equal, first_not_finite, look
 
@@ -35,6 +35,8 @@ def check_samples(name: str, samples: Samples, *, labelled: bool, scored: bool, 
             if every and not mistakes:
                 reading = samples
                 mistakes = not_finite(name, samples)
+    except (Cancelled, DeadlineError):
+        raise
     except InputError as error:  # a task that reads targets its own way tells what is wrong with them
         return [Mistake(f"{name}: {mistake.cause}", mistake.cure) for mistake in error.mistakes]
     except Exception as error:  # noqa: BLE001 - a user's data set may raise anything: it becomes a mistake
@@ -214,6 +216,8 @@ def _unreadable(name: str, head: Samples, error: Exception) -> Mistake:
         try:
             with contained():
                 inputs, target = next(head.subset([index]).batches(1))
+        except (Cancelled, DeadlineError):
+            raise
         except Exception as cause:  # noqa: BLE001 - as above
             return Mistake(
                 f"{name.capitalize()} item {place} cannot be read: {in_words(cause)}",

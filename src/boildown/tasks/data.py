@@ -28,6 +28,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from boildown.domain.task import Samples
 from boildown.errors import DataError, InputError, Mistake, contained
+from boildown.tasks.pauses import between
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
 """Where a dict keeps its target; the rest are the inputs."""
@@ -79,6 +80,7 @@ class IndexedSamples:
         else:
             loader = (chunks[index] for index in range(len(chunks)))
         for batch in loader:
+            between()
             if isinstance(batch, InputError):
                 raise batch
             yield split_target(batch)
@@ -89,6 +91,7 @@ class IndexedSamples:
             yield from self.batches(1)
             return
         for start in range(0, len(self), _ROWS_AT_ONCE):
+            between()
             rows = self.read(cast(Sequence[int], self.indices[start : start + _ROWS_AT_ONCE]))
             for row in zip(*(tensor.split(1) for tensor in rows), strict=True):
                 yield split_target(row)
@@ -183,8 +186,12 @@ class Items:
         if hasattr(self.source, "__getitems__"):
             items = self.source.__getitems__(places)
         else:
-            items = [self.source[index] for index in places]
+            items = [self._item(index) for index in places]
         return default_convert(self.collate(items))  # type: ignore[no-untyped-call]
+
+    def _item(self, index: int) -> Any:
+        between()
+        return self.source[index]
 
     def targets(self) -> NDArray[Any] | None:
         """A list's own, or the `targets` or `labels` a data set declares, if its items bear them out."""

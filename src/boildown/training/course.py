@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from boildown.domain.task import Samples
-from boildown.errors import in_words, text_of
+from boildown.errors import Cancelled, DeadlineError, in_words, text_of
 from boildown.measuring.environment import environment
 from boildown.training.checkpoint import (
     CHECKPOINT,
@@ -242,6 +242,8 @@ class Course:
                 self.check()
                 try:
                     batch = next(batches)
+                except (Cancelled, DeadlineError):
+                    raise
                 except Exception as error:
                     raise ReadError(
                         f"The training data could not be read at step {self.step}: {in_words(error)}. "
