@@ -24,7 +24,7 @@ from boildown.engine.baseline import baseline
 from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
 from boildown.engine.changed import CHANGED, changed
-from boildown.engine.climb import Climbed, climb
+from boildown.engine.climb import Climbed, climb, sentence
 from boildown.engine.deliver import deliver, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
@@ -163,11 +163,11 @@ class Sitting:
                 deliver(best.artifact, folder / FIRST, folder / "best", classes)
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
-        sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
+        said = sentence(climbed, attempts, self.job) + (f" {eased[0]}." if eased else "")
         told = baseline(attempts, best)
         journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}, "baseline": told})
         journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": seconds})
-        journal.finish(climbed.outcome, None if best is None else best.number, sentence, seconds)
+        journal.finish(climbed.outcome, None if best is None else best.number, said, seconds)
         facts = journal.facts
         write_manifest(
             folder,

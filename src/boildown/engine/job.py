@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import nn
 
+from boildown.domain import front
 from boildown.domain.deployment import Deployment
 from boildown.domain.measurement import Form
 from boildown.domain.rules import Rules
@@ -71,6 +72,11 @@ class Job:
     def quality(self) -> frozenset[str]:
         """The names of the task's metrics."""
         return frozenset(metric.name for metric in self.task.metrics)
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs that the run is about: the target's and the goal's own, or size."""
+        return front.costs(self.target.conditions, self.goal)
 
     def asks(self, metric: str) -> bool:
         """Whether the target has a condition on this metric."""
