@@ -36,11 +36,11 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
     try:
         if not attempts:
             attempts.append(climber.measure_first())
-        while again and not _enough(attempts, job) and budget.remaining > 0:
+        while again and not enough(attempts, job) and budget.remaining > 0:
             if (step := _again(climber, attempts)) is None:
                 break
             attempts.append(climber.climb(len(attempts), *step))
-        while not _enough(attempts, job):
+        while not enough(attempts, job):
             step, skip = ladder.next(attempts), ladder.skips
             topped, last = step is None, ladder.ends(attempts) and not cut(attempts)
             if step is None:
@@ -102,7 +102,7 @@ def sentence(climbed: Climbed, attempts: Sequence[Attempt], job: Job) -> str:
     if best is None or best.number:
         return outcome.sentence
     itself = "best/ holds the first model itself"
-    if best.state is State.MET and _enough(attempts[:1], job):
+    if best.state is State.MET and enough(attempts[:1], job):
         return f"The first model meets the target as it is: {itself}, and nothing was climbed."
     less = " or ".join(_LESS.get(metric, f"cheaper in {metric}") for metric in job.costs)
     if best.state is State.MET:
@@ -116,7 +116,7 @@ def cut(attempts: Sequence[Attempt]) -> list[str]:
     return [rung for rung in dict.fromkeys(a.rung for a in attempts if a.cut) if rung not in climbed]
 
 
-def _enough(attempts: Sequence[Attempt], job: Job) -> bool:
+def enough(attempts: Sequence[Attempt], job: Job) -> bool:
     """With the goal `first`, any attempt that is met is; the first model only where a cost is asked for."""
     if job.goal != "first":
         return False
