@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
 import boildown as bd
 from boildown.domain.measurement import Measurement
+from boildown.engine.attempt import BESIDE
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
-from boildown.engine.forecast import Forecast, Forecaster
-from boildown.engine.rung import parse_rung
 from boildown.errors import DeadlineError
 from boildown.journal.journal import Journal
-from boildown.methods.base import Pace
 
 TARGET = ["accuracy drop <= 2 pp", "size <= 0.3x"]
 
@@ -103,53 +100,9 @@ def test_small_data_gives_every_attempt_a_quality_on_the_search_samples(climbed)
     assert ("divergence" in text) == any("accuracy" not in result.measurements for result in run.candidates)
 
 
-class Journalled:
-    """A journal that keeps records alone."""
-
-    def __init__(self):
-        self.kept = []
-
-    def record(self, attempt, kind, data):
-        self.kept.append(SimpleNamespace(attempt=attempt, kind=kind, data=data))
-
-    def records(self, kind):
-        return [record for record in self.kept if record.kind == kind]
-
-
-def forecaster(journal):
-    made = Forecaster(SimpleNamespace(journal=journal, job=SimpleNamespace(splits=None)), Budget(600))
-    made._pace = Pace(0.001, 1.0, train=10_000, calibration=1000)
-    return made
-
-
-def test_forecasts_are_corrected_by_what_attempts_took_and_remember_it():
-    found = forecaster(journal := Journalled())
-    prune, chain = (Forecast(parse_rung(rung), 1.0) for rung in ("prune", "prune + quantize-static"))
-    before, static = found.making(prune), found.making(chain) - found.making(prune)
-    found.learn(1, prune, 3 * before, cut=False)
-    assert found.making(prune) == pytest.approx(3 * before)
-    assert found.making(chain) == pytest.approx(3 * before + static), "the other link was not seen"
-    found.learn(2, chain, 1.5 * (3 * before + static), cut=False)
-    assert found.making(chain) == pytest.approx(1.5 * (3 * before + static), rel=0.2)
-    assert found.making(prune) > 1.3 * 3 * before, "most of what was off is the long link's"
-    assert forecaster(journal).making(chain) == found.making(chain), "resumed"
-
-
-def test_what_was_cut_takes_longer_than_it_had_and_never_less_than_expected():
-    found = forecaster(Journalled())
-    prune = Forecast(parse_rung("prune"), 1.0)
-    before = found.making(prune)
-    found.learn(1, prune, before / 2, cut=True)
-    assert found.making(prune) == before
-    found.learn(2, prune, 4 * before, cut=True)
-    assert found.making(prune) == pytest.approx(5 * before)
-
-
-def test_what_an_attempt_takes_beside_its_methods_is_known_from_the_first_model():
-    found = forecaster(journal := Journalled())
-    found.judged_first(40.0)
-    found.judged(3.0)  # recalled
-    assert found.beside == 40.0
-    found.judged(55.0)
-    assert found.beside == 55.0
-    assert forecaster(journal).beside == 40.0
+def test_what_judging_takes_is_known_from_the_first_model(climbed):
+    run = climbed("shrink(size=0.2)")
+    with Journal.open(run.path, readonly=True) as journal:
+        ((beside,), first) = journal.records(BESIDE), journal.attempts()[0]
+        spent = journal.facts["seconds"]
+    assert first.timings["total"] < beside.data["seconds"] < spent["all"], "its export and its scores count"

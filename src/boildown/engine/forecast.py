@@ -25,8 +25,6 @@ from boildown.errors import Cancelled, DeadlineError, JournalError, contained
 from boildown.methods.base import Pace, Sketching, Timed, by_costs
 
 COSTS = ("size", "params", "macs", "latency", "memory")
-BESIDE, TOOK = "beside", "took"
-"""The journal's records of what an attempt takes beside its methods, and of what methods took beside their forecast."""
 WORTH = 0.5
 """Minutes from which on a rung is worth a sketch: climbing a shorter one says more in about the time."""
 
@@ -36,9 +34,6 @@ _CLOCK = 0.25
 """The same for a bound in seconds, which drifts with the machine; a ratio is measured side by side."""
 _GLANCE = 10.0
 """Seconds that a glance at the clock takes, about."""
-_CUT, _FAR, _INSTANT = 1.25, 10.0, 1.0
-"""How much longer than it had what was cut is taken to need, how far one attempt corrects a forecast at most, and
-seconds below which nothing is learned from one."""
 _TIMED = 64
 _MOST_SECONDS = 600.0
 
@@ -98,8 +93,7 @@ def unknown(rung: Rung) -> Forecast:
 class Forecaster:
     """Says what rungs will cost: sketches those worth it, journals every forecast and makes none twice.
 
-    beside: seconds that an attempt takes beside its methods, for writing, checking, scoring and timing: what it took
-    for the first model, or for the last one if that was more.
+    beside: seconds that the last attempt took beside its methods, for writing, checking and measuring.
     """
 
     def __init__(self, maker: Maker, budget: Budget) -> None:
@@ -109,12 +103,7 @@ class Forecaster:
             for record in maker.journal.records("forecast")
         }
         self._pace: Pace | None = None
-        self._made_before: set[str] = set()
-        self._factors: dict[str, float] = {}
-        for record in maker.journal.records(TOOK):
-            self._factors |= record.data["factors"]
-        told = [float(record.data["seconds"]) for record in maker.journal.records(BESIDE)]
-        self._first = self.beside = told[-1] if told else 0.0
+        self.beside = 0.0
 
     def __call__(self, rung: Rung, *, worth: float = WORTH) -> Forecast:
         """What a rung will cost, with the settings that can be found on sketches.
@@ -123,10 +112,11 @@ class Forecaster:
         Cancelled and JournalError; what goes wrong in a sketch is journalled, and the rung may be climbed all the same.
         """
         if (known := self._known.get(str(rung))) is not None and (known.costs or worth >= WORTH):
-            return known if str(rung) in self._made_before else self._timed(known)
+            return known
+        found = Forecast(rung, rung.minutes)  # not kept where time is short: with more of it a sketch may be made
         if self._budget.remaining <= 0:
-            return self._timed(unknown(rung))
-        found, number, self._maker.number, start = unknown(rung), self._maker.number, None, time.monotonic()
+            return found
+        number, self._maker.number, start = self._maker.number, None, time.monotonic()
         # However many rungs are open, sketches leave most of the budget to the climbing.
         self._maker.end = time.monotonic() + min(_MOST_SECONDS, max(1.0, self._budget.remaining / 20))
         try:
@@ -134,8 +124,8 @@ class Forecaster:
                 found = self._made(rung, worth)
         except (Cancelled, JournalError):
             raise
-        except DeadlineError:  # not kept: with more time a sketch may be made
-            return self._timed(found)
+        except DeadlineError:
+            return found
         except Exception as error:  # noqa: BLE001 - journalled; the attempt will meet it again and tell
             self._maker.journal.record(None, "not forecast", {"rung": str(rung), "why": str(error)})
         finally:
@@ -146,48 +136,6 @@ class Forecaster:
         self._known[str(rung)] = found
         return found
 
-    def making(self, forecast: Forecast) -> float:
-        """Seconds that a rung's methods take: by the first model's pace, and by what attempts of this run took."""
-        return sum(self._links_of(forecast).values())
-
-    def judged_first(self, seconds: float) -> None:
-        """Writing, checking and measuring the first model took so long."""
-        self._first = self.beside = seconds
-        self._maker.journal.record(0, BESIDE, {"seconds": seconds})
-
-    def judged(self, seconds: float) -> None:
-        """Writing, checking and measuring an attempt took so long."""
-        self.beside = max(self._first, seconds)
-
-    def learn(self, number: int, forecast: Forecast, seconds: float, *, cut: bool) -> None:
-        """Correct what the methods of a rung are expected to take by what making it took, or more if it was cut.
-
-        Every link's factor moves by its share of what was expected, so that a short one is not blamed for a long one.
-        """
-        expected = self._links_of(forecast)
-        off = seconds * (_CUT if cut else 1.0) / max(sum(expected.values()), _INSTANT)
-        if cut and off < 1:
-            return
-        for name, own in expected.items():
-            factor, share = self._factors.get(name, 1.0), own / max(sum(expected.values()), _INSTANT)
-            self._factors[name] = factor * min(max(1 + share * (off - 1), 1 / _FAR), _FAR)
-        factors = {name: self._factors[name] for name in expected if name in self._factors}
-        took = {"seconds": seconds, "expected": sum(expected.values()), "cut": cut, "factors": factors}
-        self._maker.journal.record(number, TOOK, took)
-
-    def _links_of(self, forecast: Forecast) -> dict[str, float]:
-        """Seconds by method."""
-        pace, told = None if self._pace is None else replace(self._pace, share=forecast.left), dict[str, float]()
-        for method in forecast.rung.methods:
-            seconds = 60 * method.card.minutes if pace is None else seconds_of(Rung((method,)), pace)
-            told[method.card.name] = told.get(method.card.name, 0.0) + seconds
-        return {name: seconds * self._factors.get(name, 1.0) for name, seconds in told.items()}
-
-    def _timed(self, forecast: Forecast) -> Forecast:
-        """A forecast with the minutes that it takes by all that is known now."""
-        seconds = self.beside + self._links(forecast.rung) + self.making(forecast)
-        return replace(forecast, minutes=seconds / 60)
-
     @property
     def _folder(self) -> Path:
         return self._maker.folder / "forecasts"
@@ -195,19 +143,20 @@ class Forecaster:
     def _made(self, rung: Rung, worth: float) -> Forecast:
         donor = self._maker.donor(self._maker.keys(rung)[0])
         if donor is not None and "rung" in donor[1].quote:  # an earlier run has made it: what it found holds here too
-            self._made_before.add(str(rung))
             return replace(from_quote(donor[1].quote, self._job), minutes=self.beside / 60)
         self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
         settled, costs = rung, dict[str, Measurement]()
         if self._worth_a_sketch(rung, worth):
             settled, costs = self._sketched(rung)
-        return self._timed(Forecast(settled, 0.0, costs, held_against(self._job, costs)))
+        share = costs["macs"].ratio if "macs" in costs else None
+        seconds = self.beside + self._links(settled) + seconds_of(settled, replace(self._pace, share=share or 1.0))
+        return Forecast(settled, seconds / 60, costs, held_against(self._job, costs))
 
     def _links(self, rung: Rung) -> float:
         """Seconds to measure every link of a chain but the last: its outputs on the search samples, and a glance."""
+        assert self._pace is not None
         glance = _GLANCE if self._job.asks("latency") else 0.0
-        forward = 0.0 if self._pace is None else self._pace.forward
-        return (len(rung.methods) - 1) * (glance + 2 * len(self._job.splits.search) * forward)
+        return (len(rung.methods) - 1) * (glance + 2 * len(self._job.splits.search) * self._pace.forward)
 
     def _worth_a_sketch(self, rung: Rung, worth: float) -> bool:
         asked = any(self._job.asks(metric) for metric in COSTS)

@@ -43,7 +43,7 @@ class Maker:
     """Makes one candidate after the other for a job, in its run folder.
 
     number: of the attempt that what is made and measured belongs to; None between attempts. end: when the work
-    under way has to be done, by the monotonic clock. went_on: whether the attempt took links that were made before.
+    under way has to be done, by the monotonic clock.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class Maker:
         self.first_key = first_key(first, bench.graph(first))
         self.number: int | None = None
         self.end = float("inf")
-        self.went_on = False
         self._child = Child()
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
@@ -149,7 +148,7 @@ class Maker:
 
     def begin(self, number: int, end: float) -> None:
         """An attempt begins."""
-        self.number, self.end, self.went_on, self._climbed = number, end, False, []
+        self.number, self.end, self._climbed = number, end, []
 
     def goes_on(self, rung: Rung) -> bool:
         """Whether a training of the rung that was cut goes on from where it stood."""
@@ -171,7 +170,6 @@ class Maker:
         if not sketched:
             self._climbed.append(rung)
         begun = None if sketched else self._begun(rung)
-        self.went_on |= begun is not None
         if self.job.factories.complete:
             with delegated():
                 records = self._child.call(
