@@ -97,7 +97,9 @@ def test_small_data_gives_every_attempt_a_quality_on_the_search_samples(climbed)
     assert len(run.front) > 1
     text = str(run)
     assert "Pareto front (size, " in text
-    assert ("divergence" in text) == any("accuracy" not in result.measurements for result in run.candidates)
+    assert "(size, divergence)" in text
+    assert text.count("  divergence ") == sum("accuracy" not in result.measurements for result in run.candidates) > 0
+    assert "divergence from the first model" in run.report().read_text(encoding="utf-8")
 
 
 def test_what_judging_takes_is_known_from_the_first_model(climbed):
