@@ -136,9 +136,11 @@ def test_a_run_of_real_methods_may_end_at_its_third(runs, first_model, folder):
 
 def test_a_first_model_that_meets_the_condition_already_is_handed_back(plugged, tmp_path):
     run = bd.compress(
-        plugged.model(), plugged.task(), "accuracy >= 85 %", runtime="mirror", runs=tmp_path, ladder=["shrink"]
-    )
+        plugged.model(), plugged.task(), ["accuracy >= 85 %", "size <= 1 MB"], runtime="mirror", runs=tmp_path,
+        ladder=["shrink"],
+    )  # fmt: skip
     assert (run.outcome, run.best.number, len(run.candidates)) == (bd.Outcome.TARGET_MET, 0, 1)
+    assert "nothing was climbed" in run.to_json()["sentence"]
 
 
 def test_a_condition_that_nothing_meets_comes_with_what_would_have_to_give(plugged, tmp_path):

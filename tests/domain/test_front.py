@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boildown.domain.front import compared, front
-from boildown.domain.measurement import Measurement
+from boildown.domain.front import compared, costs, front, lighter
+from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.target import Condition
 
 SIZE = Condition("size", "ratio", "<=", 0.25, "size <= 0.25x")
@@ -44,3 +44,30 @@ def test_candidates_are_compared_in_what_was_asked_or_in_size_and_quality():
     assert compared((DROP, SIZE), "f1") == ("accuracy", "size")
     assert compared((DROP,), "f1") == ("accuracy", "size")
     assert compared((SIZE,), "f1") == ("f1", "size")
+
+
+def test_a_goal_is_about_a_cost_of_its_own_and_a_run_about_size_where_nothing_is_named():
+    assert costs((DROP,)) == costs((DROP,), "best") == costs((DROP,), "smallest") == ("size",)
+    assert costs((DROP,), "fastest") == ("latency",)
+    assert costs((DROP, SIZE), "fastest") == ("size", "latency")
+    assert compared((DROP,), "f1", "fastest") == ("accuracy", "latency")
+
+
+def test_where_some_candidates_have_no_score_all_are_compared_by_their_divergence():
+    diverged = {"size": Measurement("size", 1, "B"), "divergence": Measurement("divergence", 0.3)}
+    first = {"divergence": Measurement("divergence", 0.0), **measured(4, 0.0)}
+    assert compared((DROP, SIZE), "f1", judged=[first, diverged]) == ("divergence", "size")
+    assert compared((DROP, SIZE), "f1", judged=[first]) == ("accuracy", "size")
+    worse = {"size": Measurement("size", 2, "B"), "divergence": Measurement("divergence", 0.4)}
+    assert front({0: first, 1: diverged, 2: worse}, ("divergence", "size")) == (0, 1)
+
+
+def test_lighter_is_smaller_or_faster_by_more_than_noise():
+    def timed(low, high):
+        middle = (low + high) / 2
+        return Measurement("latency", middle, "s", ratio=middle, intervals={"ratio": Interval(low, high, 0.95, "-")})
+
+    size = Measurement("size", 1.1, "B", ratio=1.1)
+    assert lighter({"size": size, "latency": timed(0.7, 0.9)}, ("size", "latency")) == ("latency",)
+    assert lighter({"size": size, "latency": timed(0.9, 1.05)}, ("size", "latency")) == ()
+    assert lighter({"latency": timed(0.7, 0.9)}, ("size",)) == (), "nobody asked for it"

@@ -200,13 +200,36 @@ def test_the_cheapest_single_relaxation_is_named():
     assert found[0].excess < found[1].excess
     relaxed_target = Target((found[0].condition, SIZE))
     assert judge(relaxed_target, attempts[3][1].measurements).met
-    assert relaxations(target, [("attempt 5", verdict(0.03, 0.5))]) == ()
     searched = {"accuracy": replace(accuracy(0.0121, 0.006, 0.018), data="search"), "size": size(0.2)}
-    assert relaxations(target, [("attempt 9", judge(target, searched))]) == ()
+    (told,) = relaxations(target, [("attempt 9", judge(target, searched))])
+    assert str(told) == "accuracy drop <= 1.3 pp would be met by attempt 9, by the search samples"
+    (told,) = relaxations(target, [("attempt 9", judge(target, searched)), attempts[3]])
+    assert (told.label, told.searched) == ("attempt 7", False), "a verdict says more than the search"
     # With confidence the weaker bound is one that is proven.
     (proven,) = relaxations(target, [("attempt 7", verdict(0.0121, 0.2, 0.95))])
     assert proven.condition.text == "accuracy drop <= 1.9 pp"
     assert judge(Target((proven.condition, SIZE)), attempts[3][1].measurements, 0.95).met
+
+
+def test_two_conditions_are_relaxed_together_where_neither_alone_is_enough():
+    target = Target((DROP, SIZE, LATENCY))
+
+    def verdict(drop, ratio, latency=0.4):
+        slow = Measurement("latency", latency, "s", first=1.0, ratio=latency)
+        return judge(
+            target, {"accuracy": accuracy(drop, drop - 0.006, drop + 0.006), "size": size(ratio), "latency": slow}
+        )
+
+    both, one, three = verdict(0.02, 0.3), verdict(0.002, 0.28), verdict(0.02, 0.3, 0.9)
+    assert [str(r) for r in relaxations(target, [("attempt 1", both)])] == [
+        "accuracy drop <= 2 pp and size <= 0.3x together would be met by attempt 1"
+    ]
+    assert [r.label for r in relaxations(target, [("attempt 1", both), ("attempt 2", one)])] == ["attempt 2"]
+    far = verdict(0.002, 0.9)
+    assert [r.label for r in relaxations(target, [("a", both), ("b", far)])] == ["a", "b"], "cheaper together"
+    assert relaxations(target, [("attempt 3", three)]) == ()
+    unmeasured = judge(target, {"size": size(0.3), "latency": verdict(0, 1).measurements["latency"]})
+    assert relaxations(target, [("attempt 4", unmeasured)]) == ()
 
 
 @pytest.mark.parametrize(("operator", "status"), [("<=", Status.MET), ("<", Status.MISSED)])

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from boildown.domain.artifact import Artifact
+from boildown.domain.front import costs
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import State
 from boildown.domain.target import Condition, Target
@@ -50,6 +51,7 @@ def job(target=TARGET, goal="first", confidence=None):
         goal=goal,
         confidence=confidence,
         quality=frozenset({"accuracy"}),
+        costs=costs(target.conditions, goal),
     )
 
 
@@ -58,16 +60,22 @@ class FakeClimber:
 
     quality = "accuracy"
 
-    def __init__(self, *attempts, goal="first", budget=None, raises=None):
-        self.job, self.budget = job(goal=goal), budget or Budget()
+    def __init__(self, *attempts, goal="first", budget=None, raises=None, target=TARGET, again=()):
+        self.job, self.budget = job(target, goal=goal), budget or Budget()
         self.coming, self.in_full, self.asked, self.raises = list(attempts), [], [], raises
-        self.anew = []
+        self.anew, self.again, self.last = [], list(again), []
 
     def measure_first(self):
         return self._next("first")
 
-    def climb(self, number, rung, reason, *, skip=False):
+    def climb(self, number, rung, reason, *, skip=False, last=False):
+        if last:
+            self.last.append(number)
         return self._next(rung)
+
+    def climbable(self, rungs):
+        assert set(self.again[:1]) <= set(rungs)
+        return self.again.pop(0) if self.again else None
 
     def judge_in_full(self, attempt):
         self.in_full.append(attempt.number)
@@ -93,3 +101,6 @@ class Rungs:
     def next(self, attempts):
         done = len(attempts) - 1
         return (f"rung {done + 1}", "because") if done < self.count else None
+
+    def ends(self, attempts):
+        return len(attempts) == self.count

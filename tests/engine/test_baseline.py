@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from engine_fakes import judged
+from engine_fakes import failed, judged
 
 from boildown.engine.baseline import baseline
 
@@ -33,3 +33,10 @@ def test_a_baseline_that_met_the_target_beside_the_best_is_told():
 def test_a_trained_candidate_without_a_baseline_says_so():
     best = judged(1, "prune + distill", size=0.2)
     assert baseline([FIRST, best], best).startswith("No small network was trained on the labels alone")
+
+
+def test_a_baseline_that_had_too_little_time_is_told():
+    late = failed(2, "retrain")
+    late.failure = "out of time: it ran past its limit"
+    told = baseline([FIRST, judged(1, "distill", size=0.2), late], judged(1, "distill", size=0.2))
+    assert told == "The baseline, attempt 2 (retrain), came to no verdict: out of time: it ran past its limit"

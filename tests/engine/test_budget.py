@@ -66,6 +66,20 @@ def test_an_attempt_gets_three_times_its_quote_and_at_most_half_of_what_is_left(
     assert Budget(None, clock=Clock()).limit(10) == 3600, "without a budget only a hang has to be ended"
 
 
+def test_making_leaves_time_for_judging_and_the_last_may_take_all_the_rest():
+    clock = Clock()
+    budget = Budget(1000.0, clock=clock)
+    assert (budget.room(50), budget.room(300)) == (900, 700), "the tenth that is kept covers the first 100"
+    assert budget.limit(1, 300, last=True) == 700
+    assert budget.limit(4, 300) == 360, "1.5 times what needs half of the room"
+    assert budget.limit(1, 300) == 180
+    clock.now = 950.0
+    assert budget.left == 50
+    clock.now = 2000.0
+    assert budget.left == 1, "what was made may at least begin"
+    assert Budget(None, clock=Clock()).limit(10, 300, last=True) == 3600
+
+
 @given(st.floats(1, 1e6), st.floats(0, 1e4))
 def test_a_limit_takes_no_more_than_half_of_a_budget_or_what_is_quoted(seconds, minutes):
     budget = Budget(seconds, clock=Clock())

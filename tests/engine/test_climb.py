@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_fakes import TARGET, FakeClimber, Rungs, failed, judged
+from engine_fakes import DROP, LATENCY, SIZE, TARGET, FakeClimber, Rungs, failed, job, judged
 
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import Outcome, State
+from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import relaxations
 from boildown.engine.attempt import Attempt, slower
 from boildown.engine.budget import Budget
-from boildown.engine.climb import choose, climb
+from boildown.engine.climb import choose, climb, sentence
 from boildown.errors import Cancelled
 
 FIRST = judged(0, "first")
@@ -25,10 +26,67 @@ def test_a_first_model_that_meets_the_target_wins_at_once():
 
 
 @pytest.mark.parametrize("goal", ["smallest", "fastest", "best"])
-def test_a_first_model_that_meets_the_target_wins_whatever_the_goal(goal):
-    climber = FakeClimber(judged(0, "first", size=0.2), goal=goal)
-    assert climb(climber, Rungs(3), []).outcome is Outcome.TARGET_MET
-    assert (climber.asked, climber.anew) == (["first"], [])
+def test_other_goals_are_climbed_though_the_first_model_meets_the_target(goal):
+    lighter = judged(1, size=0.15, latency=0.7, drop=0.002)
+    climber = FakeClimber(judged(0, "first", size=0.2), lighter, judged(2, size=0.3), goal=goal)
+    climbed = climb(climber, Rungs(2), [])
+    assert (climbed.outcome, climbed.best) == (Outcome.TARGET_MET, lighter)
+    assert climber.anew == ([1] if goal == "fastest" else [])
+
+
+@pytest.mark.parametrize("goal", ["first", "smallest", "fastest", "best"])
+def test_with_a_condition_on_quality_alone_what_is_lighter_is_looked_for(goal):
+    only = Target((DROP,))
+    first = judged(0, "first", target=only)
+    lossy, same = judged(1, size=0.3, drop=0.1, target=only), judged(2, size=1.0, target=only)
+    light = judged(3, size=0.3, latency=0.8, drop=0.004, target=only)
+    climber = FakeClimber(first, lossy, same, light, goal=goal, target=only)
+    assert climb(climber, Rungs(3), []).best is light
+    climber = FakeClimber(first, lossy, same, goal=goal, target=only)
+    climbed = climb(climber, Rungs(2), attempts := [])
+    assert (climbed.outcome, climbed.best) == (Outcome.TARGET_MET, first)
+    assert climber.anew == climber.in_full == []
+    less = "faster" if goal == "fastest" else "smaller"
+    assert f"is {less} than the first model" in (told := sentence(climbed, attempts, climber.job))
+    assert "best/ holds the first model itself" in told
+
+
+def test_a_first_model_that_wins_at_once_is_told_to_be_itself():
+    climber = FakeClimber(judged(0, "first", size=0.2))
+    climbed = climb(climber, Rungs(3), attempts := [])
+    assert "nothing was climbed" in sentence(climbed, attempts, climber.job)
+
+
+def test_what_is_no_lighter_is_not_handed_over_in_place_of_the_first_model():
+    both = Target((DROP, SIZE, LATENCY))
+    first = judged(0, "first", target=both)
+    heavy = judged(1, size=1.2, latency=1.1, target=both)
+    climber = FakeClimber(first, heavy, target=both)
+    climbed = climb(climber, Rungs(1), attempts := [])
+    assert (climbed.outcome, climbed.best, climber.in_full) == (Outcome.TARGET_MISSED, first, [])
+    assert "No candidate is smaller or faster than the first model" in sentence(climbed, attempts, climber.job)
+    faster = judged(1, size=1.2, latency=0.9, drop=0.3, target=both)
+    climbed = climb(FakeClimber(first, faster, target=both), Rungs(1), attempts := [])
+    assert climbed.best is faster, "however much it lost"
+    assert sentence(climbed, attempts, climber.job) == Outcome.TARGET_MISSED.sentence
+
+
+def test_a_met_candidate_is_handed_over_though_it_is_no_lighter_where_the_first_model_missed():
+    better = Target((Condition("accuracy", "value", ">=", 0.95, "accuracy >= 95 %"),))
+    met = judged(1, drop=-0.06, target=better)
+    climber = FakeClimber(judged(0, "first", target=better), met, target=better)
+    assert climb(climber, Rungs(3), []).best is met
+
+
+def test_the_verdict_samples_are_read_for_one_that_missed_and_no_other():
+    class Worse(FakeClimber):
+        def judge_in_full(self, attempt):
+            super().judge_in_full(attempt)
+            attempt.verdict = judged(attempt.number, size=0.3, drop=0.5).verdict
+
+    climber = Worse(FIRST, judged(1, size=0.4), judged(2, size=0.3))
+    assert climb(climber, Rungs(2), []).best.number == 2
+    assert climber.in_full == [2]
 
 
 def test_the_goal_first_stops_at_the_first_met_verdict():
@@ -128,8 +186,8 @@ def test_what_earlier_sittings_finished_is_not_climbed_again():
 
 def test_the_nearest_has_the_smallest_largest_excess():
     near = [judged(1, size=0.275), judged(2, size=0.2, drop=0.03), judged(3, size=0.3, drop=0.011)]
-    assert choose(near, "smallest", "accuracy").number == 1
-    assert choose([], "first", "accuracy") is None
+    assert choose(near, job(goal="smallest"), "accuracy").number == 1
+    assert choose([], job(), "accuracy") is None
 
 
 def test_the_cheapest_relaxation_is_told_of_the_nearest_candidate():
@@ -156,10 +214,31 @@ def test_a_rung_cut_by_the_budget_ends_the_run_out_of_budget():
 
 def test_with_more_time_a_rung_that_was_cut_is_climbed_again_before_the_others():
     attempts = [FIRST, cut(1, "quantize-static"), judged(2, "quantize-dynamic", size=0.5)]
-    climber = FakeClimber(judged(3, "quantize-static", size=0.2))
-    climbed = climb(climber, Rungs(0), attempts, again=True)
+    climber = FakeClimber(judged(3, "quantize-static", size=0.2), again=["quantize-static"])
+    climbed = climb(climber, Rungs(9), attempts, again=True)
     assert climber.asked == ["quantize-static"]
     assert (climbed.outcome, climbed.best.number) == (Outcome.TARGET_MET, 3)
+
+
+def test_at_the_top_rungs_that_were_cut_are_climbed_again_with_what_is_left():
+    attempts = [FIRST, cut(1, "quantize-static"), cut(2, "quantize-dynamic")]
+    climber = FakeClimber(
+        judged(3, "quantize-dynamic", size=0.5), judged(4, "quantize-static", size=0.4), budget=Budget(1000.0),
+        again=["quantize-dynamic", "quantize-static"],
+    )  # fmt: skip
+    climbed = climb(climber, Rungs(2), attempts)
+    assert climber.asked == ["quantize-dynamic", "quantize-static"]
+    assert climber.last == [4], "the last may take all that is left"
+    assert climbed.outcome is Outcome.TARGET_MISSED
+
+
+def test_the_last_rung_may_take_what_is_left_unless_another_was_cut():
+    climber = FakeClimber(FIRST, judged(1, size=0.5), judged(2, size=0.4))
+    climb(climber, Rungs(2), [])
+    assert climber.last == [2]
+    climber = FakeClimber(FIRST, cut(1, "quantize-static"), judged(2, size=0.4))
+    climb(climber, Rungs(2), [])
+    assert climber.last == []
 
 
 def test_what_is_slower_or_no_faster_is_said_out_loud():

@@ -25,7 +25,7 @@ from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import first_key
 from boildown.engine.changed import CHANGED, changed
-from boildown.engine.climb import Climbed, climb, run_out
+from boildown.engine.climb import Climbed, climb, run_out, sentence
 from boildown.engine.deliver import deliver, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
@@ -145,7 +145,7 @@ class Sitting:
 
     def run_out(self, journal: Journal, read: Read, attempts: list[Attempt]) -> Run:
         """Hand over what there is: the budget ended before the first model was ready."""
-        climbed = run_out(attempts, self.job.goal, self.job.first_quality)
+        climbed = run_out(attempts, self.job, self.job.first_quality)
         self._hand_over(journal, climbed, read.budget.elapsed, attempts)
         self.desk.emit("outcome", {"outcome": climbed.outcome, "run": self.bench.folder})
         return Run(self.bench.folder, self.job, read.first, climbed.outcome, attempts, climbed.best)
@@ -205,11 +205,12 @@ class Sitting:
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         early = not attempts and climbed.outcome is Outcome.OUT_OF_BUDGET
-        sentence = self._too_early() if early else climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
+        said = self._too_early() if early else sentence(climbed, attempts, self.job)
+        said += f" {eased[0]}." if eased else ""
         told = baseline(attempts, best)
         journal.update_facts({"seconds": {**self.bench.seconds, "all": seconds}, "baseline": told})
         journal.record(None, "sitting", {"seconds": dict(self.bench.seconds), "all": seconds})
-        journal.finish(climbed.outcome, None if best is None else best.number, sentence, seconds)
+        journal.finish(climbed.outcome, None if best is None else best.number, said, seconds)
         facts = journal.facts
         write_manifest(
             folder,

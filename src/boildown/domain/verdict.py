@@ -169,17 +169,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """A weaker condition which, put in place of the missed one, makes the target met.
+    """A weaker condition, or two, which in the place of those that were missed make the target met.
 
-    label: who meets it. excess: how far the original condition was missed, the price.
+    label: who meets it. excess: how far the original conditions were missed in all, the price. searched: whether only
+    the search's samples say so.
     """
 
     condition: Condition
     label: str
     excess: float
+    also: Condition | None = None
+    searched: bool = False
 
     def __str__(self) -> str:
-        return f"{self.condition.text} would be met by {self.label}"
+        asked = self.condition.text if self.also is None else f"{self.condition.text} and {self.also.text} together"
+        return f"{asked} would be met by {self.label}{', by the search samples' if self.searched else ''}"
 
 
 def judge(
@@ -201,26 +205,40 @@ def judge(
 
 
 def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tuple[Relaxation, ...]:
-    """Every way to meet the target by weakening one condition for a candidate that exists, cheapest first.
+    """Every way to meet the target by weakening one condition, or two, for a candidate that exists, cheapest first.
 
-    verdicts: (label, verdict) pairs, such as ("attempt 7", verdict). The best candidate for each
-    condition is kept; candidates that fail more than one condition cannot help, nor can those scored on
-    the search's samples alone, which no verdict rests on.
+    verdicts: (label, verdict) pairs, such as ("attempt 7", verdict). The best candidate for each condition and each
+    pair is kept, and no pair of which one condition alone is enough; candidates that fail more cannot help. A candidate
+    whose quality only the search's samples tell is named where no verdict is as good, and says so.
     """
-    best: dict[Condition, Relaxation] = {}
+    best: dict[tuple[Condition, ...], Relaxation] = {}
     for label, verdict in verdicts:
         failed = [f for f in verdict.findings if f.status is not Status.MET]
-        if len(failed) != 1 or failed[0].condition not in target.conditions or _searched(verdict):
+        weaker = [_weaker(f, verdict) for f in failed]
+        if not 1 <= len(failed) <= 2 or any(f.condition not in target.conditions for f in failed) or None in weaker:
             continue
-        value = _worst(failed[0], verdict.confidence)
-        if value is None or not math.isfinite(value):
-            continue
-        original = failed[0].condition
-        weaker = relaxed(original, value)
-        excess = _excess(original, verdict.measurements[original.metric], value)
-        if not says_nothing(weaker) and (original not in best or excess < best[original].excess):
-            best[original] = Relaxation(weaker, label, excess)
-    return tuple(sorted(best.values(), key=lambda relaxation: relaxation.excess))
+        (condition, excess), *others = (each for each in weaker if each is not None)
+        also, price = (others[0][0], excess + others[0][1]) if others else (None, excess)
+        found, asked = Relaxation(condition, label, price, also, _searched(verdict)), tuple(f.condition for f in failed)
+        if asked not in best or (price, found.searched) < (best[asked].excess, best[asked].searched):
+            best[asked] = found
+    enough = {condition: found.excess for (condition, *others), found in best.items() if not others}
+    kept = [
+        found
+        for asked, found in best.items()
+        if len(asked) == 1 or not any(enough.get(condition, math.inf) <= found.excess for condition in asked)
+    ]
+    return tuple(sorted(kept, key=lambda relaxation: relaxation.excess))
+
+
+def _weaker(finding: Finding, verdict: Verdict) -> tuple[Condition, float] | None:
+    """(a condition in the place of a failed one that is met, how far the failed one was missed); None without any."""
+    value = _worst(finding, verdict.confidence)
+    if value is None or not math.isfinite(value):
+        return None
+    weaker = relaxed(finding.condition, value)
+    excess = _excess(finding.condition, verdict.measurements[finding.condition.metric], value)
+    return None if says_nothing(weaker) else (weaker, excess)
 
 
 def _searched(verdict: Verdict) -> bool:

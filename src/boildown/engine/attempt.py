@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import traceback
@@ -25,7 +26,7 @@ from boildown.engine.maker import NOT_REUSED, Emit, Maker
 from boildown.engine.outlook import outlook
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
-from boildown.engine.rung import Rung
+from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.search import measure_variant
 from boildown.engine.timing import in_doubt
 from boildown.errors import (
@@ -49,7 +50,15 @@ from boildown.surgery.weights import weights_hash
 PROBE = "probe"
 """The journal's records of where attempts lost quality."""
 
+AGAIN = "again, with more time"
+"""The reason for an attempt that climbs an earlier one's rung once more."""
+
+BESIDE = "beside"
+"""The journal's record of how long writing, checking, scoring and timing the first model took."""
+
 _FEWER_MACS = 0.9
+_LONGER = 0.25
+"""How much more time what was cut is given to be begun anew, and the least share that what goes on needs still."""
 _KEPT = (LAYERS, "changed", "curve", "loss", "sensitivity", "survivors")
 """The records of how a candidate was made that go along with it to the run that uses it again."""
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
@@ -91,7 +100,7 @@ class Attempt:
     @property
     def cut(self) -> bool:
         """Whether it failed for want of time alone."""
-        return self.state is State.FAILED and self.failure.startswith(f"{DeadlineError.name}: ")
+        return _was_cut(self.state, self.failure)
 
     @property
     def judged_in_full(self) -> bool:
@@ -112,6 +121,7 @@ class Climber:
             job, bench, journal, folder=folder, runs=runs, first=first, stop=stop, emit=emit, fresh=fresh
         )  # fmt: skip
         self.forecast = Forecaster(self.maker, budget)
+        self.forecast.beside = next((float(r.data["seconds"]) for r in journal.records(BESIDE)), 0.0)
 
     @property
     def quality(self) -> str:
@@ -141,14 +151,19 @@ class Climber:
             self._record_layers(attempt, self.first)
             self._measure(attempt, self.first)
 
-        return self._journalled(attempt, climb)
+        self._journalled(attempt, climb)
+        spent = attempt.seconds["total"] + self.bench.seconds["export"] + sum(self.bench.scoring.values())
+        self.journal.record(0, BESIDE, {"seconds": spent})
+        self.forecast.beside = spent
+        return attempt
 
-    def climb(self, number: int, rung: Rung, reason: str, *, skip: bool = False) -> Attempt:
+    def climb(self, number: int, rung: Rung, reason: str, *, skip: bool = False, last: bool = False) -> Attempt:
         """Climb one rung from the first model to a verdict.
 
-        skip: leave it out where the forecast says that it must miss a cost. Returns the attempt whatever happened
-        to it: skipped, failed, missed, undecided or met. Raises Cancelled when the user stops, BoildownError when
-        the disk is full.
+        What is limited is the time to make it; judging what was made ends with the budget. skip: leave it out where
+        the forecast says that it must miss a cost. last: nothing else is left to climb. Returns the attempt whatever
+        happened to it: skipped, failed, missed, undecided or met. Raises Cancelled when the user stops, BoildownError
+        when the disk is full.
         """
         attempt = Attempt(number, str(rung), reason, self._folder(number, str(rung)))
         attempt.key, attempt.parent = self.maker.keys(rung)
@@ -161,24 +176,60 @@ class Climber:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
             left = max(0.0, self.budget.remaining / 60)
-            if skip and forecast.minutes > left:
+            if skip and self._making(forecast) > self.budget.room(self.forecast.beside):
                 raise DeadlineError(
                     f"It takes about {forecast.minutes:.0f} min by forecast, and {left:.0f} are left. "
                     "Give the run a larger budget."
                 )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})
-            candidate = self._reused(attempt, rung) or self._applied(attempt, forecast.rung)
+            reused = self._reused(attempt, rung)
+            candidate = reused or self._unfinished(attempt) or self._applied(attempt, forecast.rung)
+            if attempt.artifact is None:
+                self._deploy(attempt, candidate)
             self._measure(attempt, candidate)
-            if skip:
-                self._probe(attempt, candidate)
+            self._until(self.budget.limit(0.0))  # no more of it is spent on what only explains
+            if reused is None:
+                self._explain(attempt, lambda: self._measure_links(attempt, candidate), "links not measured")
+            if skip and attempt.verdict is not None and attempt.verdict.missed & self.job.quality:
+                self._explain(attempt, lambda: self._probe(attempt, candidate), "not probed")
 
-        limit = self.budget.limit(max(rung.minutes, forecast.minutes))
+        limit = self.budget.limit(self._making(forecast) / 60, self.forecast.beside, last=last)
         self.maker.begin(number, time.monotonic() + limit)
         self._journalled(attempt, climb)
         if not attempt.cut:  # one that was goes on from there, given more time
             self.maker.tidy(rung)
         return attempt
+
+    def climbable(self, rungs: Sequence[str]) -> str | None:
+        """Of rungs whose time was up, the shortest that there is enough time for now; None where there is none.
+
+        What was made needs to be judged only. What trains goes on; anything else needs more time than it had.
+        """
+        if self.budget.seconds is None:
+            return None
+        room = self.budget.room(self.forecast.beside)
+        needs = {rung: self._need(rung) for rung in rungs}
+        return min((rung for rung in rungs if needs[rung] < room), key=lambda rung: needs[rung], default=None)
+
+    def _need(self, rung: str) -> float:
+        """Seconds that making the candidate of a rung takes still, which was begun before."""
+        rows = [row for row in self.journal.attempts() if row.rung == rung and _was_cut(row.state, row.sentence)]
+        if any(row.candidate is not None for row in rows):
+            return 0.0
+        had = [row.timings.get("apply", 0.0) for row in rows]
+        need = 60 * float(rows[-1].quote.get("minutes", 0.0)) - self.forecast.beside
+        if self.maker.goes_on(parse_rung(rung)):
+            return max(need - sum(had), _LONGER * need)
+        return max(need, (1 + _LONGER) * max(had))
+
+    def _making(self, forecast: Forecast) -> float:
+        """Seconds of a forecast that are not spent on judging."""
+        return max(0.0, 60 * forecast.minutes - self.forecast.beside)
+
+    def _until(self, seconds: float) -> None:
+        """The work under way has to be done in so many seconds."""
+        self.maker.end = self.bench.deadline = time.monotonic() + seconds
 
     def _outlook(self, forecast: Forecast) -> str:
         return outlook(forecast, self.journal.attempts(), self.job.quality)
@@ -214,8 +265,9 @@ class Climber:
         self._judge_again(attempt, anew)
 
     def _judge_again(self, attempt: Attempt, measure: Callable[[], None]) -> None:
-        """Amend the verdict of a finished attempt by what is measured now."""
-        self.maker.end, self.maker.number = float("inf"), attempt.number
+        """Amend the verdict of a finished attempt by what is measured now, as far as the budget goes."""
+        self.maker.number = attempt.number
+        self._until(self.budget.left)
         try:
             with contained():
                 measure()
@@ -227,6 +279,8 @@ class Climber:
         except Exception as error:  # noqa: BLE001 - journalled by its name; another attempt is handed over
             self._fail(attempt, error)
             attempt.verdict = None
+        finally:
+            self._until(float("inf"))
         verdict = None if attempt.verdict is None else attempt.verdict.to_json()
         self.journal.amend_attempt(attempt.number, attempt.state, attempt.sentence, verdict)
         self.emit("verdict", {"attempt": attempt})
@@ -234,23 +288,32 @@ class Climber:
     # -- the parts of an attempt ---------------------------------------------------------------------
 
     def _applied(self, attempt: Attempt, rung: Rung) -> Candidate:
-        """The candidate made by the rung's methods, saved, exported and checked."""
+        """The candidate made by the rung's methods, and saved: from here on it is finished."""
         with self.bench.timed("apply"):
             settled = self.maker.settle(rung, attempt.folder)
             if str(settled) != attempt.rung:
                 attempt.notes.append(f"settings found by measurement: {settled}")
             candidate = self.maker.make(settled, attempt.folder)
         attempt.notes += candidate.notes
-        self._deploy(attempt, candidate)
+        self._made(attempt, candidate)
+        return candidate
+
+    def _made(self, attempt: Attempt, candidate: Candidate) -> None:
+        """It is made: what is left of the budget may be spent on judging it."""
+        attempt.candidate = candidate
+        self._until(self.budget.left)
+
+    def _measure_links(self, attempt: Attempt, candidate: Candidate) -> None:
+        """Export and measure the candidates on the way to the attempt's own."""
+        assert attempt.artifact is not None
         links = []
         for folder in sorted((attempt.folder / STUDENTS).glob("*")):
             standing = self._measure_student(attempt, folder)
             if folder.name.startswith(LINK):
                 links.append((folder.name.removeprefix(LINK).partition("-")[2], standing.divergence))
-        if links and attempt.artifact is not None:
+        if links:
             last = self.bench.divergence(candidate, attempt.artifact, self.first)
-            attempt.notes.append(blame([*links, (settled.methods[-1].card.name, last.value)]))
-        return candidate
+            attempt.notes.append(blame([*links, (str(candidate.method), last.value)]))
 
     def _measure_student(self, attempt: Attempt, folder: Path) -> Standing:
         """Export and measure a candidate on the way to the attempt's own: a glance, no verdict samples."""
@@ -263,7 +326,6 @@ class Climber:
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
-        attempt.candidate = candidate
         attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
         attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
@@ -286,16 +348,17 @@ class Climber:
             found["memory"] = bench.memory(artifact)
         if job.splits.search_labelled:
             found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
-        elif not is_first:
+        else:
             found["divergence"] = bench.divergence(candidate, artifact, self.first)
-        if is_first or job.asks("latency") or job.goal == "fastest":
+        if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
             self._time_again(attempt)
         passed = judge(job.target, found).status is not Status.MISSED
         if passed or is_first:
             self._look(attempt, candidate)
             if "latency" not in found:
-                self._time(attempt, look=1)
+                with contextlib.suppress(DeadlineError):  # a glance that no condition is about
+                    self._time(attempt, look=1)
         self._conclude(attempt)
 
     def _time(self, attempt: Attempt, *, look: int) -> None:
@@ -330,20 +393,23 @@ class Climber:
 
     def _probe(self, attempt: Attempt, candidate: Candidate) -> None:
         """Look where a quantized candidate lost the quality that it missed: the next rung may depend on it."""
-        assert attempt.verdict is not None
-        if not attempt.verdict.missed & self.job.quality:
-            return
-        try:
-            with contained():
-                attempt.probe = probe(candidate, self.first, self.job, self.maker.check)
-        except (Cancelled, JournalError):
-            raise
-        except Exception as error:  # noqa: BLE001 - journalled; the verdict stands without it
-            self.journal.record(attempt.number, "not probed", {"why": in_words(error)})
+        attempt.probe = probe(candidate, self.first, self.job, self.maker.check)
         if attempt.probe:
             self.journal.record(attempt.number, PROBE, attempt.probe)
             told = ", ".join(f"{part} {value:.3g}" for part, value in attempt.probe.items())
             attempt.notes.append(f"divergence by what is quantized, simulated: {told}")
+
+    def _explain(self, attempt: Attempt, look: Callable[[], None], without: str) -> None:
+        """Look at why a verdict is as it is; without time for it, or where it fails, the verdict stands."""
+        try:
+            with contained():
+                look()
+        except (Cancelled, JournalError):
+            raise
+        except Exception as error:
+            if disk_is_full(error):
+                raise
+            self.journal.record(attempt.number, without, {"why": f"{type(error).__name__}: {error}"})
 
     # -- keeping -------------------------------------------------------------------------------------
 
@@ -368,10 +434,10 @@ class Climber:
             if attempt.number == 0:
                 raise BoildownError(f"The first model could not be measured: {attempt.failure}") from error
         finally:
-            self.maker.end = self.bench.deadline = float("inf")
+            self._until(float("inf"))
         spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
         attempt.seconds |= {**spent, "total": time.perf_counter() - start}
-        if attempt.judged_in_full:
+        if attempt.number and attempt.judged_in_full and not any(n.startswith("reused") for n in attempt.notes):
             self.forecast.beside = attempt.seconds["total"] - attempt.seconds.get("apply", 0.0)
         self._finish(attempt)
         return attempt
@@ -409,8 +475,7 @@ class Climber:
         run, row = donor
         assert row.artifact is not None
         try:
-            shutil.copytree(row.artifact.folder, attempt.folder, dirs_exist_ok=True)
-            candidate = load_candidate(attempt.folder, self.first, self.job.students)
+            candidate = self._copied(attempt, row.artifact.folder)
             with Journal.open(run, readonly=True) as earlier:
                 told = [record for record in earlier.records() if record.attempt == row.number]
         except (OSError, ValueError, KeyError, BoildownError) as error:
@@ -421,11 +486,33 @@ class Climber:
             if record.kind in _KEPT:
                 self.journal.record(attempt.number, record.kind, record.data)
         if (row.artifact.runtime, row.artifact.version) == (self.job.deployment.runtime, self.bench.version):
-            attempt.candidate, attempt.artifact = candidate, row.artifact.at(attempt.folder)
+            attempt.artifact = row.artifact.at(attempt.folder)
         else:
             for path in row.artifact.at(attempt.folder).paths:
                 path.unlink(missing_ok=True)
-            self._deploy(attempt, candidate)
+        return candidate
+
+    def _unfinished(self, attempt: Attempt) -> Candidate | None:
+        """The candidate that an earlier attempt of this run made, and had no time to judge."""
+        for row in reversed(self.journal.attempts_of(attempt.key)):
+            if row.candidate is None or not _was_cut(row.state, row.sentence):
+                continue
+            folder = self._folder(row.number, row.rung)
+            try:
+                if any(file_hash(folder / name) != sha256 for name, sha256 in row.candidate["files"].items()):
+                    continue
+                candidate = self._copied(attempt, folder)
+            except (OSError, ValueError, KeyError, BoildownError):  # made again
+                continue
+            attempt.notes += [*row.notes, f"made by attempt {row.number}"]
+            return candidate
+        return None
+
+    def _copied(self, attempt: Attempt, folder: Path) -> Candidate:
+        """The candidate of a folder, copied into an attempt's own. Raises OSError, ValueError or BoildownError."""
+        shutil.copytree(folder, attempt.folder, dirs_exist_ok=True)
+        candidate = load_candidate(attempt.folder, self.first, self.job.students)
+        self._made(attempt, candidate)
         return candidate
 
     def _folder(self, number: int, rung: str) -> Path:
@@ -437,6 +524,11 @@ def _kept(candidate: Candidate, folder: Path) -> dict[str, Any]:
     """What the journal keeps of a candidate, with the hashes of the files that it is rebuilt from."""
     files = {name: file_hash(folder / name) for name in (CANDIDATE, WEIGHTS) if (folder / name).is_file()}
     return {"method": candidate.method, "settings": dict(candidate.settings), "files": files}
+
+
+def _was_cut(state: State, sentence: str) -> bool:
+    """Whether an attempt failed for want of time alone."""
+    return state is State.FAILED and sentence.startswith(f"{DeadlineError.name}: ")
 
 
 def blame(links: Sequence[tuple[str, float]]) -> str:

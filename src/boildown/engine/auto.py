@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from boildown.domain.front import GOALS
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt
 from boildown.engine.diagnosis import Diagnosis, diagnose
@@ -48,6 +49,7 @@ class Auto:
         self._job, self._forecast = job, forecast
         self._pushes = job.goal in ("smallest", "fastest")
         self._asked = {condition.metric for condition in job.target.conditions} - job.quality
+        self._asked |= {GOALS[job.goal]} if job.goal in GOALS else set()
         self._methods = [m for m in installed().values() if not self._asked or self._asked & set(m.card.lowers)]
         self._usual = [Rung((method(),)) for method in self._methods]
         self._harder = [Rung((method(**method.card.harder),)) for method in self._methods if method.card.harder]
@@ -75,6 +77,10 @@ class Auto:
                 best = min(open_, key=lambda p: _order(p, forecasts[p]))
                 return best.rung, best.reason
         return None
+
+    def ends(self, attempts: Sequence[Attempt]) -> bool:
+        """Nobody knows before the verdict."""
+        return False
 
     def _diagnosis(self, attempts: Sequence[Attempt]) -> tuple[Diagnosis | None, Method | None]:
         """What the last verdict that missed asks for, and the method it was about."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt
+from boildown.engine.climb import distance
 from boildown.engine.rung import parse_rung
 from boildown.methods.base import Method
 
@@ -17,9 +18,13 @@ def baseline(attempts: Sequence[Attempt], best: Attempt | None) -> str:
     if best is not None and best in rivals:
         return f"The baseline won: attempt {best.number} ({best.rung}) learned from the labels alone."
     if rivals:
-        nearest = min(rivals, key=lambda attempt: attempt.verdict.excess if attempt.verdict else 0.0)
+        nearest = min(rivals, key=distance)
         told = "met the target too." if nearest.state is State.MET else f"did not win: {nearest.sentence}"
         return f"The baseline, attempt {nearest.number} ({nearest.rung}), learned from the labels alone and {told}"
+    if failed := [a for a in attempts[1:] if a.cut and any(m.card.family == "training" for m in _methods(a))]:
+        return (
+            f"The baseline, attempt {failed[-1].number} ({failed[-1].rung}), came to no verdict: {failed[-1].sentence}"
+        )
     if best is not None and best in trained:
         return "No small network was trained on the labels alone to compare with: the run had ended before."
     return ""

@@ -106,6 +106,8 @@ class Bench:
             "hardware": job.deployment.hardware,
         }  # fmt: skip
         self._statistics: dict[tuple[str, str], Statistics] = {}
+        self.scoring: dict[Which, float] = {}
+        """Seconds that scoring the first artifact on all samples took."""
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[str, float] = {}
 
@@ -321,6 +323,8 @@ class Bench:
 
     def divergence(self, candidate: Candidate, artifact: Artifact, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
+        if artifact.digest == self.first_hash:
+            return Measurement("divergence", 0.0, samples=len(self.job.splits.search), data="search")
 
         def measured() -> Measurement:
             assert self.first is not None
@@ -460,10 +464,12 @@ class Bench:
             asked = [metric for metric in self.job.task.metrics if metric.decomposable and self.job.asks(metric.name)]
             doubt = [Doubt(asked, self.job.seed)] if which == "search" and asked else []
             base = None if artifact.digest == self.first_hash else self._statistics.get((self.first_hash, which))
+            start = time.perf_counter()
             self._statistics[artifact.digest, which] = self.score(
                 self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
                 size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
             )  # fmt: skip
+            self.scoring.setdefault(which, time.perf_counter() - start)
         return self._statistics[artifact.digest, which]
 
     def scored(self, digest: str, which: Which) -> Statistics | None:

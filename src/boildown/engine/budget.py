@@ -28,6 +28,7 @@ _PATIENCE = 0.1
 _FOREVER = 1e300
 _LEAST_LIMIT = 120.0
 _WITHOUT_BUDGET = 3600.0
+_JUDGED_WITHOUT_BUDGET = 3600.0
 
 
 def parse_time(text: str | float | int) -> float:
@@ -85,14 +86,26 @@ class Budget:
         """Seconds that may be spent waiting for other runs: a tenth; None where there is no budget."""
         return None if self.seconds is None else self.seconds * _PATIENCE
 
-    def limit(self, minutes: float) -> float:
-        """How long an attempt quoted at `minutes` may take: 3x, at most half of what remains.
+    @property
+    def left(self) -> float:
+        """Seconds until the budget's end, for judging what was made; an hour without a budget: it ends a hang."""
+        return _JUDGED_WITHOUT_BUDGET if self.seconds is None else max(1.0, self.seconds - self.elapsed)
 
-        One that needs about half of it gets 1.5x: with less it would be begun in vain. Cards quote small models: at
-        least a quarter of what remains, and two minutes where the budget has them; without a budget at least an hour,
-        since then only a hang has to be ended.
+    def room(self, beside: float) -> float:
+        """Seconds in which something may be made: at the end some have to be left `beside` for judging it."""
+        return self.remaining if self.seconds is None else min(self.remaining, self.left - beside)
+
+    def limit(self, minutes: float, beside: float = 0.0, *, last: bool = False) -> float:
+        """How long making something quoted at `minutes` may take: 3x, at most half of the room that there is.
+
+        beside: seconds that judging it takes then. last: nothing else is left to be made, so that it may take all of
+        the room. What needs about half of it gets 1.5x: with less it would be begun in vain. Cards quote small
+        models: at least a quarter of the room, and two minutes where the budget has them; without a budget at least an
+        hour, since then only a hang has to be ended.
         """
-        quoted, remaining = 60 * minutes, self.remaining
+        quoted, remaining = 60 * minutes, self.room(beside)
+        if last and self.seconds is not None:
+            return max(1.0, remaining)
         least = _WITHOUT_BUDGET if self.seconds is None else max(_LEAST_LIMIT, remaining / 4)
         most = min(1.5 * quoted, remaining) if quoted <= remaining else 0.0
         return max(1.0, min(max(3 * quoted, least), max(remaining / 2, most)))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import nn
 
+from boildown.domain import front
 from boildown.domain.deployment import Deployment
 from boildown.domain.measurement import Form
 from boildown.domain.rules import Rules
@@ -79,6 +80,11 @@ class Job:
         """The metric of quality that is told first: the first in the target, else the task's first."""
         asked = [c.metric for c in self.target.conditions if c.metric in self.quality]
         return asked[0] if asked else self.task.metrics[0].name
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs that the run is about: the target's and the goal's own, or size."""
+        return front.costs(self.target.conditions, self.goal)
 
     def asks(self, metric: str) -> bool:
         """Whether the target has a condition on this metric."""

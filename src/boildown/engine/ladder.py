@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from boildown.engine.attempt import Attempt
+from boildown.engine.attempt import AGAIN, Attempt
 from boildown.engine.auto import Auto
 from boildown.engine.forecast import Forecast, unknown
 from boildown.engine.job import Job
@@ -25,10 +25,6 @@ LADDERS: dict[str, tuple[str, ...]] = {
 """Ready ladders by name."""
 
 
-AGAIN = "again, with more time"
-"""The reason for an attempt that climbs an earlier one's rung once more."""
-
-
 class Ladder(Protocol):
     """Rungs in order, decided as attempts come in.
 
@@ -45,6 +41,10 @@ class Ladder(Protocol):
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
         """The next rung and the reason for it in a sentence, or None at the top."""
+        ...
+
+    def ends(self, attempts: Sequence[Attempt]) -> bool:
+        """Whether no other rung comes after the next one."""
         ...
 
 
@@ -67,6 +67,10 @@ class Fixed:
         if done >= len(self.rungs):
             return None
         return self.rungs[done], f"rung {done + 1} of {len(self.rungs)} of the ladder given"
+
+    def ends(self, attempts: Sequence[Attempt]) -> bool:
+        """Whether the next one is the last."""
+        return sum(attempt.reason != AGAIN for attempt in attempts[1:]) + 1 >= len(self.rungs)
 
 
 def ladder(

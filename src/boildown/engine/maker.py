@@ -150,6 +150,10 @@ class Maker:
         """An attempt begins."""
         self.number, self.end, self._climbed = number, end, []
 
+    def goes_on(self, rung: Rung) -> bool:
+        """Whether a training of the rung that was cut goes on from where it stood."""
+        return any(kept(self.folder / TRAINING, key).exists() for key in link_keys(rung, self.first_key, self.job)[1:])
+
     def tidy(self, rung: Rung) -> None:
         """Throw away what the training of a rung, and of the variants of it that were made, could have gone on from."""
         for made in (rung, *self._climbed):

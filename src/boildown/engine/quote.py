@@ -8,8 +8,8 @@ from typing import Any
 
 from boildown.domain.grammar import format_measurement
 from boildown.domain.measurement import LEGEND
-from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt, Climber
+from boildown.engine.climb import enough
 from boildown.engine.forecast import COSTS, Forecast, long_enough, unknown
 from boildown.engine.ladder import Ladder
 from boildown.engine.rung import Rung
@@ -93,7 +93,7 @@ def quote(climber: Climber, ladder: Ladder, first: Attempt | None) -> Quote:
         if climber.job.factories.complete
         else "attempts run in this process: model and task are objects, and only factories can be made anew in a child"
     ]
-    if first is not None and first.state is State.MET:
+    if first is not None and enough([first], climber.job):
         notes.append("the first model meets the target already: nothing would be climbed")
     lines = []
     for rung in ladder.rungs:

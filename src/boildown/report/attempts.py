@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from boildown.domain.front import DIVERGENCE
 from boildown.domain.grammar import format_measurement, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
@@ -74,7 +75,7 @@ def line(
         sentence=short(row.sentence),
         size=format_measurement(size) if size else "",
         ratio=_ratio(size),
-        drop=_drop(drop, found) if found and drop is not None else "",
+        drop=_drop(drop, found) if found and drop is not None else _diverged(measured),
         latency=_ratio(latency) if row.number or latency is None else format_measurement(latency),
         minutes=f"{total / 60:.1f}" if row.timings else "",
         notes=tuple(map(short, row.notes)),
@@ -101,6 +102,11 @@ def _expected(row: AttemptRow, measured: Mapping[str, Measurement], seconds: flo
 def _drop(drop: float, quality: Measurement) -> str:
     """A drop in words; one that only the search samples know of says so."""
     return format_value(drop, quality.unit, "drop") + (" (search)" if quality.data == "search" else "")
+
+
+def _diverged(measured: Mapping[str, Measurement]) -> str:
+    """What is known of the quality of an attempt that has no score."""
+    return f"divergence {measured[DIVERGENCE].value:.3g}" if DIVERGENCE in measured else ""
 
 
 def _ratio(measurement: Measurement | None) -> str:

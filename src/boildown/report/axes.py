@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boildown.domain.front import DIVERGENCE
 from boildown.domain.grammar import COSTS, FRACTION, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Condition
 
-NOT_SHOWN = ("divergence",)
-"""What is measured but compared by nobody outside the search."""
+NOT_SHOWN = (DIVERGENCE,)
+"""What is measured and no score: compared by only where there is none."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,26 @@ class Axis:
         return self.metric in COSTS
 
     @property
+    def name(self) -> str:
+        """What it shows, in a word or two."""
+        return self.metric if self.cost or self.metric == DIVERGENCE else f"{self.metric} drop"
+
+    @property
     def label(self) -> str:
         """What it shows, with its unit."""
         if self.cost:
             return f"{self.metric} (times the first model's)"
+        if self.metric == DIVERGENCE:
+            return "divergence from the first model's outputs (search samples, no labels)"
         unit = "pp" if self.unit == FRACTION else self.unit
-        return f"{self.metric} drop" + (f" ({unit})" if unit else "")
+        return self.name + (f" ({unit})" if unit else "")
 
     def value(self, measured: Mapping[str, Measurement], number: int) -> float | None:
         """Where an attempt lies; the first model lost nothing, whatever was recorded of it."""
         found = measured.get(self.metric)
         value = None if found is None else found.ratio if self.cost else found.drop
+        if found is not None and self.metric == DIVERGENCE:
+            value = found.value
         if value is None and found is not None and number == 0 and not self.cost:
             value = 0.0
         return value if value is not None and math.isfinite(value) else None
@@ -53,13 +63,21 @@ class Axis:
 
 
 def axes(
-    conditions: Sequence[Condition], metrics: Mapping[str, Any], measured: Mapping[int, Mapping[str, Measurement]]
-) -> tuple[Axis, ...]:
-    """The axes that attempts have a place on: costs, those of the target first, then metrics of quality."""
-    seen = {name: found[name] for found in measured.values() for name in found if name not in NOT_SHOWN}
-    asked = [condition.metric for condition in conditions]
+    conditions: Sequence[Condition], metrics: Mapping[str, Any], measured: Mapping[int, Mapping[str, Measurement]],
+    by: Sequence[str] = (),
+) -> tuple[Axis, ...]:  # fmt: skip
+    """The axes that attempts have a place on: costs, those of the target first, then metrics of quality.
+
+    by: what attempts are compared in; the divergence of outputs has an axis, the first of quality, where it is of them.
+    """
+    shown = [name for name in NOT_SHOWN if name in by]
+    seen = {
+        name: found[name] for found in measured.values() for name in found if name in shown or name not in NOT_SHOWN
+    }
+    asked = {condition.metric for condition in conditions} | set(by)
     costs = [name for name in dict.fromkeys((*(n for n in COSTS if n in asked), *COSTS)) if name in seen]
-    qualities = [n for n in dict.fromkeys((*asked, *metrics, *seen)) if n in seen and n not in COSTS]
+    named = [condition.metric for condition in conditions]
+    qualities = [n for n in dict.fromkeys((*shown, *named, *metrics, *seen)) if n in seen and n not in COSTS]
     return tuple(
         Axis(name, seen[name].unit, _tightest(_bound(c, seen[name]) for c in conditions if c.metric == name))
         for name in (*costs, *qualities)

@@ -119,11 +119,7 @@ class Chart:
 
     def title(self, number: int) -> str:
         """An attempt in one line: what it is and all that is known of it."""
-        known = ", ".join(
-            f"{scale.axis.metric}{'' if scale.axis.cost else ' drop'} {words}"
-            for scale in self.scales
-            if (words := scale.words[number])
-        )
+        known = ", ".join(f"{scale.axis.name} {words}" for scale in self.scales if (words := scale.words[number]))
         attempt = self.attempts[number]
         return f"{attempt.number} {attempt.rung}, {attempt.state}: {known}"
 
@@ -141,7 +137,7 @@ class Chart:
             "points": [[a.number, f"{a.number} {a.rung}", a.state, list(a.methods)] for a in self.attempts],
             "scales": [
                 {
-                    "name": f"{scale.axis.metric}{'' if scale.axis.cost else ' drop'}",
+                    "name": scale.axis.name,
                     "label": scale.axis.label,
                     "ticks": [[tick.at, tick.text] for tick in scale.ticks],
                     "places": scale.places,

@@ -83,6 +83,8 @@ class ReportFacts:
     legend: str
     """What the mark beside a figure means; empty where none is marked."""
     axes: tuple[Axis, ...]
+    compared: tuple[str, ...]
+    """What the Pareto front compares attempts in."""
     quality: str
     """The metric of quality that is told first; empty where none was measured."""
     layers: Layers | None
@@ -109,11 +111,14 @@ def facts(journal: Journal) -> ReportFacts:
     verdicts = {row.number: verdict for row in rows if (verdict := _verdict(row)) is not None}
     conditions = next((tuple(f.condition for f in v.findings) for v in verdicts.values()), ())
     first, records, looks = measured.get(0, {}), journal.records(), journal.looks()
-    compare = axes(conditions, known.get("metrics", {}), measured)
-    quality = next((axis.metric for axis in compare if not axis.cost), "")
+    metrics = known.get("metrics", {})
+    quality = next((a.metric for a in axes(conditions, metrics, measured) if not a.cost), "")
+    judged = [measured[number] for number in verdicts]
+    by = compared(conditions, quality, str(known.get("goal", "first")), judged)
+    compare = axes(conditions, metrics, measured, by)
     chosen = next((row for row in rows if ending and row.number == ending.best_attempt), None)
     rankings, curves = course.rankings(records), course.curves(records)
-    unbeaten = front(measured, compared(conditions, quality)) if quality and len(rows) > 1 else ()
+    unbeaten = front(measured, by) if quality and len(rows) > 1 else ()
     lines = {
         row.number: line(
             row, measured[row.number], compare, quality, rankings=rankings.get(row.number, ()),
@@ -151,6 +156,7 @@ def facts(journal: Journal) -> ReportFacts:
         attempts=tuple(lines.values()),
         legend=LEGEND if any(each.noisy or MARK in each.forecast for each in lines.values()) else "",
         axes=compare,
+        compared=tuple(axis.name for axis in compare if axis.metric in by),
         quality=quality,
         layers=layers(records, chosen.number) if chosen else None,
         changed=_changed(records, chosen, known, units),

@@ -29,7 +29,8 @@ def summary(shown: ReportFacts) -> str:
     if shown.relaxations:
         parts += ["", "What would have to give:", *(f"  {printable(text)}" for text in shown.relaxations)]
     unbeaten = [str(attempt.number) for attempt in shown.attempts if attempt.front]
-    proof = [f"Pareto front: attempts {', '.join(unbeaten)}"] if len(unbeaten) > 1 else []
+    by = ", ".join(shown.compared)
+    proof = [f"Pareto front ({by}): attempts {', '.join(unbeaten)}"] if len(unbeaten) > 1 else []
     proof += [printable(text) for text in (shown.baseline, *shown.gap) if text]
     parts += ["", *proof] if proof else []
     return "\n".join(parts)
@@ -59,7 +60,7 @@ def _attempts(shown: ReportFacts) -> list[str]:
 
 
 def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
-    title = f"Best: attempt {best.number}, {printable(best.rung)}"
+    title = f"Best: attempt {best.number}, {printable(best.rung)}" if best.number else "Best: the first model itself"
     rows = [
         (f"  {f.condition}", f.status, f.observed, f"n = {f.samples}" if f.samples else "", f.interval)
         for f in shown.findings
