@@ -160,7 +160,7 @@ def _random_from_zero() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: under load by others, threads that wait for each other at every small step take ten times."""
+    """Torch on one thread: under load by others, threads that wait for each other at small steps take ten times."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -183,12 +183,12 @@ class Rows:
         with one_thread():
             return tuple(tensor[chosen.to(tensor.device)] for tensor in self.tensors)
 
-    def untouched(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+    def untouched(self, indices: NDArray[np.int64]) -> Any:
         """The same, in their place where they follow each other."""
         first, last = int(indices[0]), int(indices[-1]) + 1
         if first >= 0 and last - first == len(indices) and bool((np.diff(indices) == 1).all()):
             return tuple(tensor[first:last] for tensor in self.tensors)
-        return cast(tuple[torch.Tensor, ...], self(cast(Sequence[int], indices)))
+        return self(cast(Sequence[int], indices))
 
     def targets(self) -> NDArray[Any] | None:
         """The last tensor, if there are two or more."""
@@ -468,7 +468,7 @@ def content(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return flat
 
 
-def feed(update: Callable[[bytes | NDArray[np.uint8]], None], tree: Any) -> None:
+def feed(update: Callable[[Any], None], tree: Any) -> None:
     """Feed every leaf's type, shape and content to a hash."""
     for leaf in leaves(tree):
         if isinstance(leaf, torch.Tensor):

@@ -206,7 +206,7 @@ def _sketch(inputs: Any, count: int, scales: Scales) -> NDArray[np.float64]:
         size = rows.shape[1]
         signs, columns = _signs(size, place).to(rows.dtype), _columns(size, place, scales)
         parts = []
-        for part in rows.split(max(1, _AT_ONCE // max(1, size))):
+        for part in torch.split(rows, max(1, _AT_ONCE // max(1, size))):
             if columns is not None:
                 parts.append((part - columns[0]) / columns[1] @ signs)
             else:
