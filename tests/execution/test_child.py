@@ -57,6 +57,24 @@ def test_starts_at_the_first_call_only():
     child.close()
 
 
+def test_what_was_begun_is_done_before_the_next_call_and_never_told():
+    with Child() as child:
+        child.begin("called_in_child:count")
+        pid = child.pid
+        assert child.call("called_in_child:count") == 2
+        child.begin("called_in_child:count")  # it is there already
+        assert (child.call("called_in_child:count"), child.pid) == (3, pid)
+    with Child() as child:
+        child.begin("called_in_child:nothing")
+        assert child.call("called_in_child:count") == 1
+
+
+def test_a_death_in_what_was_begun_loses_the_call_that_waits_for_it():
+    with Child() as child:
+        child.begin("os:_exit", 3)
+        assert child.call("called_in_child:count", retries=1) == 1
+
+
 @posix
 def test_has_its_own_session_and_the_parents_folder(shared, tmp_path, monkeypatch):
     pid, session, folder = shared.call("called_in_child:where")

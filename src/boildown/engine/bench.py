@@ -123,6 +123,10 @@ class Bench:
 
     # -- artifacts -----------------------------------------------------------------------------------
 
+    def expect_export(self) -> None:
+        """Let the child load, beside what is done here, what it will export with."""
+        self._child.begin("boildown.runtimes.calls:load_exporter", self.job.deployment.runtime)
+
     def graph(self, candidate: Candidate) -> Graph:
         """The captured float graph of a candidate."""
         with self.timed("export"):

@@ -152,7 +152,8 @@ class Forecaster:
         donor = self._maker.donor(self._maker.keys(rung)[0])
         if donor is not None and "rung" in donor[1].quote:  # an earlier run has made it: what it found holds here too
             return replace(from_quote(donor[1].quote, self._job), minutes=self.beside / 60)
-        self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
+        with self._maker.bench.timed("apply"):
+            self._pace = self._pace or pace_of(self._job, self._maker.first, self._maker.check)
         settled, costs = rung, dict[str, Measurement]()
         if self._worth_a_sketch(rung, worth):
             settled, costs = self._sketched(rung)

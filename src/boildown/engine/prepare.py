@@ -83,6 +83,8 @@ def prepare(
     Raises ModelError where the model cannot be called, captured or exported, or scores no better
     than guessing; DataError where the data does not fit the model.
     """
+    if measured is None:
+        bench.expect_export()
     with bench.timed("measure"):
         _call(first, job)
         _check_loss(first, job)
@@ -97,7 +99,8 @@ def prepare(
         _refuse_fixed_batch(bench.graph(first))
         if job.asks("macs"):
             _refuse_uncounted(bench.graph(first))
-        _refuse_company(first, job)
+        with bench.timed("measure"):
+            _refuse_company(first, job)
         if measured is None:
             measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
             facts = written.facts

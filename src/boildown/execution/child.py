@@ -106,6 +106,17 @@ class Child:
                         raise
                     retries -= 1
 
+    def begin(self, function: str, *args: Any) -> None:
+        """Start the process, if there is none, and let it run `"module:function"` meanwhile.
+
+        What comes of it is dropped: the next call waits for it, and finds loaded what it has loaded.
+        """
+        with self._one_call:
+            if self._process is None:
+                self._process = _Process()
+                self._process.send(_message(pickle.dumps((function, args, {}), PROTOCOL)))
+                self._process.dropped = 1
+
     def close(self) -> None:
         """End the process, if there is one. A later call starts a new one."""
         process, self._process = self._process, None
@@ -133,15 +144,18 @@ class Child:
             self._process = None
         process = self._process = self._process or _Process()
         try:
-            process.send(pickle.dumps((sys.path, str(Path.cwd()), call), PROTOCOL))
+            process.send(_message(call))
             while True:
                 tick()
                 if not process.ready(_TICK):
                     continue
                 answer: tuple[Any, ...] = pickle.loads(process.receive())
-                if answer[0] != "progress":
+                if answer[0] == "progress":
+                    on_progress(*answer[1:])
+                elif process.dropped:
+                    process.dropped -= 1
+                else:
                     return answer
-                on_progress(*answer[1:])
         except (EOFError, ConnectionError) as error:
             self._process = None
             raise process.obituary(doing) from error
@@ -152,7 +166,13 @@ class Child:
 
 
 class _Process:
-    """One life of the child: the process, its pipe and the last lines it printed."""
+    """One life of the child: the process, its pipe and the last lines it printed.
+
+    dropped: how many answers are still to come that nobody waits for.
+    """
+
+    dropped = 0
+    _sender: threading.Thread | None = None
 
     def __init__(self) -> None:
         self._pipe, theirs = connection.Pipe()
@@ -176,7 +196,6 @@ class _Process:
         assert self._popen.stdout
         self._reader = threading.Thread(target=_keep, args=(self._popen.stdout, self._lines), daemon=True)
         self._reader.start()
-        self._sender: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -187,6 +206,8 @@ class _Process:
 
     def send(self, message: bytes) -> None:
         """Begin to send; a child that is slow to start takes what is large long afterwards."""
+        if self._sender:
+            self._sender.join()
         self._sender = threading.Thread(target=self._send, args=(message,), daemon=True)
         self._sender.start()
 
@@ -258,6 +279,10 @@ def _inheriting(channel: int) -> dict[str, Any]:
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [channel]})
         return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"pass_fds": (channel,), "start_new_session": True}
+
+
+def _message(call: bytes) -> bytes:
+    return pickle.dumps((sys.path, str(Path.cwd()), call), PROTOCOL)
 
 
 def _keep(stream: IO[str], lines: deque[str]) -> None:

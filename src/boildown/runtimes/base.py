@@ -72,6 +72,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def load_exporter(self) -> None:
+        """Import what `export` needs, where that takes long: it is called beforehand, in the child that will export."""
+        ...
+
     def export(self, program: bytes, path: Path) -> None:
         """Export a serialized, batch-norm-folded `torch.export` program to a float file at `path`.
 
@@ -116,6 +120,9 @@ class Usual:
     def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
         """Nothing is refused beforehand."""
         return None
+
+    def load_exporter(self) -> None:
+        """Nothing takes long."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """What is loaded is all there is."""

@@ -14,6 +14,11 @@ from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Session, Written
 
 
+def load_exporter(runtime: str) -> None:
+    """Load a runtime and what it exports with."""
+    get(runtime).load_exporter()
+
+
 def export(runtime: str, program: bytes, path: str) -> None:
     """`Runtime.export` by the runtime's name."""
     get(runtime).export(program, Path(path))

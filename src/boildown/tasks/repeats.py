@@ -6,7 +6,6 @@ of a standard deviation anywhere: a few sums of each (a sketch) say which might 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from boildown.domain.task import Samples
-from boildown.tasks.data import IndexedSamples, content, evenly_spaced, leaves
+from boildown.tasks.data import IndexedSamples, content, evenly_spaced, leaves, one_thread
 
 Labels = NDArray[np.intp]
 Scales = dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -34,6 +33,8 @@ _AROUND = 4 * NEAR
 _SUMS = 6
 _CELL = 0.05
 """How far apart sketches are told apart: the sums of as good as equal inputs differ by far less, of others by more."""
+_AT_ONCE = 2**20
+"""Numbers that are added up together: they stay in the processor's cache."""
 _CROWD = 64
 """Of so many different inputs that are this alike no more are compared."""
 _SCALED_BY = 512
@@ -111,9 +112,9 @@ def equal(*parts: Samples) -> Labels:
 def look(samples: Samples) -> Look:
     """What one reading of these samples shows; they are read the first time only."""
     if not isinstance(samples, IndexedSamples):
-        return _look(samples, _scales(samples))
+        return _look(samples)
     if samples not in _LOOKS:
-        _LOOKS[samples] = _look(samples, _scales(samples))
+        _LOOKS[samples] = _look(samples)
     return _LOOKS[samples]
 
 
@@ -132,24 +133,28 @@ def first_not_finite(tree: Any) -> int | None:
 _LOOKS: WeakKeyDictionary[IndexedSamples, Look] = WeakKeyDictionary()
 
 
-def _look(samples: Samples, scales: Scales) -> Look:
+def _look(samples: Samples, scales: Scales | None = None) -> Look:
+    """What one reading shows; scales: by default the samples' own."""
+    with one_thread():
+        return _seen(samples, _scales(samples) if scales is None else scales)
+
+
+def _seen(samples: Samples, scales: Scales) -> Look:
     hashes, sketches, bad = list[tuple[int, int, int]](), list[NDArray[np.float64]](), dict[str, int]()
     for count, inputs, target in _batches(samples):
         for what, tree in (("an input", inputs), ("a target", target)):
             place = None if what in bad else first_not_finite(tree)
             if place is not None:
                 bad[what] = len(hashes) + min(place, count - 1)
-        whole, rest, answer = ([hashlib.blake2b(digest_size=8) for _ in range(count)] for _ in range(3))
+        whole, rest, answer = (list[tuple[int, ...]]([()] * count) for _ in range(3))
         for leaf in leaves(inputs):
-            for digest, other, (head, row) in zip(whole, rest, _bytes(leaf, count), strict=True):
-                digest.update(head + row)
-                other.update(head if _is_fraction(leaf) else head + row)
+            parts = _hashes(leaf, count)
+            whole = [known + part for known, part in zip(whole, parts, strict=True)]
+            same = 1 if _is_fraction(leaf) else 2
+            rest = [known + part[:same] for known, part in zip(rest, parts, strict=True)]
         for leaf in leaves(target):
-            for digest, (head, row) in zip(answer, _bytes(leaf, count), strict=True):
-                digest.update(head + row)
-        hashes += [
-            (_number(one), _number(two), _number(three)) for one, two, three in zip(whole, rest, answer, strict=True)
-        ]
+            answer = [known + part for known, part in zip(answer, _hashes(leaf, count), strict=True)]
+        hashes += [(hash(one), hash(two), hash(three)) for one, two, three in zip(whole, rest, answer, strict=True)]
         sketches.append(_sketch(inputs, count, scales))
     exact, kind, targets = np.array(hashes, np.int64).T
     return Look(exact, kind, targets, np.concatenate(sketches), scales, bad)
@@ -160,24 +165,20 @@ def _batches(samples: Samples) -> Iterator[tuple[int, Any, Any]]:
     left, size = len(samples), 1
     if isinstance(samples, IndexedSamples) and not samples.collated:
         size = samples.batch_size
-    for inputs, target in samples.batches(size):
+    for inputs, target in samples.untouched(size) if isinstance(samples, IndexedSamples) else samples.batches(size):
         yield min(size, left), inputs, target
         left -= size
 
 
-def _bytes(leaf: Any, count: int) -> list[tuple[bytes, bytes]]:
-    """(type and shape, content) of each sample's part of one input of a batch."""
+def _hashes(leaf: Any, count: int) -> list[tuple[int, int]]:
+    """Hashes of (type and shape, content) of each sample's part of one input of a batch, for this process alone."""
     if not isinstance(leaf, torch.Tensor):
-        return [(type(leaf).__name__.encode(), repr(leaf).encode())] * count
+        return [(hash(type(leaf).__name__), hash(repr(leaf)))] * count
     data = content(leaf)
     if not _by_sample(leaf, count):
-        return [(f"{leaf.dtype}{tuple(leaf.shape)}".encode(), data)] * count
-    head, size = f"{leaf.dtype}{tuple(leaf.shape[1:])}".encode(), len(data) // count
-    return [(head, data[at * size : (at + 1) * size]) for at in range(count)]
-
-
-def _number(digest: hashlib.blake2b) -> int:
-    return int.from_bytes(digest.digest(), "big", signed=True)
+        return [(hash(f"{leaf.dtype}{tuple(leaf.shape)}"), hash(data.tobytes()))] * count
+    head, size = hash(f"{leaf.dtype}{tuple(leaf.shape[1:])}"), len(data) // count
+    return [(head, hash(data[at * size : (at + 1) * size].tobytes())) for at in range(count)]
 
 
 def _by_sample(leaf: torch.Tensor, count: int) -> bool:
@@ -194,7 +195,8 @@ def _rows(inputs: Any, count: int) -> Iterator[tuple[int, torch.Tensor]]:
         if _is_fraction(leaf) and (count == 1 or _by_sample(leaf, count)):
             flat = leaf.detach().cpu().reshape(count, -1)
             table = leaf.ndim <= 2 and flat.shape[1] <= _WIDEST
-            yield place, torch.nan_to_num(flat.double() if table else flat.float())
+            flat = flat.double() if table else flat.float()
+            yield place, flat if torch.isfinite(flat.sum()) else torch.nan_to_num(flat)
 
 
 def _sketch(inputs: Any, count: int, scales: Scales) -> NDArray[np.float64]:
@@ -202,22 +204,27 @@ def _sketch(inputs: Any, count: int, scales: Scales) -> NDArray[np.float64]:
     sums, numbers = torch.zeros(count, _SUMS, dtype=torch.float64), 0
     for place, rows in _rows(inputs, count):
         size = rows.shape[1]
-        if (columns := _columns(size, place, scales)) is not None:
-            rows = (rows - columns[0]) / columns[1]
-        else:
-            rows = rows - rows.mean(1, keepdim=True)
-            rows = rows / _own(rows)
-        rows = torch.nn.functional.pad(rows * _signs(size, place), (0, -size % _SUMS))
-        sums += rows.reshape(count, -1, _SUMS).sum(1).roll(place, 1)
+        signs, columns = _signs(size, place).to(rows.dtype), _columns(size, place, scales)
+        parts = []
+        for part in torch.split(rows, max(1, _AT_ONCE // max(1, size))):
+            if columns is not None:
+                parts.append((part - columns[0]) / columns[1] @ signs)
+            else:
+                part = part - part.mean(1, keepdim=True)
+                parts.append(part @ signs / _own(part))
+        sums += torch.cat(parts).roll(place, 1)
         numbers += size
     sums = sums.nan_to_num(0.0, 0.0, 0.0) / max(1.0, numbers / _SUMS) ** 0.5
     found: NDArray[np.float64] = sums.clamp(-1e12, 1e12).numpy()
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _signs(count: int, place: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng([count, place]).choice(np.array([-1, 1], np.float32), count))
+    """Which numbers are added to which sum, and their signs: shape (count, 6)."""
+    signs = np.zeros((count, _SUMS), np.float32)
+    signs[np.arange(count), np.arange(count) % _SUMS] = np.random.default_rng([count, place]).choice([-1, 1], count)
+    return torch.from_numpy(signs)
 
 
 def _columns(size: int, place: int, scales: Scales) -> tuple[torch.Tensor, torch.Tensor] | None:

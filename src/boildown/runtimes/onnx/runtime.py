@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ _ERRORS = (
 )
 """ONNX Runtime's own errors; they share no base narrower than Exception."""
 
+
+_EXPORTER = (
+    "torch._dynamo", "torch.export.pt2_archive", "torch.onnx._internal.exporter._core",
+    "onnxscript.function_libs.torch_lib.ops",
+)  # fmt: skip
 
 _LOADER = '''\
 """Load {file}; run as a script, check it on the sample beside it."""
@@ -61,6 +67,11 @@ class OnnxRuntime(Usual):
     def version(self) -> str:
         """Name and version, for keys and environments."""
         return f"onnxruntime {onnxruntime.__version__}"
+
+    def load_exporter(self) -> None:
+        """Import torch, and what it and the exporter import only when they are used: together some seconds."""
+        for name in ("boildown.runtimes.onnx.export", *_EXPORTER):
+            import_module(name)
 
     def export(self, program: bytes, path: Path) -> None:
         """See `export.export`."""
