@@ -57,6 +57,13 @@ def test_a_first_model_that_wins_at_once_is_told_to_be_itself():
     assert "nothing was climbed" in sentence(climbed, attempts, climber.job)
 
 
+def test_a_budget_that_ended_before_anything_was_climbed_is_told():
+    only = Target((DROP,))
+    climber = FakeClimber(judged(0, "first", target=only), target=only, budget=Budget(5, clock=Running()))
+    climbed = climb(climber, Rungs(3), attempts := [])
+    assert sentence(climbed, attempts, climber.job).startswith("Nothing was climbed before the run ended")
+
+
 def test_what_is_no_lighter_is_not_handed_over_in_place_of_the_first_model():
     both = Target((DROP, SIZE, LATENCY))
     first = judged(0, "first", target=both)

@@ -111,6 +111,8 @@ def sentence(climbed: Climbed, attempts: Sequence[Attempt], job: Job) -> str:
     itself = "best/ holds the first model itself"
     if best.state is State.MET and enough(attempts[:1], job):
         return f"The first model meets the target as it is: {itself}, and nothing was climbed."
+    if best.state is State.MET and len(attempts) == 1:
+        return f"Nothing was climbed before the run ended: {itself}, which meets the target."
     less = " or ".join(_LESS.get(metric, f"cheaper in {metric}") for metric in job.costs)
     if best.state is State.MET:
         return f"No candidate meets the target and is {less} than the first model, which meets it: {itself}."
