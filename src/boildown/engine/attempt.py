@@ -175,6 +175,7 @@ class Climber:
                 )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})
+                attempt.notes.append(forecast.sentence())
             reused = self._reused(attempt, rung)
             candidate = reused or self._unfinished(attempt) or self._applied(attempt, forecast.rung)
             if attempt.artifact is None:

@@ -44,6 +44,7 @@ class Maker:
 
     number: of the attempt that what is made and measured belongs to; None between attempts. end: when the work
     under way has to be done, by the monotonic clock. went_on: whether the attempt took links that were made before.
+    sketched: what the sketches of searches cost, by their rungs.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Maker:
         self._child = Child()
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
+        self.sketched: dict[str, dict[str, Measurement]] = {}
         self._reasons: dict[Method, str | None] = {}
         self.donor(self.first_key)  # its measurements of the first model hold here too
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
@@ -218,8 +220,9 @@ class Maker:
             rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
             candidate = self.make(rung, own, sketched=sketched)
             if sketched:
-                timed = self.job.asks("latency") or getattr(method, "of", "") == "latency"
-                costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                timed = self.job.is_about("latency") or getattr(method, "of", "") == "latency"
+                _, costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                self.sketched[str(rung)] = costs
                 standing = standing_of(self.job, costs)
             else:
                 standing = measure_variant(
