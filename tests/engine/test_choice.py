@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from engine_fakes import DROP, SIZE, TARGET, job, judged
+from engine_fakes import DROP, TARGET, job, judged
 
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
@@ -26,8 +26,8 @@ def option(rung="prune(ratio=0.5)", chance=0.5, shrinks=False):
     return Option(parse_rung(rung), "because", chance, shrinks)
 
 
-def rate(found, goal="first", best=None, earlier=Earlier(), **told):
-    return expect(option(**told), found, job(goal=goal), best, earlier).rate
+def rate(found, goal="first", best=None, earlier=None, **told):
+    return expect(option(**told), found, job(goal=goal), best, earlier or Earlier()).rate
 
 
 def test_what_is_quick_likely_and_keeps_more_gains_more_a_minute():
@@ -54,20 +54,20 @@ def test_what_is_no_smaller_than_what_met_is_in_vain_for_the_smallest(goal, size
     assert bool(in_vain(forecast("prune", size=size), job(goal=goal), best)) == vain
 
 
-def test_the_same_kernels_are_not_climbed_for_the_fastest_unless_quality_was_missed():
+@pytest.mark.parametrize(("drop", "climbed"), [(0.0, False), (0.05, True)])
+def test_the_same_kernels_are_not_climbed_for_the_fastest_unless_quality_was_missed(drop, climbed):
     def known(rung):
         return forecast(str(rung), latency=0.45) if "rounding" in str(rung) else forecast(str(rung))
 
-    for drop, climbed in ((0.0, False), (0.05, True)):
-        records, target = [], Target((DROP,))
-        steps = Auto(job(target, goal="fastest"), Knowledge(known, known, record=lambda *told: records.append(told)))
-        attempts = [judged(0, "first", target=target)]
-        attempts.append(judged(1, "quantize-static", drop=drop, latency=0.45, target=target))
-        while (step := steps.next(attempts)) is not None and len(attempts) < 12:
-            attempts.append(judged(len(attempts), str(step[0]), drop=0.05, latency=0.9, target=target))
-        assert ("learned-rounding" in [attempt.rung for attempt in attempts]) is climbed
-        left_out = {rung for kind, data in records if kind == CHOICE for rung in data["left out"]}
-        assert ("learned-rounding" in left_out) is not climbed
+    records, target = [], Target((DROP,))
+    steps = Auto(job(target, goal="fastest"), Knowledge(known, known, record=lambda *told: records.append(told)))
+    attempts = [judged(0, "first", target=target)]
+    attempts.append(judged(1, "quantize-static", drop=drop, latency=0.45, target=target))
+    while (step := steps.next(attempts)) is not None and len(attempts) < 12:
+        attempts.append(judged(len(attempts), str(step[0]), drop=0.05, latency=0.9, target=target))
+    assert ("learned-rounding" in [attempt.rung for attempt in attempts]) is climbed
+    left_out = {rung for kind, data in records if kind == CHOICE for rung in data["left out"]}
+    assert ("learned-rounding" in left_out) is not climbed
 
 
 def test_a_choice_is_journalled_with_its_figures():

@@ -205,12 +205,11 @@ def test_what_is_counted_is_not_searched(digits_model, task):
     ids=["missed by both", "met by noise", "still falls"],
 )
 def test_a_search_by_latency_stops_where_latency_falls_no_longer(latencies, bound, kept):
-    told, given = [], iter(latencies)
+    told = []
+    first, second = (Standing(0.1, latency, float("inf"), latency / bound - 1) for latency in latencies)
     searching = Prune().search(None, None, Context(Data(None, None), record=lambda *each: told.append(each)))
-    next(searching)
+    assert (next(searching).ratio, searching.send(first).ratio) == (0.5, 0.1)
     with pytest.raises(StopIteration) as end:
-        while True:
-            latency = next(given)
-            searching.send(Standing(0.1, latency, float("inf"), latency / bound - 1))
+        searching.send(second)
     assert end.value.value.ratio == kept
     assert [kind for kind, _ in told] == (["overhead"] if kept == 0.5 else [])
