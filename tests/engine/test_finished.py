@@ -8,7 +8,7 @@ import pytest
 
 import boildown as bd
 from boildown.domain.measurement import Measurement
-from boildown.engine.attempt import BESIDE
+from boildown.engine.forecast import BESIDE
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
 from boildown.errors import DeadlineError

@@ -10,7 +10,7 @@ from engine_fakes import DROP, LATENCY, SIZE, job
 
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Condition, Target
-from boildown.engine.forecast import Forecast, from_quote, held_against, seconds_of, sketchable
+from boildown.engine.forecast import Forecast, from_quote, held_against, seconds_of, shared, sketchable
 from boildown.engine.rung import Rung, parse_rung
 from boildown.methods.base import Card, Pace
 from boildown.methods.distill import Distill
@@ -93,3 +93,33 @@ def test_training_takes_what_its_samples_take_and_no_more_than_its_minutes():
     assert seconds_of(Rung((replace(short, epochs=0, minutes=3),)), PACE) == pytest.approx(5 + 180)
     assert seconds_of(Rung((replace(short, steps=100, batch=10),)), PACE) == pytest.approx(5 + 4)
     assert seconds_of(Rung((replace(short, loss="tournament"),)), PACE) > 1.5 * seconds_of(Rung((short,)), PACE)
+
+
+@pytest.mark.parametrize(
+    ("rung", "metric", "other"),
+    [
+        ("learned-rounding", "latency", "quantize-static"),
+        ("learned-rounding(bits=4)", "latency", "quantize-static"),
+        ("learned-rounding(bits=4)", "size", None),
+        ("learned-rounding(activations=float)", "latency", "first"),
+        ("quantize-aware(bits=4)", "size", "learned-rounding(bits=4)"),
+        ("quantize-mixed", "latency", None),
+        ("quantize-static", "macs", "first"),
+        ("prune(ratio=0.5) + quantize-aware", "latency", "prune(ratio=0.5) + quantize-static"),
+        ("prune(ratio=0.5) + distill + quantize-static", "size", "prune(ratio=0.5) + quantize-static"),
+        ("distill", "size", None),
+        ("prune(ratio=0.5) + distill(student=narrower)", "size", None),
+    ],
+)
+def test_what_costs_as_much_as_something_else_says_so(rung, metric, other):
+    assert shared(parse_rung(rung), metric) == other
+
+
+def test_a_method_that_says_nothing_shares_nothing():
+    assert shared(Rung((foreign(2.0),)), "macs") is None
+
+
+def test_why_latency_falls_no_longer_is_told():
+    told = replace(expected(latency=0.62), why="latency no longer falls below 0.6x")
+    assert told.sentence().endswith("where latency <= 0.5x is asked: latency no longer falls below 0.6x")
+    assert from_quote(told.quote(), ASKED).sentence() == told.sentence()

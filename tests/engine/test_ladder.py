@@ -13,6 +13,7 @@ from engine_fakes import DROP, LATENCY, SIZE, TARGET, failed, job, judged
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.domain.target import Target
+from boildown.engine.auto import Knowledge
 from boildown.engine.diagnosis import Diagnosis, diagnose
 from boildown.engine.forecast import Forecast, held_against, unknown
 from boildown.engine.ladder import LADDERS, Auto, Fixed, ladder
@@ -95,7 +96,7 @@ def test_auto_never_tries_a_method_twice_and_ends(plugged):
     stages = [(cards[name].trains, "macs" in cards[name].lowers) for name in tried]
     assert stages == sorted(stages), "what trains comes last, and before it what takes parts out"
     whole = [name for name in tried if "macs" not in cards[name].lowers and not cards[name].trains]
-    assert whole == [name for name in cards if name in whole], "skipped attempts say nothing: the cards' order decides"
+    assert whole == sorted(whole, key=lambda name: cards[name].minutes), "skipped attempts say nothing: minutes decide"
 
 
 def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
@@ -116,7 +117,8 @@ def test_a_foreign_method_is_chosen_because_of_its_card(plugged):
 
 def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed():
     first, bulky = judged(0, "first"), judged(1, "quantize-static", size=0.28)
-    assert str(Auto(job()).next([first, bulky])[0]) == "learned-rounding(bits=4)"
+    refused = failed(2, "quantize-dynamic", State.SKIPPED)
+    assert str(Auto(job()).next([first, bulky, refused])[0]) == "learned-rounding(bits=4)"
     other = [
         judged(n, rung, size=0.6) for n, rung in enumerate(("quantize-dynamic", "quantize-dynamic(embeddings=4)"), 1)
     ]
@@ -131,7 +133,7 @@ def test_settings_that_compress_harder_are_climbed_only_where_a_cost_was_missed(
 
 def climbed(attempts, forecast=unknown, target=TARGET, **figures):
     """The rungs that `auto` climbs if every one of them ends with the same figures, after some attempts."""
-    steps, attempts = Auto(job(target), forecast), list(attempts)
+    steps, attempts = Auto(job(target), Knowledge(forecast)), list(attempts)
     while (step := steps.next(attempts)) is not None:
         attempts.append(judged(len(attempts), str(step[0]), target=target, **figures))
     return [attempt.rung for attempt in attempts[1:]]
@@ -177,7 +179,7 @@ def test_of_what_meets_the_costs_by_forecast_that_which_keeps_most_comes_first()
         found = {"macs": Measurement("macs", macs, ratio=macs), "size": Measurement("size", size, ratio=size)}
         return Forecast(rung, 1.0, found, held_against(job(), found))
 
-    steps, attempts = Auto(job(), forecast), [judged(0, "first"), judged(1, "quantize-static", size=0.3)]
+    steps, attempts = Auto(job(), Knowledge(forecast)), [judged(0, "first"), judged(1, "quantize-static", size=0.3)]
     found = []
     while (step := steps.next(attempts)) is not None and len(found) < 3:
         if "+" in str(step[0]):
@@ -201,10 +203,15 @@ def test_a_ratio_that_was_a_little_too_large_is_corrected_by_what_was_missed(lat
         assert found.index(expected) < found.index("progressive")
 
 
-def test_a_ratio_is_corrected_twice_and_no_more():
-    target = Target((DROP, LATENCY))
-    rungs = climbed([judged(0, "first")], target=target, latency=0.55)
-    assert sum(rung.startswith("progressive(ratio=") for rung in rungs) == 1 + 2, "harder, and corrected"
+@pytest.mark.parametrize(("falls", "corrected"), [(0.02, 2), (0.0, 1)])
+def test_a_ratio_is_corrected_twice_and_no_more_and_not_where_latency_falls_no_longer(falls, corrected):
+    target, latency = Target((DROP, LATENCY)), 0.56
+    steps, attempts = Auto(job(target)), [judged(0, "first")]
+    while (step := steps.next(attempts)) is not None:
+        latency -= falls * str(step[0]).startswith("progressive(ratio=")
+        attempts.append(judged(len(attempts), str(step[0]), latency=latency, target=target))
+    rungs = [attempt.rung for attempt in attempts]
+    assert sum(rung.startswith("progressive(ratio=") for rung in rungs) == 1 + corrected, "harder, and corrected"
 
 
 @pytest.mark.parametrize(

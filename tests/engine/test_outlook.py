@@ -63,3 +63,9 @@ def test_what_may_be_enough_is_climbed(forecast, rows):
 
 def test_a_smaller_network_is_no_better():
     assert outlook(asked(share=0.05), FAR, QUALITY)
+
+
+@pytest.mark.parametrize(("drop", "hopeless"), [(0.95, True), (0.18, False)])
+def test_one_training_alone_says_enough_where_it_lost_far_too_much(drop, hopeless):
+    found = outlook(asked(minutes=20.0), [climbed(5.0, drop)], QUALITY)
+    assert ("it would be at least" in found) == hopeless

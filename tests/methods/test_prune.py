@@ -197,3 +197,19 @@ def test_what_is_counted_is_not_searched(digits_model, task):
     with pytest.raises(StopIteration) as end:
         next(method.search(Candidate(digits_model), task, context(task)))
     assert end.value.value == replace(method)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "bound", "kept"),
+    [((0.62, 0.60), 0.5, 0.5), ((0.62, 0.60), 0.605, 0.5), ((0.6, 0.3), 0.2, 0.1)],
+    ids=["missed by both", "met by noise", "still falls"],
+)
+def test_a_search_by_latency_stops_where_latency_falls_no_longer(latencies, bound, kept):
+    told = []
+    first, second = (Standing(0.1, latency, float("inf"), latency / bound - 1) for latency in latencies)
+    searching = Prune().search(None, None, Context(Data(None, None), record=lambda *each: told.append(each)))
+    assert (next(searching).ratio, searching.send(first).ratio) == (0.5, 0.1)
+    with pytest.raises(StopIteration) as end:
+        searching.send(second)
+    assert end.value.value.ratio == kept
+    assert [kind for kind, _ in told] == (["overhead"] if kept == 0.5 else [])

@@ -19,7 +19,7 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
-from boildown.engine.forecast import Forecast, Forecaster
+from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
 from boildown.engine.layers import LAYERS, layers
 from boildown.engine.maker import NOT_REUSED, Emit, Maker
@@ -52,9 +52,6 @@ PROBE = "probe"
 
 AGAIN = "again, with more time"
 """The reason for an attempt that climbs an earlier one's rung once more."""
-
-BESIDE = "beside"
-"""The journal's record of how long writing, checking, scoring and timing the first model took."""
 
 _FEWER_MACS = 0.9
 _LONGER = 0.25
@@ -121,7 +118,6 @@ class Climber:
             job, bench, journal, folder=folder, runs=runs, first=first, stop=stop, emit=emit, fresh=fresh
         )  # fmt: skip
         self.forecast = Forecaster(self.maker, budget)
-        self.forecast.beside = next((float(r.data["seconds"]) for r in journal.records(BESIDE)), 0.0)
 
     @property
     def quality(self) -> str:
@@ -153,8 +149,7 @@ class Climber:
 
         self._journalled(attempt, climb)
         spent = attempt.seconds["total"] + self.bench.seconds["export"] + sum(self.bench.scoring.values())
-        self.journal.record(0, BESIDE, {"seconds": spent})
-        self.forecast.beside = spent
+        self.forecast.judged_first(spent)
         return attempt
 
     def climb(self, number: int, rung: Rung, reason: str, *, skip: bool = False, last: bool = False) -> Attempt:
@@ -176,13 +171,14 @@ class Climber:
                 attempt.state, attempt.failure = State.SKIPPED, refusal
                 return
             left = max(0.0, self.budget.remaining / 60)
-            if skip and self._making(forecast) > self.budget.room(self.forecast.beside):
+            if skip and self.forecast.making(forecast) > self.budget.room(self.forecast.beside):
                 raise DeadlineError(
                     f"It takes about {forecast.minutes:.0f} min by forecast, and {left:.0f} are left. "
                     "Give the run a larger budget."
                 )
             if forecast.sentence():
                 self.emit("notice", {"text": forecast.sentence()})
+                attempt.notes.append(forecast.sentence())
             reused = self._reused(attempt, rung)
             candidate = reused or self._unfinished(attempt) or self._applied(attempt, forecast.rung)
             if attempt.artifact is None:
@@ -194,9 +190,12 @@ class Climber:
             if skip and attempt.verdict is not None and attempt.verdict.missed & self.job.quality:
                 self._explain(attempt, lambda: self._probe(attempt, candidate), "not probed")
 
-        limit = self.budget.limit(self._making(forecast) / 60, self.forecast.beside, last=last)
+        limit = self.budget.limit(self.forecast.making(forecast) / 60, self.forecast.beside, last=last)
         self.maker.begin(number, time.monotonic() + limit)
         self._journalled(attempt, climb)
+        made = attempt.candidate is not None
+        if attempt.seconds.get("apply") and (made or attempt.cut) and reason != AGAIN and not self.maker.went_on:
+            self.forecast.learn(number, forecast, attempt.seconds["apply"], cut=not made)
         if not attempt.cut:  # one that was goes on from there, given more time
             self.maker.tidy(rung)
         return attempt
@@ -218,14 +217,11 @@ class Climber:
         if any(row.candidate is not None for row in rows):
             return 0.0
         had = [row.timings.get("apply", 0.0) for row in rows]
-        need = 60 * float(rows[-1].quote.get("minutes", 0.0)) - self.forecast.beside
+        told = rows[-1].quote
+        need = self.forecast.making(from_quote(told, self.job) if "rung" in told else unknown(parse_rung(rung)))
         if self.maker.goes_on(parse_rung(rung)):
             return max(need - sum(had), _LONGER * need)
         return max(need, (1 + _LONGER) * max(had))
-
-    def _making(self, forecast: Forecast) -> float:
-        """Seconds of a forecast that are not spent on judging."""
-        return max(0.0, 60 * forecast.minutes - self.forecast.beside)
 
     def _until(self, seconds: float) -> None:
         """The work under way has to be done in so many seconds."""
@@ -438,7 +434,7 @@ class Climber:
         spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in self.bench.seconds.items()}
         attempt.seconds |= {**spent, "total": time.perf_counter() - start}
         if attempt.number and attempt.judged_in_full and not any(n.startswith("reused") for n in attempt.notes):
-            self.forecast.beside = attempt.seconds["total"] - attempt.seconds.get("apply", 0.0)
+            self.forecast.judged(attempt.seconds["total"] - attempt.seconds.get("apply", 0.0))
         self._finish(attempt)
         return attempt
 

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from boildown.domain.front import GOALS
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt
+from boildown.engine.choice import CHOICE, Option, best_met, expect, in_vain
 from boildown.engine.diagnosis import Diagnosis, diagnose
+from boildown.engine.experience import Earlier
 from boildown.engine.forecast import Forecast, unknown
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung, parse_rung
-from boildown.methods.base import Method, by_costs, settings_of
+from boildown.methods.base import Method, by_costs, levels, settings_of
 from boildown.methods.registry import installed
 
 _OFF, _MARGIN, _CORRECTIONS = 0.25, 0.97, 2
 """How far sketches may be off, what a corrected ratio keeps below that, and how often a chain's is corrected."""
 _DOWN, _NEAR, _LEAST = 0.75, 1.1, 0.05
 """For the smallest or fastest: the step to a smaller ratio, how near a good and a bad one come, and where it ends."""
+_UNSUITED, _SURE, _UNSEEN, _WEAK = 0.1, 0.8, 0.5, 0.25
+"""Chances: of a method that answers nothing, doubled with every point that it does, and at most; of parts out that were
+not sketched yet, and by a method that lowers little of what was missed."""
+
+Record = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class _Proposal:
-    """A rung with the reason for it. excess: how far the quality of what it mends was missed."""
+class Knowledge:
+    """What may be asked about rungs, and where choices are told.
 
-    rung: Rung
-    reason: str
-    excess: float = 0.0
+    forecast: with a sketch where that is worth it. guess: without one. earlier: what runs before this one teach.
+    """
+
+    forecast: Callable[[Rung], Forecast] = unknown
+    guess: Callable[[Rung], Forecast] = unknown
+    earlier: Callable[[], Earlier] = Earlier
+    record: Record = lambda _kind, _data: None
 
 
 class Auto:
     """Every installed method that lowers something the target asks for, and the chains that the misses call for.
 
     Four stages, cheap ones first: methods that keep every layer and need no training; parts out without training,
-    alone and quantized, where nothing before met the costs; the same two with training. Within the first, the
-    method whose card answers the last miss best comes first. In the others every open rung is sketched, and the
-    one that keeps most of the network while it meets the costs comes first; what is trained first is what was
-    nearest in quality without. Settings that compress harder are climbed only where gentler ones missed a cost.
-    For the goals `smallest` and `fastest` a chain that met the target is climbed again with less left, until quality
-    is missed, and then in between.
+    alone and quantized, where nothing before met the costs; the same two with training. Within a stage the rung comes
+    first that is expected to gain most per minute (`choice`). Its chance is the better, the better the method's card
+    answers the last miss; the more of the network its sketch keeps; the nearer in quality the candidate was that it
+    mends; and the more often it met in earlier runs. Settings that compress harder are climbed only where gentler
+    ones missed a cost. For the goals `smallest` and `fastest` a chain that met the target is climbed again with less
+    left, until quality is missed, and then in between; what by forecast is no better than what met is left out.
     """
 
     skips = True
 
-    def __init__(self, job: Job, forecast: Callable[[Rung], Forecast] = unknown) -> None:
-        self._job, self._forecast = job, forecast
+    def __init__(self, job: Job, knowledge: Knowledge = Knowledge()) -> None:
+        self._job, self._known = job, knowledge
         self._pushes = job.goal in ("smallest", "fastest")
         self._asked = {condition.metric for condition in job.target.conditions} - job.quality
         self._asked |= {GOALS[job.goal]} if job.goal in GOALS else set()
@@ -67,15 +79,38 @@ class Auto:
         tried = {attempt.rung for attempt in attempts} | {attempt.settled for attempt in attempts}
         diagnosis, last = self._diagnosis(attempts)
         for trains in (False, True):
-            whole = [p for p in self._whole(attempts, diagnosis, last) if _trains(p.rung) == trains]
-            if found := next((p for p in whole if str(p.rung) not in tried), None):
-                return found.rung, found.reason
-            parts = [p for p in self._parts(attempts, diagnosis, trains) if str(p.rung) not in tried]
-            forecasts = {p: self._forecast(p.rung) for p in parts if _trains(p.rung) == trains}
-            open_ = [p for p, forecast in forecasts.items() if str(forecast.rung) not in tried]
-            if open_:
-                best = min(open_, key=lambda p: _order(p, forecasts[p]))
-                return best.rung, best.reason
+            for stage in (
+                self._whole(attempts, diagnosis, last),
+                self._parts(attempts, diagnosis, trains),
+            ):
+                options = [o for o in stage if _trains(o.rung) == trains and str(o.rung) not in tried]
+                if (chosen := self._chosen(options, tried, best_met(attempts, self._job))) is not None:
+                    return chosen.rung, chosen.reason
+        return None
+
+    def _chosen(self, options: Sequence[Option], tried: set[str], best: float | None) -> Option | None:
+        """The option that is expected to gain most per minute. Sketches are made only of those that come out on top."""
+        job, earlier, left_out = self._job, self._known.earlier() if options else Earlier(), dict[str, str]()
+        open_ = {o: expect(o, self._known.guess(o.rung), job, best, earlier) for o in dict.fromkeys(options)}
+        seen = set[Option]()
+        while open_:
+            top = max(open_, key=lambda option: open_[option].rate)
+            if why := in_vain(open_[top].forecast, job, best):
+                left_out[str(top.rung)] = why
+            elif top not in seen:
+                seen.add(top)
+                open_[top] = expect(top, self._known.forecast(top.rung), job, best, earlier)
+                continue
+            elif (settled := str(open_[top].forecast.rung)) not in tried:
+                candidates = [each.to_json() for each in sorted(open_.values(), key=lambda each: -each.rate)]
+                chosen = {"rung": str(top.rung), "reason": top.reason}
+                self._known.record(CHOICE, {**chosen, "candidates": candidates, "left out": left_out})
+                return top
+            else:
+                left_out[str(top.rung)] = f"{settled} was climbed already"
+            del open_[top]
+        if left_out:
+            self._known.record(CHOICE, {"rung": None, "candidates": [], "left out": left_out})
         return None
 
     def ends(self, attempts: Sequence[Attempt]) -> bool:
@@ -93,10 +128,8 @@ class Auto:
 
     # -- methods that keep every layer -------------------------------------------------------------------
 
-    def _whole(
-        self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, last: Method | None
-    ) -> Iterator[_Proposal]:
-        """Quantization and the like, best answer first; harder settings after a gentler miss of a cost."""
+    def _whole(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, last: Method | None) -> Iterator[Option]:
+        """Quantization and the like; harder settings after a gentler miss of a cost."""
         usual = [rung for rung in self._usual if not _takes_out(rung)]
         if diagnosis is None or last is None:
             scores = dict.fromkeys(usual, 0)
@@ -109,11 +142,11 @@ class Auto:
             if not _takes_out(rung) and self._too_gentle(attempts) & {card.name, *card.recovers}:
                 scores[rung] = 1 + max(scores.values(), default=0)
         for rung in sorted(scores, key=lambda rung: -scores[rung]):
-            yield _Proposal(rung, reason)
+            yield Option(rung, reason, min(_SURE, _UNSUITED * 2 ** scores[rung]))
 
     # -- methods that take parts out, and chains ---------------------------------------------------------
 
-    def _parts(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, trains: bool) -> Iterator[_Proposal]:
+    def _parts(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, trains: bool) -> Iterator[Option]:
         """Parts out, alone and before a quantization, and what trains in the place of what lost too much."""
         if trains:
             yield from self._mended(attempts)
@@ -125,28 +158,54 @@ class Auto:
         yield from self._corrected(attempts)
         if self._pushes:
             yield from self._explored(attempts)
+        wanted = {metric for attempt in judged for metric in self._missed(attempt)} | {GOALS.get(self._job.goal, "")}
+        met = self._pushes and any(attempt.state is State.MET for attempt in judged)
+        explored = {_links(attempt) for attempt in judged if _ratio(parse_rung(attempt.settled))}
         rungs = [rung for rung in self._usual if _takes_out(rung)]
         too_gentle = self._too_gentle(attempts)
         rungs += [rung for rung in self._harder if _takes_out(rung) and _names(rung) & too_gentle]
         for rung in rungs:
             if rung.methods[0].card.trains == trains:
                 partners = [] if rung.methods[-1].card.terminal else self._partners(attempts)
+                weak = wanted & set(rung.methods[0].card.weak)
+                methods = tuple(map(_started, rung.methods)) if met else rung.methods
                 for partner in partners or ((),):
-                    yield _Proposal(Rung((*rung.methods, *partner)), f"{told}; fewer parts are needed")
+                    chain = Rung((*methods, *partner))
+                    if met and _links(chain) in explored:
+                        continue
+                    yield Option(chain, f"{told}; fewer parts are needed", _WEAK if weak else _UNSEEN, shrinks=True)
 
-    def _corrected(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+    def _corrected(self, attempts: Sequence[Attempt]) -> Iterator[Option]:
         """Chains that missed a cost by no more than sketches may be off: once more, with a ratio smaller by as much."""
+        climbed = Counter(_links(attempt) for attempt in attempts[1:] if attempt.verdict is not None)
         for attempt in attempts[1:]:
             over = self._over(attempt)
-            again = sum(_links(other) == _links(attempt) for other in attempts[1:] if other.verdict is not None)
-            if not 0 < over <= _OFF or again > _CORRECTIONS:
+            if not 0 < over <= _OFF:
+                continue
+            if climbed[_links(attempt)] > _CORRECTIONS or self._levelled(attempt, attempts):
                 continue
             methods = parse_rung(attempt.settled).methods
             smaller = tuple(_smaller(method, over) for method in methods)
             if smaller != methods:
-                yield _Proposal(Rung(smaller), f"{attempt.rung} missed by {over:.0%}: its ratio was a little too large")
+                told = f"{attempt.rung} missed by {over:.0%}: its ratio was a little too large"
+                yield Option(Rung(smaller), told, _UNSEEN, shrinks=True)
 
-    def _explored(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+    def _levelled(self, attempt: Attempt, attempts: Sequence[Attempt]) -> bool:
+        """Whether latency is the cost that it missed, and had fallen no further since one with more left."""
+        if attempt.quote.get("why"):  # its search has found so
+            return True
+        ratio = _ratio(parse_rung(attempt.settled))
+        if ratio is None or self._missed(attempt) - self._job.quality != {"latency"}:
+            return False
+        for other in attempts[1:]:
+            larger = _ratio(parse_rung(other.settled)) if _links(other) == _links(attempt) else None
+            latencies = [each.measurements.get("latency") for each in (other, attempt)]
+            before, after = (None if each is None else each.ratio for each in latencies)
+            if larger and before and after and larger > ratio and levels(before, after, larger / ratio):
+                return True
+        return False
+
+    def _explored(self, attempts: Sequence[Attempt]) -> Iterator[Option]:
         """Chains that met the costs, at a ratio where quality may hold: below all that met, above what did not."""
         chains: dict[tuple[str, ...], list[tuple[Attempt, float]]] = {}
         for attempt in attempts[1:]:
@@ -164,14 +223,15 @@ class Auto:
             told = (
                 f"above a ratio of {bad:g} quality may hold" if bad else "it met the target: with less left it may too"
             )
-            yield _Proposal(Rung(tuple(_with_ratio(method, new) for method in methods)), told)
+            rung = Rung(tuple(_with_ratio(method, new) for method in methods))
+            yield Option(rung, told, _SURE if best is not None else _UNSEEN)
 
-    def _mended(self, attempts: Sequence[Attempt]) -> Iterator[_Proposal]:
+    def _mended(self, attempts: Sequence[Attempt]) -> Iterator[Option]:
         """Chains that met the costs and missed quality, with a link that trains in the place of one or behind it."""
         for attempt in attempts[1:]:
             if attempt.verdict is None or not self._fits(attempt) or attempt.state is not State.MISSED:
                 continue
-            methods, excess = parse_rung(attempt.settled).methods, attempt.verdict.excess
+            methods, chance = parse_rung(attempt.settled).methods, 1 / (1 + attempt.verdict.excess)
             if any(by_costs(method) for method in methods):
                 continue  # made in an earlier run: the ratio that was found is not known here
             reason = f"the costs are met by {attempt.rung}: recover its quality"
@@ -183,9 +243,9 @@ class Auto:
                     if link.card.name in card.recovers:
                         rung = Rung((*before, _alike(healer(), link), *after))
                         if _takes_out(rung):
-                            yield _Proposal(rung, reason, excess)
+                            yield Option(rung, reason, chance)
                     if link.card.name in card.continues and not (link.card.terminal or card.terminal):
-                        yield _Proposal(Rung((*before, link, healer(), *after)), reason, excess)
+                        yield Option(Rung((*before, link, healer(), *after)), reason, chance)
 
     def _partners(self, attempts: Sequence[Attempt]) -> list[tuple[Method, ...]]:
         """Quantizations to put behind, of those whose quality held or that were never made: the first, and the smallest
@@ -193,12 +253,16 @@ class Auto:
         found: list[tuple[Attempt, Rung]] = []
         for attempt in attempts[1:]:
             rung = parse_rung(attempt.settled)
-            made = attempt.verdict is not None or (attempt.state is State.SKIPPED and attempt.quote.get("size"))
+            made = attempt.verdict is not None or (
+                attempt.state is State.SKIPPED and (attempt.quote.get("size") or attempt.quote.get("misses"))
+            )
             known = any(rung == other for _, other in found)
             if made and not known and not _takes_out(rung) and not self._missed_quality(attempt):
                 found.append((attempt, rung))
-        smallest = [min(found[1:], key=lambda pair: _size(pair[0]))] if found[1:] and "size" in self._asked else []
-        return [rung.methods for _, rung in (*found[:1], *smallest)]
+        others = {rung: _size(attempt) for attempt, rung in found[1:]} if "size" in self._asked else {}
+        sizes = {rung: size for rung, size in others.items() if size is not None}
+        smallest = [*(rung for rung in others if rung not in sizes), *sorted(sizes, key=lambda rung: sizes[rung])[:1]]
+        return [rung.methods for rung in dict.fromkeys((*(rung for _, rung in found[:1]), *smallest))]
 
     # -- what verdicts and forecasts said ----------------------------------------------------------------
 
@@ -235,12 +299,6 @@ class Auto:
         return attempt.verdict is not None and not self._missed_a_cost(attempt)
 
 
-def _order(proposal: _Proposal, forecast: Forecast) -> tuple[Any, ...]:
-    """What may meet the costs, and is known to, before what cannot; then what was nearest in quality and keeps most."""
-    doubt = bool(forecast.misses), not forecast.costs
-    return *doubt, proposal.excess or float("inf"), -round(forecast.left, 2), proposal.rung.minutes
-
-
 def _takes_out(rung: Rung) -> bool:
     """Whether some link lowers what is counted: parts of the network go."""
     return bool(rung.lowers & {"macs", "params"})
@@ -255,8 +313,9 @@ def _names(of: Attempt | Rung) -> set[str]:
     return {method.card.name for method in rung.methods}
 
 
-def _links(of: Attempt) -> tuple[str, ...]:
-    return tuple(method.card.name for method in parse_rung(of.rung).methods)
+def _links(of: Attempt | Rung) -> tuple[str, ...]:
+    rung = of if isinstance(of, Rung) else parse_rung(of.rung)
+    return tuple(method.card.name for method in rung.methods)
 
 
 def _smaller(method: Method, over: float) -> Method:
@@ -275,9 +334,16 @@ def _ratio(rung: Rung) -> float | None:
     return next((float(ratio) for ratio in ratios if ratio), None)
 
 
-def _size(attempt: Attempt) -> float:
+def _started(method: Method) -> Method:
+    """The same method at the ratio that exploring begins with, in place of one that would be searched."""
+    return replace(method, ratio=_DOWN) if by_costs(method) and "ratio" in method.card.shape else method  # type: ignore[type-var]
+
+
+def _size(attempt: Attempt) -> float | None:
+    """Relative to the first model's; None where it was neither measured nor sketched."""
     found = attempt.measurements.get("size")
-    return float((found.ratio if found else attempt.quote["size"]["ratio"]) or 1.0)
+    ratio = found.ratio if found else attempt.quote.get("size", {}).get("ratio")
+    return None if ratio is None else float(ratio)
 
 
 def _alike(method: Method, other: Method) -> Method:

@@ -90,6 +90,10 @@ class Job:
         """Whether the target has a condition on this metric."""
         return any(condition.metric == metric for condition in self.target.conditions)
 
+    def is_about(self, metric: str) -> bool:
+        """Whether the target or the goal names this cost."""
+        return self.asks(metric) or front.GOALS.get(self.goal) == metric
+
     def bound(self, metric: str, form: Form) -> float | None:
         """The tightest bound on this metric in this form, if the target has one."""
         bounds = [c.bound for c in self.target.conditions if c.metric == metric and c.form == form]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from boildown.engine.attempt import AGAIN, Attempt
-from boildown.engine.auto import Auto
-from boildown.engine.forecast import Forecast, unknown
+from boildown.engine.auto import Auto, Knowledge
+from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung, parse_rung, parse_rungs
 from boildown.errors import InputError
@@ -73,17 +73,17 @@ class Fixed:
         return sum(attempt.reason != AGAIN for attempt in attempts[1:]) + 1 >= len(self.rungs)
 
 
-def ladder(
-    given: str | Sequence[str | Mapping[str, Any]], job: Job, forecast: Callable[[Rung], Forecast] = unknown
-) -> Ladder:
+def ladder(given: str | Sequence[str | Mapping[str, Any]], job: Job, forecaster: Forecaster | None = None) -> Ladder:
     """`"auto"`, a ready ladder's name, one rung, or a list of rungs.
 
-    forecast: what `auto` asks about rungs that it has to choose among.
+    forecaster: what `auto` asks about rungs that it has to choose among.
 
     Raises InputError with the mistakes of all rungs.
     """
     if given == "auto":
-        return Auto(job, forecast)
+        if forecaster is None:
+            return Auto(job)
+        return Auto(job, Knowledge(forecaster, forecaster.guess, lambda: forecaster.earlier, forecaster.record))
     return Fixed(fixed_rungs(given))
 
 

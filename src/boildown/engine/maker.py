@@ -43,7 +43,8 @@ class Maker:
     """Makes one candidate after the other for a job, in its run folder.
 
     number: of the attempt that what is made and measured belongs to; None between attempts. end: when the work
-    under way has to be done, by the monotonic clock.
+    under way has to be done, by the monotonic clock. went_on: whether the attempt took links that were made before.
+    sketched: what the sketches of searches cost, by their rungs.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Maker:
         self.first_key = first_key(first, bench.graph(first))
         self.number: int | None = None
         self.end = float("inf")
+        self.went_on = False
         self._child = Child()
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
+        self.sketched: dict[str, dict[str, Measurement]] = {}
         self._reasons: dict[Method, str | None] = {}
         self.donor(self.first_key)  # its measurements of the first model hold here too
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
@@ -148,7 +151,7 @@ class Maker:
 
     def begin(self, number: int, end: float) -> None:
         """An attempt begins."""
-        self.number, self.end, self._climbed = number, end, []
+        self.number, self.end, self.went_on, self._climbed = number, end, False, []
 
     def goes_on(self, rung: Rung) -> bool:
         """Whether a training of the rung that was cut goes on from where it stood."""
@@ -170,6 +173,7 @@ class Maker:
         if not sketched:
             self._climbed.append(rung)
         begun = None if sketched else self._begun(rung)
+        self.went_on |= begun is not None
         if self.job.factories.complete:
             with delegated(self.stop):
                 records = self._child.call(
@@ -217,8 +221,9 @@ class Maker:
             rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
             candidate = self.make(rung, own, sketched=sketched)
             if sketched:
-                timed = self.job.asks("latency") or getattr(method, "of", "") == "latency"
-                costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                timed = self.job.is_about("latency") or getattr(method, "of", "") == "latency"
+                _, costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                self.sketched[str(rung)] = costs
                 standing = standing_of(self.job, costs)
             else:
                 standing = measure_variant(

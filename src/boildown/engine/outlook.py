@@ -17,8 +17,8 @@ _AS_LARGE = 0.9
 """The share of a network's multiply-accumulates that another has to have to say what that one may learn."""
 _SPAN = 1.5
 """How many times longer the longest of the trainings has to be than the shortest."""
-_DOUBT = 3.0
-"""How many times too large the loss of quality may be that is expected."""
+_DOUBT, _DOUBT_ALONE = 3.0, 20.0
+"""How many times too large the loss of quality may be that is expected; by the word of one training alone."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ def outlook(forecast: Forecast, rows: Iterable[AttemptRow], quality: frozenset[s
     A loss of quality falls as a power of the time that is spent on training (Hestness et al., Deep learning scaling is
     predictable, empirically, arXiv 1712.00409; extrapolated to end what cannot win as by Domhan et al., Speeding up
     automatic hyperparameter optimization of deep neural networks by extrapolation of learning curves, IJCAI 2015). The
-    curve goes through the best of this run's attempts that trained networks at least as large, two at least; only what
-    would miss by several times is given up. Conditions on drops alone are looked at.
+    curve goes through the best of this run's attempts that trained networks at least as large; only what would miss by
+    several times is given up. One training gives no curve: the loss is taken to fall as fast as time grows, which none
+    was seen to, and must be many times too large even so. Conditions on drops alone are looked at.
     """
     macs = forecast.costs.get("macs")
     if macs is None or macs.ratio is None or not _trains(str(forecast.rung)):
@@ -65,21 +66,24 @@ def outlook(forecast: Forecast, rows: Iterable[AttemptRow], quality: frozenset[s
                 found.setdefault(condition, []).append(Trained(row.quote["minutes"], finding.observed, unit))
     for condition, trained in found.items():
         curve = _best(trained)
-        if condition in enough or len(curve) < 2 or curve[-1].minutes < _SPAN * curve[0].minutes:
+        known = len(curve) > 1 and curve[-1].minutes >= _SPAN * curve[0].minutes
+        left = expected(curve if known else curve[-1:], forecast.minutes)
+        if condition in enough or not left.lost > (_DOUBT if known else _DOUBT_ALONE) * condition.bound > 0:
             continue
-        left = expected(curve, forecast.minutes)
-        if left.lost > _DOUBT * condition.bound > 0:
-            return (
-                f"hopeless by forecast: training networks as large has left a drop of {curve[0]} and of {curve[-1]}; "
-                f"it would be about {left}, where {condition.text} is asked"
-            )
+        told = f"{curve[0]} and of {curve[-1]}; it would be about" if known else f"{curve[-1]}; it would be at least"
+        return (
+            f"hopeless by forecast: training networks as large has left a drop of {told} {left}, "
+            f"where {condition.text} is asked"
+        )
     return ""
 
 
 def expected(curve: Sequence[Trained], minutes: float) -> Trained:
-    """What would be lost after so many minutes, by the power law through a curve's ends."""
+    """What would be lost after so many minutes, by the power law through a curve's ends; of one training, inversely."""
     first, last = curve[0], curve[-1]
-    power = math.log(last.lost / first.lost) / math.log(last.minutes / first.minutes)
+    power = -1.0
+    if last.minutes > first.minutes:
+        power = math.log(last.lost / first.lost) / math.log(last.minutes / first.minutes)
     return replace(last, minutes=minutes, lost=last.lost * (minutes / last.minutes) ** power)
 
 

@@ -67,8 +67,8 @@ def measure_variant(
 
     scored: whether its quality is still worth a look, once its costs are known.
     """
-    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
-    standing = standing_of(job, _costs(candidate, artifact, first, job, bench, timed=True))
+    artifact, costs = measure_costs(candidate, folder, first, job, bench, timed=True)
+    standing = standing_of(job, costs)
     if not scored(standing):
         return standing
     divergence = bench.divergence(candidate, artifact, first)
@@ -80,24 +80,22 @@ def measure_variant(
 
 
 def measure_costs(
-    candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool
-) -> dict[str, Measurement]:
-    """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock."""
-    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
-    return _costs(candidate, artifact, first, job, bench, timed=timed)
+    candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool,
+    found: dict[str, Measurement] | None = None,
+) -> tuple[Artifact, dict[str, Measurement]]:  # fmt: skip
+    """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock.
 
-
-def _costs(
-    candidate: Candidate, artifact: Artifact, first: Candidate, job: Job, bench: Bench, *, timed: bool
-) -> dict[str, Measurement]:
-    """What a written candidate costs."""
-    found: dict[str, Measurement] = {"size": bench.size(artifact)}
+    found: what is measured is put in here, one after the other, and stays where time runs out in between.
+    """
+    found = {} if found is None else found
     found |= {m.metric: m for m in bench.operations(candidate, first)}
+    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
+    found["size"] = bench.size(artifact)
     if timed:
         found["latency"] = bench.latency(artifact, purpose="search")
     if job.asks("memory"):
         found["memory"] = bench.memory(artifact)
-    return found
+    return artifact, found
 
 
 def standing_of(job: Job, found: Mapping[str, Measurement]) -> Standing:

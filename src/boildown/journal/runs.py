@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -77,15 +77,22 @@ def find_measurement(runs: Path, key: str, exclude: Path | str | None = None) ->
     return _first(runs, exclude, lambda journal: journal.measurement(key))
 
 
-def _first(runs: Path, exclude: Path | str | None, look: Callable[[Journal], _Found | None]) -> _Found | None:
-    """What `look` finds first, newest run first; a damaged, foreign or newer journal has nothing to find."""
+def look_over(
+    runs: Path, exclude: Path | str | None, look: Callable[[Journal], _Found | None], *, most: int | None = None
+) -> Iterator[_Found]:
+    """What `look` finds in each run, newest first, in so many at most; a damaged or foreign journal has nothing."""
     excluded = Path(exclude).name if exclude is not None else None
-    for folder in run_folders(runs):
-        if folder.name != excluded:
-            with (
-                contextlib.suppress(JournalError, ValueError, TypeError, KeyError, OSError),
-                Journal.open(folder, readonly=True) as journal,
-            ):
-                if (found := look(journal)) is not None:
-                    return found
-    return None
+    for folder in [folder for folder in run_folders(runs) if folder.name != excluded][:most]:
+        found = None
+        with (
+            contextlib.suppress(JournalError, ValueError, TypeError, KeyError, AttributeError, OSError),
+            Journal.open(folder, readonly=True) as journal,
+        ):
+            found = look(journal)
+        if found is not None:
+            yield found
+
+
+def _first(runs: Path, exclude: Path | str | None, look: Callable[[Journal], _Found | None]) -> _Found | None:
+    """What `look` finds first."""
+    return next(look_over(runs, exclude, look), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite, log2
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
@@ -18,6 +19,12 @@ Family = Literal["quantization", "pruning", "distillation", "training", "factori
 
 FEW = 8
 """Calibration samples for a sketch: its ranges need not be good."""
+
+OVERHEAD = "overhead"
+"""The journal's record of a search that ended where latency falls no longer."""
+
+_NOISE = 0.05
+"""What a latency has to fall by, at least, where what is left of a network halves."""
 
 INITIAL = "initial"
 """The name, among the students of a run, of the one that rounds of pruning and distillation begin with."""
@@ -71,6 +78,8 @@ class Card:
     """Settings with which it compresses harder: climbed by `auto` after a miss of a cost."""
     sketched: tuple[Lowers, ...] = ("size", "latency", "memory", "params", "macs")
     """What its sketch tells the truth about, if it makes one."""
+    weak: tuple[Lowers, ...] = ()
+    """What it lowers by little, or not on every network: `auto` looks elsewhere first where that is missed."""
     shape: tuple[str, ...] = ()
     """The settings that say how small its candidates are: carried over to a method in its place."""
     terminal: bool = False
@@ -167,6 +176,19 @@ class Sketching(Method, Protocol):
         ...
 
 
+@runtime_checkable
+class Alike(Method, Protocol):
+    """A method whose candidates cost what those of others do: what is known of those needs no sketch."""
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """The costs that it shares, each with the method, as a rung; empty text for the candidate that it is given.
+
+        A method that may cost more names the other too, one that may cost less does not. behind: whether another
+        link of its chain comes before it.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Pace:
     """What a method needs to know to say how long it takes.
@@ -226,6 +248,11 @@ def searches(method: Method) -> TypeGuard[Searching]:
 def by_costs(method: Method) -> bool:
     """Whether what the method searches can be found on sketches."""
     return searches(method) and getattr(method, "by_costs", False)
+
+
+def levels(before: float, after: float, times: float) -> bool:
+    """Whether a cost falls no longer where so many times less of a network is left: by less than noise a halving."""
+    return isfinite(before) and isfinite(after) and after > before * (1 - _NOISE) ** log2(times)
 
 
 def settings_of(method: Method) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from boildown.domain.candidate import Candidate, Plan, Quantizer
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import FEW, Card, Context, Pace, setting
+from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
 from boildown.surgery.calibrate import Call, calibrate
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
@@ -124,6 +124,14 @@ class LearnedRounding:
             for name, weight in best.weights.items():
                 model.get_parameter(name).copy_(weight)
         return candidate.derive(model=model, edits=(edit,), plan=best.plan, notes=(note,))
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """The kernels of int8, for 4 bits too, which fold at load; those of floats where activations stay floats."""
+        kept: dict[Lowers, str] = {"params": "", "macs": ""}
+        if self.activations == "float":
+            return {**kept, "latency": ""}
+        alike: tuple[Lowers, ...] = ("latency", "size", "memory") if self.bits == 8 else ("latency",)
+        return {**kept, **dict.fromkeys(alike, "quantize-static")}
 
     def duration(self, pace: Pace) -> float:
         """Learning takes most of it, layer by layer."""

@@ -49,6 +49,7 @@ class LowRank(Smaller):
         minutes=1.0,
         order=65,
         shape=("ratio", "of"),
+        weak=("latency",),
     )
 
     multiple: int = setting(8, "ranks are whole multiples of this", least=1)

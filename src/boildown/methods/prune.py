@@ -55,6 +55,7 @@ class Prune(Smaller):
         minutes=2.0,
         order=60,
         shape=("ratio", "of", "multiple"),
+        weak=("latency",),
     )
 
     importance: importances.Importance = setting(

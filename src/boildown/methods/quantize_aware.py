@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
 from boildown.errors import in_words
-from boildown.methods.base import FEW, Card, Context, setting
+from boildown.methods.base import FEW, Card, Context, Lowers, setting
 from boildown.methods.taught import Lasting, held_out, training_samples
 from boildown.surgery.aware import Aware
 from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_quantizer
@@ -125,6 +125,11 @@ class QuantizeAware(Lasting):
             learned, notes = course.student, ("not trained: it was no better on samples it had not seen",)
         model, edit = fold(candidate.model, *task.example())
         return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=notes)
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """The plans of those that do not train, with other values in them."""
+        size = "quantize-static" if self.bits == 8 else f"learned-rounding(bits=4, edges='{self.edges}')"
+        return {"latency": "quantize-static", "size": size, "memory": size, "params": "", "macs": ""}
 
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The static plan that training starts from, from a few samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Task
-from boildown.methods.base import Card, Context, setting, settings_of
+from boildown.methods.base import Card, Context, Lowers, setting, settings_of
 from boildown.surgery.graph import attribute_of, capture
 from boildown.surgery.nodes import base_name
 
@@ -79,6 +79,10 @@ class QuantizeDynamic:
         return candidate.derive(rewrite=self.outline())
 
     sketch = apply
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """Integers compute as much as floats did."""
+        return {"params": "", "macs": ""}
 
 
 def _multiplies(model: nn.Module) -> bool:

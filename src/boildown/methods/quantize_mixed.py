@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import FEW, Card, Context, Method, Pace, Search, Standing, setting
+from boildown.methods.base import FEW, Card, Context, Lowers, Method, Pace, Search, Standing, setting
 from boildown.surgery.calibrate import Ranges, calibrate, correct_biases
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
@@ -137,6 +137,10 @@ class QuantizeMixed:
             calls = calibration_calls(task, samples, self.samples)
             plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
         return candidate.derive(plan=plan, notes=(_told(placement),))
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """Its file is larger than with every layer in int8; float layers may run faster."""
+        return {"size": "quantize-static", "params": "", "macs": ""}
 
     def duration(self, pace: Pace) -> float:
         """The static plan, and for a search about ten variants of it, each written and scored."""

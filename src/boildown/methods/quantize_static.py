@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.task import Task
 from boildown.errors import AttemptError
-from boildown.methods.base import FEW, Card, Context, Pace, setting
+from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
@@ -68,6 +68,10 @@ class QuantizeStatic:
                 candidate = candidate.derive(model=found[0], edits=(found[1],))
         graph = capture(candidate.model, *task.example())
         return candidate.derive(plan=quantize(graph, calls, self, context))
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """Integers compute as much as floats did."""
+        return {"params": "", "macs": ""}
 
     def duration(self, pace: Pace) -> float:
         """Ranges and two rounds of corrections."""

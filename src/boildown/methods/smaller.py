@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, cast
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Context, Method, Pace, Search, Standing, setting
+from boildown.methods.base import OVERHEAD, Context, Method, Pace, Search, Standing, levels, setting
 from boildown.surgery.calibrate import Call
 from boildown.surgery.quantize import calibration_calls
 
@@ -48,7 +48,8 @@ class Smaller:
 
         Against the target where no ratio was asked for, against size or latency where those were. Returns
         the largest ratio found to be enough, else the smallest there is: tried second where the first is not
-        enough, since where it is not either nothing is.
+        enough, since where it is not either nothing is. Where latency is what is not enough, and falls no longer,
+        the rest is overhead: the larger of the two is returned, for what the smaller takes out gains nothing.
         """
         if self.fixed:
             return cast(Method, self)
@@ -63,8 +64,13 @@ class Smaller:
                 low, kept = middle, tried
             else:
                 high = middle
-                if not turn and isfinite(standing.excess) and not self._enough((yield cast(Method, kept))):
-                    break
+                if not turn and isfinite(standing.excess):
+                    least = yield cast(Method, kept)
+                    if self._overhead(standing, least, middle / low):
+                        context.record(OVERHEAD, {"latency": min(standing.latency, least.latency), "ratio": middle})
+                        return cast(Method, tried)
+                    if not self._enough(least):
+                        break
             if high - low < _CLOSE:
                 break
         return cast(Method, kept)
@@ -86,6 +92,13 @@ class Smaller:
         if self.ratio != SEARCHED:
             return (standing.size if self.of == "size" else standing.latency) <= self.ratio
         return standing.excess <= 0
+
+    def _overhead(self, larger: Standing, smaller: Standing, times: float) -> bool:
+        """Whether latency falls no longer, and is what is missed: of sizes there is no overhead."""
+        missed = self.of == "latency"
+        if self.ratio == SEARCHED:
+            missed = levels(1 + larger.excess, 1 + smaller.excess, times)
+        return missed and levels(larger.latency, smaller.latency, times)
 
     @property
     def share(self) -> float:

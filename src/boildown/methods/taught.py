@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -14,7 +14,7 @@ from torch import nn
 from boildown.domain.candidate import Candidate, Edit
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
-from boildown.methods.base import Context, Pace, setting
+from boildown.methods.base import Context, Lowers, Pace, setting
 from boildown.surgery import twins
 from boildown.surgery.edits import take_student
 from boildown.tasks.splits import unaugmented
@@ -103,6 +103,11 @@ class Taught(Lasting):
         """The student before it has learned anything."""
         student, edits, _ = self.learner(candidate, task, context)
         return candidate.derive(model=student, edits=edits)
+
+    def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
+        """What a chain has made so far costs no less once it is trained."""
+        goes_on = behind and self.student is None
+        return dict.fromkeys(("size", "latency", "memory", "params", "macs"), "") if goes_on else {}
 
     def training(self) -> Training:
         """How to train."""
