@@ -436,6 +436,28 @@ def test_without_samples_no_data_of_the_users_lies_there(pictures, run, tmp_path
     assert not (taken.parent / "samples").exists()
 
 
+def test_a_run_folder_that_names_files_elsewhere_is_refused(pictures, tmp_path):
+    task, *_ = pictures
+    artifact, first = written(task, Lightness(), tmp_path)
+    handover.keep(task, first / handover.KEPT)
+    listed = first / handover.KEPT / "samples.json"
+    (tmp_path / "mine.txt").write_text("mine")
+    names = json.loads(listed.read_text())
+    listed.write_text(json.dumps(["../../../mine.txt", *names[1:]]))
+    with pytest.raises(bd.InputError, match="no file of a sample"):
+        deliver(artifact, first, tmp_path / "best")
+    assert not (tmp_path / "best").exists()
+    listed.write_text(json.dumps(names[1:]))
+    with pytest.raises(bd.InputError, match="cannot be read"):
+        deliver(artifact, first, tmp_path / "best")
+    listed.write_text(json.dumps(names))
+    sample = first / handover.KEPT / "samples" / names[0]
+    sample.unlink()
+    sample.symlink_to(tmp_path / "mine.txt")
+    deliver(artifact, first, tmp_path / "best")
+    assert not (tmp_path / "best" / "samples" / names[0]).exists(), "a link is not followed"
+
+
 def test_take_hands_over_the_same_for_any_attempt(run, tmp_path):
     for number in (0, 2):
         taken = bd.take(run.path, number, tmp_path / str(number)).parent
