@@ -388,6 +388,7 @@ def test_two_texts_get_the_cosine_of_the_run_without_torch(texts, tmp_path, pred
     assert code == 0, errors
     values = [json.loads(line)["value"] for line in out.splitlines()]
     assert np.allclose(values, cosine(scored(task, best)), atol=1e-5)
+    assert predict(best, "--check")[0] == 0
     assert predict(best, "good film", "good film")[1].strip().endswith("\t1")
     code, out, errors = predict(best, "only one")
     assert (code, out) == (2, "")
