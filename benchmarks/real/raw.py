@@ -50,8 +50,7 @@ LENIENT = 50
 
 @dataclass(frozen=True)
 class Case:
-    """A task and its network; unseen: the task with the samples that are predicted, as its validation; given: them raw,
-    as arguments of `predict.py`. right: from answers and targets to a rate."""
+    """A task and its network. unseen: the task with what is predicted as its validation. given: that, raw."""
 
     task: Any
     network: nn.Module
@@ -189,7 +188,7 @@ def text(folder: Path, count: int) -> Case:
     BertForSequenceClassification(config).save_pretrained(folder)
     table, _ = TextTable.find(folder / "seen.csv", "who", folder)
     task = table.task(folder / "seen.csv", folder)
-    network = _trained(call_factory(f"transformers:{folder}"), task, 700)
+    network = _trained(call_factory(f"transformers:{folder}"), task, 300)
     return Case(task, network, _texts(table, folder), [str(folder / "new.csv")])
 
 
@@ -213,7 +212,7 @@ def pair(folder: Path, count: int) -> Case:
 def _texts(table: TextTable, folder: Path, model: Path | None = None) -> Any:
     """The task with all new texts to judge on, in the order of their file."""
     task: Any = table.task(folder / "new.csv", model or folder, validation=0.5)
-    encoded = task.validation.read.source.dataset
+    encoded = task.validation.read.source
     return type(task)(validation=encoded, **({"forward": task._forward} if task._forward else {}))
 
 

@@ -388,6 +388,7 @@ def test_two_texts_get_the_cosine_of_the_run_without_torch(texts, tmp_path, pred
     assert code == 0, errors
     values = [json.loads(line)["value"] for line in out.splitlines()]
     assert np.allclose(values, cosine(scored(task, best)), atol=1e-5)
+    assert predict(best, "--check")[0] == 0
     assert predict(best, "good film", "good film")[1].strip().endswith("\t1")
     code, out, errors = predict(best, "only one")
     assert (code, out) == (2, "")
@@ -434,6 +435,28 @@ def test_without_samples_no_data_of_the_users_lies_there(pictures, run, tmp_path
     assert "they were left out" in errors
     taken = bd.take(run.path, 2, tmp_path / "taken", samples=False)
     assert not (taken.parent / "samples").exists()
+
+
+def test_a_run_folder_that_names_files_elsewhere_is_refused(pictures, tmp_path):
+    task, *_ = pictures
+    artifact, first = written(task, Lightness(), tmp_path)
+    handover.keep(task, first / handover.KEPT)
+    listed = first / handover.KEPT / "samples.json"
+    (tmp_path / "mine.txt").write_text("mine")
+    names = json.loads(listed.read_text())
+    listed.write_text(json.dumps(["../../../mine.txt", *names[1:]]))
+    with pytest.raises(bd.InputError, match="no file of a sample"):
+        deliver(artifact, first, tmp_path / "best")
+    assert not (tmp_path / "best").exists()
+    listed.write_text(json.dumps(names[1:]))
+    with pytest.raises(bd.InputError, match="cannot be read"):
+        deliver(artifact, first, tmp_path / "best")
+    listed.write_text(json.dumps(names))
+    sample = first / handover.KEPT / "samples" / names[0]
+    sample.unlink()
+    sample.symlink_to(tmp_path / "mine.txt")
+    deliver(artifact, first, tmp_path / "best")
+    assert not (tmp_path / "best" / "samples" / names[0]).exists(), "a link is not followed"
 
 
 def test_take_hands_over_the_same_for_any_attempt(run, tmp_path):

@@ -16,13 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from boildown.domain.preprocess import TENSORS, ColumnOf, Columns, Preprocess, Raw, Tokenize
+from boildown.domain.preprocess import TENSORS, ColumnOf, Columns, Output, Preprocess, Raw, Tokenize
 from boildown.domain.task import Task
 from boildown.engine import predict
 from boildown.engine.artifact import flatten
+from boildown.errors import InputError
 from boildown.runtimes.base import Array, Port
 from boildown.tasks.data import evenly_spaced
 
@@ -37,10 +39,14 @@ _CALLS, _LISTED = "calls.npz", "samples.json"
 
 def description(task: Task) -> Preprocess:
     """What a task says of its raw things and its outputs; of one that says nothing, tensors."""
-    said: Preprocess | None = getattr(task, "preprocess", None)
-    if said is not None:
+    said = getattr(task, "preprocess", None)
+    if isinstance(said, Preprocess):
         return said
-    return replace(TENSORS, output=task.answer()) if hasattr(task, "answer") else TENSORS
+    try:
+        says = task.answer()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):  # a task of the user's own kind, or its own method of that name
+        return TENSORS
+    return replace(TENSORS, output=says) if isinstance(says, Output) else TENSORS
 
 
 def keep(task: Task, folder: Path, *, samples: bool = True) -> None:
@@ -98,7 +104,13 @@ def add(
         if _is_own(kept / name):
             shutil.copyfile(kept / name, folder / name)
     if samples and _is_own(kept / _LISTED):
-        _add_samples(kept, folder, said, [port.name for port in inputs], [port.name for port in outputs], run)
+        try:
+            _add_samples(kept, folder, said, [port.name for port in inputs], [port.name for port in outputs], run)
+        except (ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise InputError.of(
+                f"The samples in {kept} cannot be read: {type(error).__name__}: {error}.",
+                "Take the run folder from a copy, or leave them out: samples=False.",
+            ) from error
     return samples
 
 
@@ -113,6 +125,8 @@ def _add_samples(
     """The samples that are kept, with what the artifact gives for the inputs that the data set made of them."""
     (folder / SAMPLES).mkdir()
     names = json.loads((kept / _LISTED).read_text(encoding="utf-8"))
+    if wrong := [name for name in names if not isinstance(name, str) or name != Path(name).name]:
+        raise InputError.of(f"{kept / _LISTED} names {wrong[0]!r}, no file of a sample.", "Take it from a copy.")
     plain = json.loads(said.dump())
     recorded: dict[str, Any] = {}
     told = []

@@ -604,7 +604,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.check:
             check(model)
         failed = False
-        for name, calls in model.things(asked.input):
+        for name, calls in model.things(asked.input) if asked.input else ():
             try:
                 if isinstance(calls, Refused):
                     raise calls
