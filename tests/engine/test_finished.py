@@ -8,9 +8,9 @@ import pytest
 
 import boildown as bd
 from boildown.domain.measurement import Measurement
-from boildown.engine.forecast import BESIDE
 from boildown.engine.bench import Bench
 from boildown.engine.budget import Budget
+from boildown.engine.forecast import BESIDE
 from boildown.errors import DeadlineError
 from boildown.journal.journal import Journal
 

@@ -114,8 +114,8 @@ class Forecaster:
     """Says what rungs will cost: sketches those worth it, journals every forecast and makes none twice.
 
     beside: seconds that an attempt takes beside its methods, for writing, checking, scoring and timing: what it took
-    for the first model, then for the last attempt that was judged. share: of what remains of the budget, the most that one
-    forecast takes.
+    for the first model, then for the last attempt that was judged. share: of what remains of the budget, the most that
+    one forecast takes.
     """
 
     def __init__(self, maker: Maker, budget: Budget) -> None:
