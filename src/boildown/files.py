@@ -12,8 +12,8 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from boildown.errors import StrangeFileError
 
@@ -36,7 +36,7 @@ _KINDS = (
 )
 
 
-def opened(path: Path, below: Path | None = None) -> BinaryIO:
+def opened(path: Path, below: Path | None = None) -> BufferedReader:
     """A file opened for reading.
 
     below: a folder that it lies in, on the way from which no link is followed; without one they are, for paths that
@@ -94,7 +94,9 @@ def own(path: Path) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise strange(path, _kind(found.st_mode))
         if found.st_nlink > 1:
-            raise strange(path, f"one file under {found.st_nlink} names (hard links)", "Replace it by a copy of itself.")
+            raise strange(
+                path, f"one file under {found.st_nlink} names (hard links)", "Replace it by a copy of itself."
+            )
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import boildown
+from boildown import files
 from boildown.api.asked import Ladder, Read, conditions, plain_deployment, read
 from boildown.api.run import Run
 from boildown.api.sitting import Callback, Sitting, sitting
@@ -24,6 +25,7 @@ from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import PROBE, Attempt
 from boildown.engine.job import Factories, Goal
+from boildown.engine.maker import TRAINING
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
@@ -34,6 +36,9 @@ from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+
+_WRITTEN = ("attempts", "best", "exports", "forecasts", TRAINING)
+"""The folders in that of a run that are written while it works."""
 
 
 @contained()
@@ -86,6 +91,7 @@ def compress(
 
     Raises InputError with every mistake at once, before a run folder exists.
     """
+    kept = Path(runs).absolute()  # code of the user's may change the working directory
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
@@ -94,7 +100,7 @@ def compress(
         batch_size=batch_size, seed=seed, fresh=fresh,
     )  # fmt: skip
     found = read(asked, model, task, given, wrong)
-    with _begun(found, asked, Path(runs), callbacks, command) as (sat, prepared, facts):
+    with _begun(found, asked, kept, callbacks, command) as (sat, prepared, facts):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
         Journal.create(new, {**facts, "run": final.name}).close()
@@ -131,6 +137,7 @@ def quote(
 
     The arguments are those of `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
+    kept = Path(runs).absolute()  # code of the user's may change the working directory
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
@@ -140,7 +147,7 @@ def quote(
     )  # fmt: skip
     found = read(asked, model, task, given, wrong)
     with (
-        _begun(found, asked, Path(runs), callbacks, None) as (sat, prepared, facts),
+        _begun(found, asked, kept, callbacks, None) as (sat, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
         return sat.quote(journal, found, prepared, asked["ladder"])
@@ -190,6 +197,7 @@ def resume(
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder) as journal:
+        files.survey(folder, _WRITTEN)
         facts = journal.facts
         found = reread(facts, folder, model, task, students, initial_student, budget=budget)
         asked = facts["asked"]
@@ -265,7 +273,7 @@ def _factories(
             model if isinstance(model, str) else factory,
             task if isinstance(task, str) else None,
             None if weights is None else str(Path(weights).resolve()),
-            tuple(sys.path),
+            tuple(str(Path(entry).absolute()) for entry in sys.path),
             students,
         )
     )

@@ -63,8 +63,8 @@ def measure(
     that could execute code when loaded (runtime `eager`); without it they are refused. Raises
     InputError where a condition needs what is not there, or a metric is not what it says.
     """
-    path = Path(path)
-    base = Path(first) if first is not None else _first_beside(path)
+    path = Path(path).absolute()
+    base = Path(first).absolute() if first is not None else _first_beside(path)
     task = task_from(task)
     mistakes, wanted = Mistakes(), Target(())
     where, wrong = plain_deployment(deployment, runtime, latency=latency)

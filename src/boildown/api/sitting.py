@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boildown
+from boildown import files
 from boildown.api.asked import Ladder, Read
 from boildown.api.run import Run, show
 from boildown.domain.artifact import file_hash
@@ -25,7 +26,7 @@ from boildown.engine.bench import Bench
 from boildown.engine.chain import first_key
 from boildown.engine.changed import CHANGED, changed
 from boildown.engine.climb import Climbed, climb
-from boildown.engine.deliver import deliver, write_manifest
+from boildown.engine.deliver import deliver, delivered, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
@@ -160,7 +161,9 @@ class Sitting:
         if best is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
             with self.bench.timed("export"):
-                deliver(best.artifact, folder / FIRST, folder / "best", classes)
+                ours = delivered(folder).get("files", ())
+                before = {str(name).removeprefix("best/") for name in ours}
+                deliver(best.artifact, folder / FIRST, folder / "best", classes, ours=before)
         judged = [(f"attempt {a.number} ({a.rung})", a.verdict) for a in attempts if a.number and a.verdict is not None]
         eased = [] if climbed.outcome is Outcome.TARGET_MET else relaxations(self.job.target, judged)
         sentence = climbed.outcome.sentence + (f" {eased[0]}." if eased else "")
@@ -180,9 +183,8 @@ class Sitting:
                 "data": facts["data"],
                 "command": facts["command"],
                 "files": {
-                    path.relative_to(folder).as_posix(): file_hash(path)
-                    for path in sorted((folder / "best").rglob("*"))
-                    if path.is_file()
+                    path.relative_to(folder).as_posix(): file_hash(path, folder)
+                    for path in sorted(files.walk(folder / "best"))
                 },
             },
         )

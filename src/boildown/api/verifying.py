@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from boildown import files
 from boildown.api.climbing import reread
 from boildown.api.sitting import Sitting, sitting
 from boildown.domain.artifact import Artifact, file_hash
@@ -107,6 +108,7 @@ def verify(
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder, readonly=True) as journal:
+        files.survey(folder, ["attempts", "best"])
         facts, rows, ending = journal.facts, {row.number: row for row in journal.attempts()}, journal.ending
         best = rows.get(-1 if ending is None or ending.best_attempt is None else ending.best_attempt)
         if best is None or best.artifact is None or best.verdict is None:
@@ -146,7 +148,7 @@ def _hash(what: str, path: Path | None, recorded: str | None) -> Check:
     """A file held against the hash on record."""
     if path is None or not path.is_file():
         return Check(what, False, "there is no such file")
-    found = file_hash(path)
+    found = file_hash(path)  # the folder has been surveyed
     if recorded is None:
         return Check(what, False, "it is not on record")
     if found == recorded:
@@ -158,7 +160,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
     """The files of `best/` against journal and manifest, and the manifest against the journal."""
     checks = []
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(files.read_text(folder / "manifest.json", folder))
         recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
@@ -169,7 +171,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         return [Check("manifest.json", False, what), *_artifacts(folder, best)]
     said = "best attempt, its hash and its verdict are those of the journal"
     checks.append(Check("manifest.json", same, said if same else "its best attempt is not as the journal has it"))
-    there = {path.relative_to(folder).as_posix() for path in (folder / "best").rglob("*") if path.is_file()}
+    there = {path.relative_to(folder).as_posix() for path in files.walk(folder / "best")}
     checks += [
         _hash(name, folder / name if name in there else None, recorded.get(name))  # no path that the manifest makes up
         for name in sorted(there | recorded.keys())

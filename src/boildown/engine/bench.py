@@ -99,6 +99,7 @@ class Bench:
         self.first: Artifact | None = None
         self.deadline = float("inf")
         self._child = Child()
+        self.home = self._child.folder
         self.runtime = get(job.deployment.runtime)
         self.version = self.runtime.version()
         self._environment = {

@@ -56,7 +56,7 @@ class Maker:
         self.first_key = first_key(first, bench.graph(first))
         self.number: int | None = None
         self.end = float("inf")
-        self._child = Child()
+        self._child = Child(bench.home)
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
         self._reasons: dict[Method, str | None] = {}

@@ -8,16 +8,18 @@ scripts without an `if __name__ == "__main__"` guard and notebooks work.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from types import TracebackType
@@ -52,11 +54,13 @@ class Child:
 
     Module-level caches of the functions called live as long as the process: `pid` tells whether it
     is still the same one. The process has a session of its own, so Ctrl-C in the terminal does not
-    reach it, and it dies with its parent. Calls from several threads queue up.
+    reach it, and it dies with its parent. Calls from several threads queue up. It works in
+    `folder`, by default the one that was current when this was made, wherever code of the user's changes to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._process: _Process | None = None
+        self.folder = folder or Path.cwd()
         self._one_call = threading.Lock()
 
     @property
@@ -130,9 +134,9 @@ class Child:
         if self._process and self._process.died():
             self._process.kill()
             self._process = None
-        process = self._process = self._process or _Process()
+        process = self._process = self._process or _Process(self.folder)
         try:
-            process.send(pickle.dumps((sys.path, str(Path.cwd()), call), PROTOCOL))
+            process.send(pickle.dumps((ordered(sys.path, self.folder), str(self.folder), call), PROTOCOL))
             while True:
                 tick()
                 if not process.ready(_TICK):
@@ -153,21 +157,20 @@ class Child:
 class _Process:
     """One life of the child: the process, its pipe and the last lines it printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self._pipe, theirs = connection.Pipe()
         # Linux ties a child's life to the *thread* that started it, so only the main thread may ask.
         tied = "tied" if threading.current_thread() is threading.main_thread() else "free"
-        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-m", "boildown.execution.worker"]
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-c", _BEGIN]
         self._popen = subprocess.Popen(
-            [*command, str(theirs.fileno()), tied],
+            [*command, str(theirs.fileno()), tied, json.dumps(ordered(sys.path, folder))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONPATH": path},
+            cwd=folder,
             **_inheriting(theirs.fileno()),
         )
         theirs.close()
@@ -233,6 +236,30 @@ class _Process:
         code = self._popen.returncode
         said = "".join(f"\n    {line}" for line in self._lines)
         return f"the process running {function} {_death(code)}" + (f" Its last words:{said}" if said else "")
+
+
+def ordered(path: Sequence[str], folder: Path) -> list[str]:
+    """Where a child looks for modules: as here, but the standard library comes first.
+
+    A file of the user's that is called like a part of it, `random.py` beside the configuration, is in nobody's way.
+    folder: what entries are relative to.
+    """
+    places = list(dict.fromkeys(os.path.join(folder, entry) for entry in path))  # noqa: PTH118 - entries are text
+    return sorted(places, key=lambda place: not _standard(place))
+
+
+def _standard(place: str) -> bool:
+    where = Path(place)
+    if where.suffix == ".zip":
+        return where.name.startswith("python") and where.is_relative_to(sys.base_prefix)
+    inside = where.is_relative_to(_LIBRARY) and not {"site-packages", "dist-packages"} & set(where.parts)
+    return inside or where == Path(sys.base_prefix, "DLLs")
+
+
+_LIBRARY = sysconfig.get_path("stdlib")
+_BEGIN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from boildown.execution import worker; worker.main()"
+)
 
 
 def _death(code: int) -> str:

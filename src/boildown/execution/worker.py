@@ -1,7 +1,7 @@
 """The program of a child process: answer calls until the parent is gone.
 
-Started as `python -m boildown.execution.worker CHANNEL TIED`. `CHANNEL` is an inherited descriptor
-(a handle on Windows) of one end of a pipe; each message is a pickle of protocol 5:
+Started by `child.Child` with CHANNEL and TIED as arguments. `CHANNEL` is an inherited descriptor (a handle on Windows)
+of one end of a pipe; each message is a pickle of protocol 5:
 
     to the worker     (sys.path, working directory, pickle of (function, args, kwargs))
     from the worker   ("progress", what, done, total)    any number of times
@@ -129,10 +129,3 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    # As `__main__` this module would exist twice, and `progress` would not know the channel.
-    from boildown.execution import worker
-
-    worker.main()

@@ -37,8 +37,8 @@ def identify(path: Path) -> None:
     known = header.startswith(_MAGIC)
     if known and size > _MOST:
         raise JournalError(
-            f"The journal in {path.parent} cannot be used: {path.name} has {size / 1e6:,.0f} MB, and none of boildown's "
-            f"has more than {_MOST >> 20}. Bring it back from a copy."
+            f"The journal in {path.parent} cannot be used: {path.name} has {size >> 20:,} MB, more than "
+            f"the {_MOST >> 20} of the largest that boildown writes. Bring it back from a copy."
         )
     if known and (name := int.from_bytes(header[_AT : _AT + 4])) != migrations.ID:
         if name:

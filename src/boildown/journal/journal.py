@@ -62,7 +62,9 @@ class Journal:
         if os.path.lexists(folder / FILE):
             raise JournalError(f"{folder} has a journal already. Resume that run, or give another folder.")
         with _told(folder), contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
-            connection.execute(f"PRAGMA application_id = {migrations.ID}")  # before the rest, which lies beside at first
+            connection.execute(
+                f"PRAGMA application_id = {migrations.ID}"
+            )  # before the rest, which lies beside at first
         journal = cls._written(folder)
         journal.update_facts(facts)
         return journal
