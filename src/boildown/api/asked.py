@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.splits import resolve
+from boildown.tasks.watch import current
 
 HARDWARE = (HERE, "x86-vnni", "x86-any", "arm64")
 Ladder = str | Sequence[str | Mapping[str, Any]]
@@ -76,6 +79,7 @@ def read(
     with mistakes:
         if asked["budget"] is not None:
             budget = Budget(parse_time(asked["budget"]))
+            current().left = partial(_left, budget)
     with mistakes:
         _check_choices(asked)
     with mistakes:
@@ -115,6 +119,11 @@ def read(
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
     )  # fmt: skip
     return Read(job, Candidate(first), budget, tuple(notices), building)
+
+
+def _left(budget: Budget) -> float:
+    """Seconds that are left of a budget, with what is kept for the final verdict."""
+    return math.inf if budget.seconds is None else budget.seconds - budget.elapsed
 
 
 def conditions(target: Any) -> list[str]:

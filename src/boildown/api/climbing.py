@@ -36,12 +36,14 @@ from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+from boildown.tasks.watch import watching
 
 _WRITTEN = ("attempts", "best", "exports", "forecasts", TRAINING)
 """The folders in that of a run that are written while it works."""
 
 
 @contained()
+@watching()
 def compress(
     model: nn.Module | str,
     task: Task | str,
@@ -111,6 +113,7 @@ def compress(
 
 
 @contained()
+@watching()
 def quote(
     model: nn.Module | str,
     task: Task | str,
@@ -177,6 +180,7 @@ def _begun(
 
 
 @contained()
+@watching()
 def resume(
     run: str | Path,
     model: nn.Module | None = None,

@@ -38,9 +38,11 @@ from boildown.errors import AttemptError, InputError, JournalError, Mistakes, Wo
 from boildown.journal.journal import FILE, Journal
 from boildown.runtimes.base import Runtime
 from boildown.tasks.splits import judged_alone
+from boildown.tasks.watch import watching
 
 
 @contained()
+@watching()
 def measure(
     path: str | Path,
     task: Task | str,

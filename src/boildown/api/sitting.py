@@ -38,6 +38,8 @@ from boildown.journal.journal import Journal
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
+from boildown.tasks.data import repeated_fingerprint
+from boildown.tasks.watch import current
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,22 @@ class Sitting:
         for listener in self.listeners:
             listener(kind, data)
 
-    def identity(self, read: Read) -> dict[str, str]:
-        """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
+    def identity(self, read: Read, *, training: bool = True) -> dict[str, str]:
+        """What must stay the same while a run is resumed: the first model, the data to judge on and to train on.
+
+        Of training data 256 samples are looked at, where they are the same whenever they are read.
+        """
         key = first_key(read.first, self.bench.graph(read.first))
         students = {} if read.job.students_key is None else {"students": read.job.students_key}
-        return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students}
+        train = read.job.splits.train if training else None
+        learned = None if train is None else repeated_fingerprint(train)
+        own = {} if learned is None else {"training data": learned}
+        return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
-    def check_identity(self, read: Read, began: Mapping[str, Any], run: str) -> None:
+    def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
         """Raise InputError for another model or other data than a run began with."""
         try:
-            found = self.identity(read)
+            found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
         wrong = [
@@ -106,10 +114,12 @@ class Sitting:
             for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
             if found.get(name) != began.get(name)
         ]
+        if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
+            wrong.append("data to train on")
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong == ["students"]
+                if len(wrong) > 1 or wrong[0] in ("students", "data to train on")
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )
@@ -219,6 +229,7 @@ def sitting(read: Read, folder: Path, callbacks: Sequence[Callback]) -> Iterator
             left = read.budget.remaining if read.budget.seconds is not None else None
             sat.emit("step", {"what": what, "done": done, "total": total, "left": left})
 
+        current().told = lambda text: sat.emit("notice", {"text": text})
         with Stop(told) as stop, computing(stop.check), warnings.catch_warnings():
             # Torch about itself, of no use to who calls this.
             warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")

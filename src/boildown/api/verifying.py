@@ -29,6 +29,7 @@ from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+from boildown.tasks.watch import watching
 
 _OF_THE_MACHINE = ("latency", "memory")
 _TOLERANCE = 1e-3
@@ -87,6 +88,7 @@ class Verification:
 
 
 @contained()
+@watching()
 def verify(
     run: str | Path,
     model: nn.Module | str | None = None,
@@ -123,7 +125,7 @@ def verify(
         return Verification(folder, (*hashes, untouched))
     found = reread(facts, folder, model, task, students, initial_student, call="verify")
     with tempfile.TemporaryDirectory() as scratch, sitting(found, Path(scratch), ()) as sat:
-        sat.check_identity(found, facts, folder.name)
+        sat.check_identity(found, facts, folder.name, training=False)
         recorded = Verdict.from_json(best.verdict)
         try:
             base, look = rows[0].artifact, max(looks, default=1)

@@ -167,12 +167,13 @@ class Maker:
             self._climbed.append(rung)
         begun = None if sketched else self._begun(rung)
         if self.job.factories.complete:
+            seconds = max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None
             with delegated():
                 records = self._child.call(
                     "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
                     str(self.folder / FIRST), self.job.seed, self.job.device, self.job.deployment, self.job.rules,
                     str((self.folder / TRAINING).resolve()), begun, sketched,
-                    deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
+                    seconds, deadline=seconds,
                     check=self.stop, on_progress=self.bench.progress, retries=1,
                 )  # fmt: skip
             for kind, data in records:
