@@ -26,8 +26,19 @@ from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
-from boildown.errors import ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
-from boildown.measuring.environment import resolved
+from boildown.errors import (
+    BoildownError,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    InputError,
+    Mistake,
+    Mistakes,
+    ModelError,
+    WorkerLost,
+)
+from boildown.execution.child import Child
+from boildown.measuring.environment import free_memory, resolved
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
@@ -236,6 +247,7 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
             "Give the module it was scripted or traced from, with its weights.",
         )
     if isinstance(model, str):
+        _refuse_endless(model)
         built = call_factory(model)
         if not isinstance(built, nn.Module):
             raise ConfigError.of(
@@ -252,6 +264,33 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
     return first, (*loaded, *notices)
+
+
+def _refuse_endless(model: str) -> None:
+    """Refuse a folder of transformers whose config.json describes a network of another size than its weights.
+
+    It is built in a child, without its weights: a number in that file can make it endless.
+    """
+    library, _, folder = model.partition(":")
+    if library != "transformers" or not folder:
+        return
+    what, cure = f"config.json in {folder} describes a network", "Save the model again: model.save_pretrained(FOLDER)."
+    try:
+        with Child(memory=free_memory()) as child:
+            made, weights = child.call("boildown.surgery.hub:size_of", folder, deadline=_BUILDING)
+    except DeadlineError as error:
+        raise ModelError.of(f"{what} that is not built in {_BUILDING:g} s.", cure) from error
+    except BoildownError as error:
+        if isinstance(error, WorkerLost) or "MemoryError" in str(error):
+            raise ModelError.of(f"{what} that cannot be built in the memory there is.", cure) from error
+        return  # loading it tells the same, or more
+    if made > _MORE * weights + _SMALL:
+        raise ModelError.of(f"{what} of {made / 1e9:.1f} GB; the weights have {weights / 1e9:.2f}.", cure)
+
+
+_BUILDING = 180.0
+_MORE, _SMALL = 32, 1 << 30
+"""How many times its weights a network may have, and what it may have in any case."""
 
 
 def _check_factory(factory: str, model: nn.Module) -> None:

@@ -27,11 +27,13 @@ from boildown.errors import AttemptError, InputError, WorkerLost, contained
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
+from boildown.measuring.environment import free_memory
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
 from boildown.tasks.watch import watching
 
 _OF_THE_MACHINE = ("latency", "memory")
+_CALL_SECONDS = 600.0
 _TOLERANCE = 1e-3
 """Of a metric's value, or of its range: other processors round int8 otherwise, and an answer or two may change."""
 
@@ -199,6 +201,7 @@ def _measured(
     """The verdict of the delivered artifact, as it is now on this machine, beside the first model's, `base`."""
     job, bench = sat.job, sat.bench
     bench.trust, bench.first = trust, base
+    bench.bound(_CALL_SECONDS, free_memory())
     found = {"size": bench.size(artifact)}
     if any(recorded.measurements[name].data == "verdict" for name in job.quality & recorded.measurements.keys()):
         # The first model stands in: a candidate's outputs have the same structure.

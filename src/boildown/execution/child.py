@@ -56,11 +56,13 @@ class Child:
     is still the same one. The process has a session of its own, so Ctrl-C in the terminal does not
     reach it, and it dies with its parent. Calls from several threads queue up. It works in
     `folder`, by default the one that was current when this was made, wherever code of the user's changes to.
+    memory: the most bytes that it may ask for, where the system can hold it to that (Linux).
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, memory: int | None = None) -> None:
         self._process: _Process | None = None
         self.folder = folder or Path.cwd()
+        self.memory = memory
         self._one_call = threading.Lock()
 
     @property
@@ -136,7 +138,7 @@ class Child:
             self._process = None
         process = self._process = self._process or _Process(self.folder)
         try:
-            process.send(pickle.dumps((ordered(sys.path, self.folder), str(self.folder), call), PROTOCOL))
+            process.send(pickle.dumps((ordered(sys.path, self.folder), str(self.folder), self.memory, call), PROTOCOL))
             while True:
                 tick()
                 if not process.ready(_TICK):
