@@ -19,12 +19,13 @@ from typing import Any
 
 from boildown.cli import main
 
-SECONDS = 30
+SECONDS = 60
 """A command that takes longer hangs."""
 PLACES = (
     ".", "journal.db", "journal.db-wal", "journal.db-shm", "journal.db-journal", "journal.lock", "manifest.json",
     "new-manifest.json", ".manifest.json.new", "report.html", "new-report.html", ".report.html.new", "best",
-    "best/model.onnx", "best/load.py", "best/sample.npz", "best/ports.json", "best/more", ".new-best", "attempts", "attempts/00-first",
+    "best/model.onnx", "best/load.py", "best/sample.npz", "best/ports.json", "best/more", ".new-best", "attempts",
+    "attempts/00-first",
     "attempts/00-first/model.onnx", "attempts/00-first/sample.npz", "attempts/00-first/weights.safetensors",
     "attempts/00-first/candidate.json", "attempts/01-quantize-static", "attempts/01-quantize-static/model.onnx",
     "attempts/01-quantize-static/candidate.json", "attempts/01-quantize-static/more", "attempt-0", "attempt-1",
@@ -78,9 +79,9 @@ class Ground:
         (self.project / "boildown.toml").write_text(CONFIG)
         sys.path.append(str(self.project))
         self.config = self.project / "boildown.toml"
-        code, said = called("compress", self.config, "--runs", self.folder / "whole")
-        self.whole = next(path for path in (self.folder / "whole").iterdir() if not path.name.startswith("."))
+        code, said = called("compress", self.config, "--runs", self.folder / "whole", seconds=600)
         assert code == 0, said
+        self.whole = next(path for path in (self.folder / "whole").iterdir() if not path.name.startswith("."))
         self.before = tree(self.canary)
 
     def planted(self, plants: list[tuple[str, str]]) -> Path:
@@ -130,10 +131,10 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def called(*arguments: Any) -> tuple[int, str]:
+def called(*arguments: Any, seconds: int = SECONDS) -> tuple[int, str]:
     """(exit code, what was said) of a command in this process."""
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _in_time(arguments):
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _in_time(arguments, seconds):
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:
@@ -142,12 +143,12 @@ def called(*arguments: Any) -> tuple[int, str]:
 
 
 @contextmanager
-def _in_time(what: tuple[Any, ...]) -> Iterator[None]:
+def _in_time(what: tuple[Any, ...], seconds: int) -> Iterator[None]:
     def rung(_number: int, _frame: FrameType | None) -> None:
-        raise Hung(f"{what} takes more than {SECONDS} s")
+        raise Hung(f"{what} takes more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, rung)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     try:
         yield
     finally:

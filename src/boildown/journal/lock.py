@@ -20,7 +20,7 @@ class WriterLock:
     """Held from construction to `release`. Raises JournalError while another process or journal holds it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.resolve()
+        self._path = _placed(path)
         if _held.get(self._path) == os.getpid():
             raise _busy(self._path, "this process")
         try:
@@ -55,13 +55,18 @@ class WriterLock:
 
 def writer(path: Path) -> int | None:
     """The process that holds the lock, told without touching it; None for none, 0 for one out of this one's sight."""
-    if _held.get(path.resolve()) == os.getpid():
+    if _held.get(_placed(path)) == os.getpid():
         return os.getpid()  # to open the file would drop the lock
     try:
         with files.opened(path, path.parent) as file:
             return _holder(file.fileno())
     except (OSError, ValueError):
         return None
+
+
+def _placed(path: Path) -> Path:
+    """Where the file itself lies: of a link, the link."""
+    return path.parent.resolve() / path.name
 
 
 def _busy(path: Path, writer: str) -> JournalError:
