@@ -1,4 +1,4 @@
-"""A run folder of somebody else, with links, pipes and endless files: no command hangs, or touches what is elsewhere."""
+"""A run folder of somebody else, with links, pipes and endless files: nothing hangs, or touches what lies outside."""
 
 from __future__ import annotations
 
