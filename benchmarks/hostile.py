@@ -170,6 +170,8 @@ def _view(_path: Path, _canary: Path, run: Path) -> None:
     """A table of the journal becomes a view without an end."""
     with contextlib.closing(sqlite3.connect(run / "journal.db")) as base:
         columns = ", ".join(f"'x' AS {row[1]}" for row in base.execute("PRAGMA table_info(facts)"))
+        if not columns or base.execute("SELECT 1 FROM sqlite_master WHERE type = 'view'").fetchall():
+            return
         base.execute("DROP TABLE facts")
         base.execute(VIEW.format(table="facts", columns=columns))
         base.commit()
@@ -178,14 +180,14 @@ def _view(_path: Path, _canary: Path, run: Path) -> None:
 def _trigger(_path: Path, _canary: Path, run: Path) -> None:
     with contextlib.closing(sqlite3.connect(run / "journal.db")) as base:
         base.execute(
-            "CREATE TRIGGER more AFTER INSERT ON facts BEGIN INSERT INTO records (kind, data, at) WITH RECURSIVE "
+            "CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON facts BEGIN INSERT INTO records (kind, data, at) WITH RECURSIVE "
             "more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more) SELECT 'x', 'y', n FROM more; END"
         )
         base.commit()
 
 
 def _diary(_path: Path, _canary: Path, run: Path) -> None:
-    (run / "journal.db").unlink()
+    (run / "journal.db").unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(run / "journal.db")) as base:
         base.execute("CREATE TABLE entries (day, text)")
         base.commit()

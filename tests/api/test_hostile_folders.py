@@ -11,7 +11,6 @@ from benchmarks.hostile import PLACES, PLANTS, Ground
 
 pytestmark = [pytest.mark.usefixtures("still"), pytest.mark.skipif(os.name == "nt", reason="links need a right there")]
 READING = ("show", "watch", "compare", "report", "runs")
-SEEDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +22,7 @@ def ground(tmp_path_factory):
 @pytest.mark.parametrize("what", sorted(PLANTS))
 def test_what_is_planted_hangs_nothing_and_leads_nowhere(ground, what):
     choice = random.Random(what)
-    for place in choice.sample(PLACES, SEEDS):
-        ground.check([(place, what)], READING)
+    ground.check([(choice.choice(PLACES), what)], READING)
     ground.check([(place, what) for place in choice.sample(PLACES, 8)], READING)
 
 
