@@ -180,8 +180,8 @@ def _view(_path: Path, _canary: Path, run: Path) -> None:
 def _trigger(_path: Path, _canary: Path, run: Path) -> None:
     with contextlib.closing(sqlite3.connect(run / "journal.db")) as base:
         base.execute(
-            "CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON facts BEGIN INSERT INTO records (kind, data, at) WITH RECURSIVE "
-            "more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more) SELECT 'x', 'y', n FROM more; END"
+            "CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON facts BEGIN INSERT INTO records (kind, data, at) "
+            "WITH RECURSIVE more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more) SELECT 'x', 'y', n FROM more; END"
         )
         base.commit()
 
