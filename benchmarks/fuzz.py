@@ -33,6 +33,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import boildown as bd
+from benchmarks.hostile import PLACES, PLANTS, Ground
 from boildown.api.asked import plain_deployment, read
 from boildown.api.climbing import _asked, _factories
 from boildown.api.verifying import _delivered
@@ -326,6 +327,21 @@ TARGETS: dict[str, tuple[float, Callable[[Path], Fuzzed]]] = {
 """What is read: its share of the cases, and how it is made up and given."""
 
 
+def _folders(folder: Path) -> Fuzzed:
+    """Run folders with things planted in them, under all commands; see `hostile`."""
+    ground = Ground(folder / "hostile")
+    plants = st.tuples(st.sampled_from(PLACES), st.sampled_from(sorted(PLANTS)))
+
+    def case(planted: list[tuple[str, str]]) -> None:
+        ground.check(planted)
+
+    return st.lists(plants, min_size=1, max_size=4), case
+
+
+SURFACES = {"folders": _folders}
+"""What takes seconds a case, and is asked for by name."""
+
+
 def _capture_once() -> None:
     """Capture the network anew only for a call that is new: capturing is torch's, and takes most of a second."""
 
@@ -552,7 +568,9 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=100_000, help="in all; every kind has its share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="the kinds whose names hold this")
+    parser.add_argument("--surface", choices=sorted(SURFACES), help="this alone, of which a case takes seconds")
     given_ = parser.parse_args()
+    targets = TARGETS if given_.surface is None else {given_.surface: (1.0, SURFACES[given_.surface])}
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     sys.setrecursionlimit(1000)
@@ -561,7 +579,7 @@ def main() -> int:
         print(
             "| what is read | cases | refused | child lost | faults | seconds |\n| --- | --- | --- | --- | --- | --- |"
         )
-        for name, (share, make) in TARGETS.items():
+        for name, (share, make) in targets.items():
             if given_.only not in name:
                 continue
             start = time.monotonic()

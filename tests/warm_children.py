@@ -19,6 +19,7 @@ import time
 from collections import deque
 from functools import cache
 from multiprocessing import connection, reduction
+from pathlib import Path
 
 from boildown.execution import child
 
@@ -29,7 +30,7 @@ _SUBREAPER = 36
 class Warm(child._Process):
     """A life of a child, forked by the nursery."""
 
-    def __init__(self) -> None:
+    def __init__(self, _folder: Path) -> None:
         self._pipe, theirs = connection.Pipe()
         heard, said = os.pipe()
         self._popen = Started(nursery().bear(theirs.fileno(), said))

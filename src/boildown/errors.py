@@ -6,7 +6,8 @@ BoildownError
 │   ├── ConfigError         boildown.toml is wrong
 │   ├── DataError           the data cannot be judged on: shape, labels, NaN, augmentation
 │   ├── ModelError          the model cannot be used: weights, NaN, export
-│   └── UntrustedFileError  a file that could execute code, without explicit trust
+│   ├── UntrustedFileError  a file that could execute code, without explicit trust
+│   └── StrangeFileError    a link, a pipe or the like where a file of boildown's should lie
 ├── AttemptError            one attempt failed; the run goes on (each carries a short name)
 │   ├── ExportError         a candidate could not be turned into an artifact
 │   ├── ParityError         the artifact and the model disagree
@@ -26,6 +27,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class InputError(BoildownError):
         super().__init__("\n".join(str(mistake) for mistake in mistakes))
 
     @classmethod
-    def of(cls, cause: str, cure: str) -> InputError:
+    def of(cls, cause: str, cure: str) -> Self:
         """The error for a single mistake."""
         return cls(Mistake(cause, cure))
 
@@ -106,6 +108,10 @@ class ModelError(InputError):
 
 class UntrustedFileError(InputError):
     """The file could execute code when loaded and was not explicitly trusted."""
+
+
+class StrangeFileError(InputError, OSError):
+    """What lies where a file or a folder of boildown's should is something else."""
 
 
 class AttemptError(BoildownError):

@@ -94,8 +94,8 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on(compress, plugged, tmp_pa
     answer, born = signal.getsignal(signal.SIGINT), []
 
     class Known(child._Process):
-        def __init__(self):
-            super().__init__()
+        def __init__(self, folder):
+            super().__init__(folder)
             born.append(self)
 
     with monkeypatch.context() as patch:

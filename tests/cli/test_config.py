@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 
 import pytest
 
@@ -59,7 +60,9 @@ def test_a_whole_file_becomes_the_arguments_of_compress(write, tmp_path):
         "ladder": ["quantize-static", {"method": "quantize-static", "ranges": "mse"}],
         "seed": 3,
     }
-    assert sys.path[0] == str(tmp_path), "factories beside the file are found"
+    place = sys.path.index(str(tmp_path))
+    assert place > sys.path.index(sysconfig.get_path("stdlib")), "a random.py beside the file is no part of Python"
+    assert all("site-packages" not in entry for entry in sys.path[:place]), "factories beside the file are found"
 
 
 def test_the_least_file_leaves_everything_to_the_defaults(write):

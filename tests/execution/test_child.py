@@ -76,12 +76,12 @@ def test_a_death_in_what_was_begun_loses_the_call_that_waits_for_it():
 
 
 @posix
-def test_has_its_own_session_and_the_parents_folder(shared, tmp_path, monkeypatch):
+def test_has_its_own_session_and_stays_in_the_folder_where_it_began(shared, tmp_path, monkeypatch):
     pid, session, folder = shared.call("called_in_child:where")
     assert pid == session != os.getsid(0)
     assert folder == str(Path.cwd())
     monkeypatch.chdir(tmp_path)
-    assert shared.call("called_in_child:where")[2] == str(tmp_path)
+    assert shared.call("called_in_child:where")[2] == folder
 
 
 def test_modules_added_to_the_path_later_are_found(shared, tmp_path, monkeypatch):
@@ -281,3 +281,12 @@ def test_execution_needs_no_torch():
     code = f"import sys, {parts}; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_the_standard_library_comes_before_the_users_own_files(tmp_path, monkeypatch):
+    for name in ("types", "random", "statistics"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the user')")
+    (tmp_path / "task_of_the_user.py").write_text("def answer(): import statistics; return statistics.mean([41, 43])")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with Child() as child:
+        assert child.call("task_of_the_user:answer") == 42

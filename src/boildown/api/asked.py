@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,26 @@ from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
-from boildown.errors import BudgetError, ConfigError, DataError, InputError, Mistake, Mistakes, ModelError
-from boildown.measuring.environment import resolved
+from boildown.errors import (
+    BoildownError,
+    BudgetError,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    InputError,
+    Mistake,
+    Mistakes,
+    ModelError,
+    WorkerLost,
+)
+from boildown.execution.child import Child
+from boildown.measuring.environment import free_memory, resolved
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import load, plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.splits import Splits, resolve
+from boildown.tasks.watch import current
 
 HARDWARE = (HERE, "x86-vnni", "x86-any", "arm64")
 Ladder = str | Sequence[str | Mapping[str, Any]]
@@ -82,6 +97,7 @@ def read(
     with mistakes:
         if asked["budget"] is not None:
             budget = Budget(parse_time(asked["budget"]))
+            current().left = partial(_left, budget)
     with mistakes:
         _check_choices(asked)
     with mistakes:
@@ -134,6 +150,11 @@ def started(budget: Any) -> Budget:
     with contextlib.suppress(InputError):
         return Budget(None if budget is None else parse_time(budget))
     return Budget()
+
+
+def _left(budget: Budget) -> float:
+    """Seconds that are left of a budget, with what is kept for the final verdict."""
+    return math.inf if budget.seconds is None else budget.seconds - budget.elapsed
 
 
 def conditions(target: Any) -> list[str]:
@@ -248,6 +269,7 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
             "Give the module it was scripted or traced from, with its weights.",
         )
     if isinstance(model, str):
+        _refuse_endless(model)
         built = call_factory(model)
         if not isinstance(built, nn.Module):
             raise ConfigError.of(
@@ -264,6 +286,33 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
     return first, (*loaded, *notices)
+
+
+def _refuse_endless(model: str) -> None:
+    """Refuse a folder of transformers whose config.json describes a network of another size than its weights.
+
+    It is built in a child, without its weights: a number in that file can make it endless.
+    """
+    library, _, folder = model.partition(":")
+    if library != "transformers" or not folder:
+        return
+    what, cure = f"config.json in {folder} describes a network", "Save the model again: model.save_pretrained(FOLDER)."
+    try:
+        with Child(memory=free_memory()) as child:
+            made, weights = child.call("boildown.surgery.hub:size_of", folder, deadline=_BUILDING)
+    except DeadlineError as error:
+        raise ModelError.of(f"{what} that is not built in {_BUILDING:g} s.", cure) from error
+    except BoildownError as error:
+        if isinstance(error, WorkerLost) or "MemoryError" in str(error):
+            raise ModelError.of(f"{what} that cannot be built in the memory there is.", cure) from error
+        return  # loading it tells the same, or more
+    if made > _MORE * weights + _SMALL:
+        raise ModelError.of(f"{what} of {made / 1e9:.1f} GB; the weights have {weights / 1e9:.2f}.", cure)
+
+
+_BUILDING = 180.0
+_MORE, _SMALL = 32, 1 << 30
+"""How many times its weights a network may have, and what it may have in any case."""
 
 
 def _check_factory(factory: str, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import boildown
+from boildown import files
 from boildown.api.asked import Ladder, Read, conditions, plain_deployment, read, started
 from boildown.api.run import Run
 from boildown.api.sitting import Callback, Desk, Sitting, desk, sitting
@@ -25,6 +26,7 @@ from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import PROBE, Attempt
 from boildown.engine.budget import Budget
 from boildown.engine.job import Factories, Goal
+from boildown.engine.maker import TRAINING
 from boildown.engine.prepare import Prepared, prepare
 from boildown.engine.quote import Quote
 from boildown.engine.students import OBJECT, Named, missing, named
@@ -35,12 +37,17 @@ from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+from boildown.tasks.watch import watching
+
+_WRITTEN = ("attempts", "best", "exports", "forecasts", TRAINING)
+"""The folders in that of a run that are written while it works."""
 
 _QUOTE, _MOST_QUOTE = 0.25, 120.0
 """The share of the budget that saying what it would be spent on may take, and the most seconds."""
 
 
 @contained()
+@watching()
 def compress(
     model: nn.Module | str,
     task: Task | str,
@@ -92,6 +99,7 @@ def compress(
 
     Raises InputError with every mistake at once, before a run folder exists.
     """
+    kept = Path(runs).absolute()  # code of the user's may change the working directory
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
@@ -101,7 +109,7 @@ def compress(
     )  # fmt: skip
     with (
         desk(callbacks, started(budget)) as at,
-        _begun(at, asked, (model, task, given, wrong), Path(runs), command) as (sat, found, prepared, facts),
+        _begun(at, asked, (model, task, given, wrong), kept, command) as (sat, found, prepared, facts),
     ):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
@@ -115,6 +123,7 @@ def compress(
 
 
 @contained()
+@watching()
 def quote(
     model: nn.Module | str,
     task: Task | str,
@@ -142,6 +151,7 @@ def quote(
     It takes a quarter of the budget, two minutes at most, and says what it had no time for. The arguments are those of
     `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
+    kept = Path(runs).absolute()  # code of the user's may change the working directory
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
@@ -151,7 +161,7 @@ def quote(
     )  # fmt: skip
     with (
         desk(callbacks, _for_quote(started(budget))) as at,
-        _begun(at, asked, (model, task, given, wrong), Path(runs), None) as (sat, found, prepared, facts),
+        _begun(at, asked, (model, task, given, wrong), kept, None) as (sat, found, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
         return sat.quote(journal, found, prepared, asked["ladder"])
@@ -208,6 +218,7 @@ def _nothing_kept() -> Iterator[None]:
 
 
 @contained()
+@watching()
 def resume(
     run: str | Path,
     model: nn.Module | None = None,
@@ -228,6 +239,7 @@ def resume(
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder) as journal:
+        files.survey(folder, _WRITTEN)
         facts = journal.facts
         with readable(folder):
             asked = dict(facts["asked"])
@@ -320,7 +332,7 @@ def _factories(
             model if isinstance(model, str) else factory,
             task if isinstance(task, str) else None,
             None if weights is None else str(Path(weights).resolve()),
-            tuple(sys.path),
+            tuple(str(Path(entry).absolute()) for entry in sys.path),
             students,
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,19 +28,22 @@ from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
-from boildown.engine.budget import Budget
+from boildown.engine.budget import Budget, parse_time
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import FIRST, SCORING, named
 from boildown.engine.timing import in_doubt
-from boildown.errors import AttemptError, InputError, JournalError, Mistakes, WorkerLost, contained
+from boildown.errors import AttemptError, DeadlineError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
+from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
 from boildown.tasks.splits import judged_alone
+from boildown.tasks.watch import watching
 
 
 @contained()
+@watching()
 def measure(
     path: str | Path,
     task: Task | str,
@@ -54,17 +57,21 @@ def measure(
     batch_size: int | None = None,
     seed: int = 0,
     trust: bool = False,
+    limit: str | float = "10 min",
+    memory: float | None = None,
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
     Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
     by itself, and both must be the files that the run measured. `trust` vouches for files of a format
-    that could execute code when loaded (runtime `eager`); without it they are refused. Raises
+    that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
+    that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
+    four fifths of what is free; held on Linux alone. Raises
     InputError where a condition needs what is not there, or a metric is not what it says.
     """
-    path = Path(path)
-    base = Path(first) if first is not None else _first_beside(path)
+    path = Path(path).absolute()
+    base = Path(first).absolute() if first is not None else _first_beside(path)
     task = task_from(task)
     mistakes, wanted = Mistakes(), Target(())
     where, wrong = plain_deployment(deployment, runtime, latency=latency)
@@ -72,6 +79,9 @@ def measure(
     with mistakes:
         if wrong := [*wrong, *number_mistakes(asked)]:
             raise InputError(*wrong)
+    seconds = 0.0
+    with mistakes:
+        seconds = parse_time(limit, "limit")
     meant, artifact, reference = deployment_of(asked), None, None
     with mistakes:
         chosen = check_runtime(meant.runtime)
@@ -110,27 +120,54 @@ def measure(
     ):
         bench = sat.bench
         bench.trust = trust
+        most = free_memory() if memory is None else int(memory)
+        bench.bound(seconds, most)
         bench.first = reference or artifact
         try:
-            bench.ports(artifact)
+            with _bounded(path, seconds, most):
+                bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
             raise InputError.of(f"{path} cannot be opened by {meant.runtime}: {error}", "Export it again.") from error
         found = {"size": bench.size(artifact)}
-        with named("The artifact cannot be scored", SCORING):
+        with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
             quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
             model = bench.model(None, artifact)
             looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
-        if job.asks("latency"):
-            found["latency"] = bench.latency(artifact)
-            if in_doubt(job, found):
-                found["latency"] = bench.latency(artifact, look=2)
-        if job.asks("memory"):
-            found["memory"] = bench.memory(artifact)
+        with _bounded(path, seconds, most):
+            if job.asks("latency"):
+                found["latency"] = bench.latency(artifact)
+                if in_doubt(job, found):
+                    found["latency"] = bench.latency(artifact, look=2)
+            if job.asks("memory"):
+                found["memory"] = bench.memory(artifact)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine)
+
+
+@contextlib.contextmanager
+def _bounded(path: Path, seconds: float, memory: int | None) -> Iterator[None]:
+    """What is done inside calls the artifact, which has limits."""
+    try:
+        yield
+    except DeadlineError as error:
+        raise InputError.of(
+            f"{path} was stopped: opening it, or one call of it, took more than {seconds:g} s.",
+            "Give it more with limit=... (--limit) where it is only slow; a loop in it may never end.",
+        ) from error
+    except (AttemptError, WorkerLost, InputError) as error:
+        if memory is None or not any(word in str(error) for word in _NO_MEMORY):
+            raise
+        raise InputError.of(
+            f"{path} was stopped: it asked for more than the {memory / 1e9:.1f} GB that it may have.",
+            "Give it more with memory=... (bytes; --memory, GB) where the machine has it, or a smaller batch size.",
+        ) from error
+
+
+_NO_MEMORY = ("bad_alloc", "bad allocation", "MemoryError", "Failed to allocate memory", "can't allocate memory")
+"""What libraries say that get no memory."""
 
 
 def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:

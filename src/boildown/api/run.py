@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from boildown import files
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.front import compared, front
@@ -241,15 +242,16 @@ def take(
         facts = journal.facts
         row = rows.get(attempt)
         artifact = None if row is None else row.artifact
+    files.survey(folder, ["attempts"])
     if artifact is None or not artifact.path.exists():
         have = ", ".join(str(number) for number, row in rows.items() if row.artifact) or "none"
         raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
-    if changed := artifact.changed():
+    if changed := artifact.changed(folder):
         raise InputError.of(
             f"The artifact of attempt {attempt} ({changed[0]}) is not the file that was measured.",
             "Bring it back from a copy, or make it again in a new run.",
         )
-    target = Path(to) if to is not None else folder / f"attempt-{attempt}"
+    target = Path(to).resolve() if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
     for note in deliver(artifact, folder / FIRST, target, facts.get("classes"), samples=samples, trust=trust):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boildown
+from boildown import files
 from boildown.api.asked import Ladder, Read
 from boildown.api.run import Run, show
 from boildown.domain.artifact import file_hash
@@ -26,7 +27,7 @@ from boildown.engine.budget import Budget
 from boildown.engine.chain import first_key
 from boildown.engine.changed import CHANGED, changed
 from boildown.engine.climb import Climbed, climb, run_out, sentence
-from boildown.engine.deliver import deliver, write_manifest
+from boildown.engine.deliver import deliver, delivered, write_manifest
 from boildown.engine.job import Job
 from boildown.engine.ladder import ladder
 from boildown.engine.prepare import FIRST, Prepared
@@ -48,7 +49,9 @@ from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
 from boildown.report.words import duration
+from boildown.tasks.data import repeated_fingerprint
 from boildown.tasks.pauses import asking
+from boildown.tasks.watch import current
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,22 @@ class Sitting:
     def __init__(self, job: Job, bench: Bench, at: Desk) -> None:
         self.job, self.bench, self.desk = job, bench, at
 
-    def identity(self, read: Read) -> dict[str, str]:
-        """What must stay the same while a run is resumed: the first model, the samples of the verdict."""
+    def identity(self, read: Read, *, training: bool = True) -> dict[str, str]:
+        """What must stay the same while a run is resumed: the first model, the data to judge on and to train on.
+
+        Of training data 256 samples are looked at, where they are the same whenever they are read.
+        """
         key = first_key(read.first, self.bench.graph(read.first))
         students = {} if read.job.students_key is None else {"students": read.job.students_key}
-        return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students}
+        train = read.job.splits.train if training else None
+        learned = None if train is None else repeated_fingerprint(train)
+        own = {} if learned is None else {"training data": learned}
+        return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
-    def check_identity(self, read: Read, began: Mapping[str, Any], run: str) -> None:
+    def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
         """Raise InputError for another model or other data than a run began with."""
         try:
-            found = self.identity(read)
+            found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
         wrong = [
@@ -119,10 +128,12 @@ class Sitting:
             for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
             if found.get(name) != began.get(name)
         ]
+        if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
+            wrong.append("data to train on")
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong == ["students"]
+                if len(wrong) > 1 or wrong[0] in ("students", "data to train on")
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )
@@ -198,7 +209,8 @@ class Sitting:
         if best is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
             with self.bench.timed("export"):
-                notes = deliver(best.artifact, folder / FIRST, folder / "best", classes)
+                ours = {str(name).removeprefix("best/") for name in delivered(folder).get("files", ())}
+                notes = deliver(best.artifact, folder / FIRST, folder / "best", classes, ours=ours)
             for note in notes:
                 journal.record(best.number, "handed over", {"note": note})
                 self.desk.emit("notice", {"text": note})
@@ -223,9 +235,8 @@ class Sitting:
                 "data": facts["data"],
                 "command": facts["command"],
                 "files": {
-                    path.relative_to(folder).as_posix(): file_hash(path)
-                    for path in sorted((folder / "best").rglob("*"))
-                    if path.is_file()
+                    path.relative_to(folder).as_posix(): file_hash(path, folder)
+                    for path in sorted(files.walk(folder / "best"))
                 },
             },
         )
@@ -300,6 +311,7 @@ def desk(callbacks: Sequence[Callback] | Callback, budget: Budget) -> Iterator[D
         # Torch about itself, of no use to who calls this.
         warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
         at = Desk(live, [callback for callback in called if not isinstance(callback, Live)], budget)
+        current().told = lambda text: at.emit("notice", {"text": text})
         with at.stop, patient(at.patience), computing(at.stop.check), asking(at.between):
             yield at
 

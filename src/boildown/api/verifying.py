@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from boildown import files
 from boildown.api.climbing import reread
 from boildown.api.sitting import Sitting, desk, sitting
 from boildown.domain.artifact import Artifact, file_hash
@@ -28,10 +29,13 @@ from boildown.errors import AttemptError, InputError, WorkerLost, contained, in_
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
+from boildown.measuring.environment import free_memory
 from boildown.methods.registry import installed
 from boildown.surgery.store import load_candidate
+from boildown.tasks.watch import watching
 
 _OF_THE_MACHINE = ("latency", "memory")
+_CALL_SECONDS = 600.0
 _TOLERANCE = 1e-3
 """Of a metric's value, or of its range: other processors round int8 otherwise, and an answer or two may change."""
 
@@ -88,6 +92,7 @@ class Verification:
 
 
 @contained()
+@watching()
 def verify(
     run: str | Path,
     model: nn.Module | str | None = None,
@@ -109,6 +114,7 @@ def verify(
     """
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder, readonly=True) as journal:
+        files.survey(folder, ["attempts", "best"])
         facts, rows, ending = journal.facts, {row.number: row for row in journal.attempts()}, journal.ending
         best = rows.get(-1 if ending is None or ending.best_attempt is None else ending.best_attempt)
         if best is None or best.artifact is None or best.verdict is None:
@@ -124,7 +130,7 @@ def verify(
     with tempfile.TemporaryDirectory() as scratch, desk((), Budget()) as at, contextlib.ExitStack() as stack:
         found = reread(facts, folder, model, task, students, initial_student, call="verify", clock=at.budget)
         sat = stack.enter_context(sitting(found, Path(scratch), at))
-        sat.check_identity(found, facts, folder.name)
+        sat.check_identity(found, facts, folder.name, training=False)
         recorded = Verdict.from_json(best.verdict)
         try:
             base, look = rows[0].artifact, max(looks, default=1)
@@ -149,7 +155,7 @@ def _hash(what: str, path: Path | None, recorded: str | None) -> Check:
     """A file held against the hash on record."""
     if path is None or not path.is_file():
         return Check(what, False, "there is no such file")
-    found = file_hash(path)
+    found = file_hash(path)  # the folder has been surveyed
     if recorded is None:
         return Check(what, False, "it is not on record")
     if found == recorded:
@@ -161,7 +167,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
     """The files of `best/` against journal and manifest, and the manifest against the journal."""
     checks = []
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(files.read_text(folder / "manifest.json", folder))
         recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
@@ -172,7 +178,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         return [Check("manifest.json", False, what), *_artifacts(folder, best)]
     said = "best attempt, its hash and its verdict are those of the journal"
     checks.append(Check("manifest.json", same, said if same else "its best attempt is not as the journal has it"))
-    there = {path.relative_to(folder).as_posix() for path in (folder / "best").rglob("*") if path.is_file()}
+    there = {path.relative_to(folder).as_posix() for path in files.walk(folder / "best")}
     checks += [
         _hash(name, folder / name if name in there else None, recorded.get(name))  # no path that the manifest makes up
         for name in sorted(there | recorded.keys())
@@ -198,6 +204,7 @@ def _measured(
     """The verdict of the delivered artifact, as it is now on this machine, beside the first model's, `base`."""
     job, bench = sat.job, sat.bench
     bench.trust, bench.first = trust, base
+    bench.bound(_CALL_SECONDS, free_memory())
     found = {"size": bench.size(artifact)}
     if any(recorded.measurements[name].data == "verdict" for name in job.quality & recorded.measurements.keys()):
         # The first model stands in: a candidate's outputs have the same structure.

@@ -10,6 +10,7 @@ from typing import Any
 
 import boildown as bd
 from boildown.errors import ConfigError, Mistake
+from boildown.execution.child import ordered
 from boildown.methods.registry import suggestion
 
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -78,7 +79,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(*mistakes)
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path[:] = ordered([folder, *sys.path], Path.cwd())
     return _config(tables, path.resolve().parent)
 
 

@@ -32,6 +32,10 @@ def measure(
         Path | None, typer.Option("--first", help="The first model's artifact, for drops and ratios.")
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML too, for CI.")] = None,
+    limit: Annotated[str, typer.Option("--limit", help="The most time that one call of the file takes.")] = "10 min",
+    memory: Annotated[
+        float | None, typer.Option("--memory", help="The most GB that it gets; four fifths of what is free by default.")
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
@@ -48,6 +52,8 @@ def measure(
         runtime=read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
         trust=trust,
+        limit=limit,
+        memory=None if memory is None else 1e9 * memory,
     )
     if junit is not None:
         write_junit(verdict, artifact.name, junit)

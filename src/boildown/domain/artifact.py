@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from boildown import files
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file. Raises OSError where it cannot be read."""
-    with path.open("rb") as file:
+
+def file_hash(path: Path, below: Path | None = None) -> str:
+    """sha256 of a file; `below`: see `files.opened`. Raises OSError where it cannot be read."""
+    with files.opened(path, below) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_changed(path: Path, sha256: str, below: Path | None = None) -> bool:
+    """Whether a file is gone or has another hash. Raises StrangeFileError where it is no file; see `files.opened`."""
+    try:
+        return file_hash(path, below) != sha256
+    except FileNotFoundError:
+        return True
 
 
 @dataclass(frozen=True)
@@ -68,20 +77,23 @@ class Artifact:
         """Bytes of all files together. Raises OSError where one is gone."""
         return sum(path.stat().st_size for path in self.paths)
 
-    def changed(self) -> list[Path]:
-        """The files that are gone, or not what they were."""
+    def changed(self, below: Path | None = None) -> list[Path]:
+        """The files that are gone, or not what they were; `below`: see `files.opened`."""
         pairs = zip(self.paths, self._names, strict=True)
-        return [path for path, name in pairs if not path.is_file() or file_hash(path) != self.files[name]]
+        return [path for path, name in pairs if is_changed(path, self.files[name], below)]
 
     def at(self, folder: Path) -> Artifact:
         """The same artifact, where its files lie in another folder."""
         return replace(self, folder=folder)
 
-    def copy(self, folder: Path) -> Artifact:
-        """Copy the files into a folder. What is loaded comes last: where it is, all of it is."""
+    def copy(self, folder: Path, below: Path | None = None) -> Artifact:
+        """Copy the files into a new folder; `below`: see `files.opened`.
+
+        What is loaded comes last: where it is, all of it is.
+        """
         for name in reversed(self._names):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(self.folder / name, folder / name)
+            files.copy(self.folder / name, folder / name, below)
         return self.at(folder)
 
     def move(self, folder: Path) -> Artifact:

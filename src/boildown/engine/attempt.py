@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from boildown import files
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.measurement import Measurement
@@ -471,9 +472,15 @@ class Climber:
         run, row = donor
         assert row.artifact is not None
         try:
-            candidate = self._copied(attempt, row.artifact.folder)
             with Journal.open(run, readonly=True) as earlier:
                 told = [record for record in earlier.records() if record.attempt == row.number]
+                for path in {*earlier.files(row), *(row.artifact.folder / name for name in (CANDIDATE, WEIGHTS))}:
+                    if path.exists():
+                        own = attempt.folder / path.relative_to(row.artifact.folder)
+                        own.parent.mkdir(parents=True, exist_ok=True)
+                        files.remove(own)
+                        files.copy(path, own, run)
+            candidate = load_candidate(attempt.folder, self.first, self.job.students)
         except (OSError, ValueError, KeyError, BoildownError) as error:
             self.journal.record(attempt.number, NOT_REUSED, {"run": run.name, "why": str(error)})
             return None

@@ -99,6 +99,8 @@ class Bench:
         self.first: Artifact | None = None
         self.deadline = float("inf")
         self._child = Child()
+        self.home = self._child.folder
+        self._seconds = float("inf")
         self.runtime = get(job.deployment.runtime)
         self.version = self.runtime.version()
         self._environment = {
@@ -116,6 +118,10 @@ class Bench:
         if self.first is not None:
             self.first = self.first.at(folder / self.first.folder.relative_to(self.folder))
         self.folder = folder
+
+    def bound(self, seconds: float, memory: int | None) -> None:
+        """Files of others are run: no call takes longer, and no child gets more memory than this."""
+        self._seconds, self._child.memory = seconds, memory
 
     def close(self) -> None:
         """End the child process."""
@@ -267,7 +273,7 @@ class Bench:
             inputs = self.sample(deployment.batch)
 
             def peak(which: Artifact) -> int:
-                with Child() as fresh:
+                with Child(memory=self._child.memory) as fresh:
                     return int(
                         fresh.call(
                             "boildown.measuring.memory:peak",
@@ -303,7 +309,7 @@ class Bench:
 
         def measured() -> Measurement:
             assert self.first is not None
-            with Child() as fresh, quiet(self.check) as still:
+            with Child(memory=self._child.memory) as fresh, quiet(self.check) as still:
                 self.progress("time", 0, None)
                 found = Measurement.from_json(
                     fresh.call(
@@ -631,9 +637,9 @@ class Bench:
         )  # fmt: skip
 
     def _left(self) -> float | None:
-        if self.deadline == float("inf"):
+        left = min(self.deadline - time.monotonic(), self._seconds)
+        if left == float("inf"):
             return None
-        left = self.deadline - time.monotonic()
         if left <= 0:
             raise DeadlineError("The attempt took all the time it had.")
         return left

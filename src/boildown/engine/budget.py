@@ -31,10 +31,10 @@ _WITHOUT_BUDGET = 3600.0
 _JUDGED_WITHOUT_BUDGET = 3600.0
 
 
-def parse_time(text: str | float | int) -> float:
+def parse_time(text: str | float | int, what: str = "budget") -> float:
     """Seconds from `"30 min"`, `"1 h 30 min"` or a number of seconds.
 
-    Raises InputError for anything else, or for no time at all.
+    Raises InputError for anything else, or for no time at all, naming `what` it is.
     """
     cure = 'Write it like "30 min", "2 h" or "90 s".'
     if isinstance(text, int | float) and not isinstance(text, bool):
@@ -45,11 +45,11 @@ def parse_time(text: str | float | int) -> float:
             match = _PART.match(rest)
             scale = _scale(match[2]) if match else None
             if match is None or scale is None:
-                raise InputError.of(f"The budget {text!r} cannot be read.", cure)
+                raise InputError.of(f"The {what} {text!r} cannot be read.", cure)
             seconds += float(match[1]) * scale
             rest = rest[match.end() :]
     if not 0 < seconds < float("inf"):
-        raise InputError.of(f"The budget {text!r} leaves no time to work in.", cure)
+        raise InputError.of(f"The {what} {text!r} leaves no time to work in.", cure)
     return seconds
 
 

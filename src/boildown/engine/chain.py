@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -28,6 +30,7 @@ from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import plain, restore, weights_hash
 from boildown.tasks.splits import learning
+from boildown.tasks.watch import watching
 
 
 def first_key(first: Candidate, graph: Graph) -> str:
@@ -132,15 +135,17 @@ def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str,
 def apply_in_child(
     factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str,
     deployment: Deployment, rules: Rules, training: str, begun: Begun | None, sketched: bool = False,
-    patience: float | None = None,
+    patience: float | None = None, seconds: float | None = None,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records.
 
-    patience: seconds to wait for other runs, None for a minute at a stretch.
+    patience: seconds to wait for other runs, None for a minute at a stretch. seconds: after which this process is
+    ended; data that hang are told just before.
     """
     records: list[tuple[str, dict[str, Any]]] = []
     waits = Patience(patience, lambda what, _seconds: progress(what, 0), Path(training).parent.name)
-    with patient(waits), computing():
+    end = math.inf if seconds is None else time.monotonic() + 0.95 * seconds
+    with patient(waits), computing(), watching(lambda: end - time.monotonic(), least=0.1):
         job, first, first_key = _from_factories(factories, first_folder, seed, device, deployment, rules)
         context = context_of(
             job, first, Path(training), progress=progress, record=lambda kind, data: records.append((kind, dict(data))),
@@ -162,7 +167,7 @@ def _from_factories(
     """The job and the first candidate, built once in this process."""
     for entry in factories.path:
         if entry not in sys.path:
-            sys.path.insert(0, entry)
+            sys.path.append(entry)
     assert factories.model is not None
     assert factories.task is not None
     task = call_factory(factories.task)

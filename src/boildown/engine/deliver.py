@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from boildown import files
 from boildown.domain.artifact import Artifact
 from boildown.engine import handover
 from boildown.execution.child import Child
@@ -17,7 +18,7 @@ from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port
 from boildown.surgery.store import CANDIDATE, WEIGHTS
 
-SAMPLE, _PORTS, _LOADER = "sample.npz", "ports.json", "load.py"
+SAMPLE, _PORTS, _LOADER, MANIFEST = "sample.npz", "ports.json", "load.py", "manifest.json"
 RESERVED = frozenset(
     {
         SAMPLE,
@@ -37,6 +38,7 @@ RESERVED = frozenset(
 def save_sample(arrays: Sequence[Array], folder: Path) -> None:
     """Keep the flat inputs of one call, for every delivery of the run."""
     folder.mkdir(parents=True, exist_ok=True)
+    files.remove(folder / SAMPLE)
     np.savez_compressed(folder / SAMPLE, *arrays)
 
 
@@ -48,36 +50,44 @@ def deliver(
     *,
     samples: bool = True,
     trust: bool = True,
+    ours: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Fill `folder`: the artifact's files, its ports and classes, a loader, and what predicts from raw things.
 
-    The folder appears complete or not at all; one that is there is replaced, but an empty one is filled. samples:
-    whether samples of the user's data lie in it. `trust` vouches for the artifact, see `Runtime.open`. Returns what
-    a person should know of it, in sentences.
+    The folder appears complete or not at all; one that is there is replaced, but an empty one is filled, and one with
+    files of others keeps them. samples: whether samples of the user's data lie in it. `trust` vouches for the artifact,
+    see `Runtime.open`. ours: files that lay in it before by the work of boildown. Returns what a person should know of
+    it, in sentences. Raises StrangeFileError where the folder is a link, or has one or the like in it.
     """
-    folder = folder.resolve()  # "." has no name
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name, and no link is followed
+    there = {path.relative_to(folder).as_posix() for path in files.walk(folder)}
     empty = folder.is_dir() and not any(folder.iterdir())
-    fresh = folder / ".new" if empty else folder.with_name(f".new-{folder.name}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh = files.make_folder(folder / "delivered" if empty else folder)
     try:
         notes = _fill(fresh, artifact, first_folder, classes, samples, trust)
+        made = {path.relative_to(fresh).as_posix() for path in files.walk(fresh)}
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):
                 path.rename(folder / path.name)
+        elif there - made - set(ours):
+            for name in there & set(ours) - made:
+                (folder / name).unlink()
+            for name in sorted(made):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / name).replace(folder / name)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            files.remove(folder)
             fresh.rename(folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        files.remove(fresh)
     return notes
 
 
 def _fill(
     folder: Path, artifact: Artifact, first: Path, classes: Sequence[str] | None, samples: bool, trust: bool
 ) -> tuple[str, ...]:
-    copy, runtime, kept = artifact.copy(folder), artifact.runtime, first / handover.KEPT
-    with np.load(first / SAMPLE) as saved:
+    copy, runtime, kept = artifact.copy(folder, artifact.folder), artifact.runtime, first / handover.KEPT
+    with files.opened(first / SAMPLE, first) as file, np.load(file, allow_pickle=False) as saved:
         arrays = [saved[name] for name in saved.files]
     with Child() as child:
 
@@ -137,6 +147,13 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
     A process killed meanwhile leaves the old one or the new one, never half of it.
     """
-    path, fresh = folder / "manifest.json", folder / ".manifest.json.new"
-    fresh.write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    files.replace(folder / MANIFEST, json.dumps(facts, indent=2, default=str) + "\n")
+
+
+def delivered(folder: Path) -> dict[str, Any]:
+    """`manifest.json` of a run; empty where there is none that can be read."""
+    try:
+        found = json.loads(files.read_text(folder / MANIFEST, folder))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

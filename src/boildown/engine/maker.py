@@ -58,7 +58,7 @@ class Maker:
         self.number: int | None = None
         self.end = float("inf")
         self.went_on = False
-        self._child = Child()
+        self._child = Child(bench.home)
         self._donors: list[Path] = []
         self._climbed: list[Rung] = []
         self.sketched: dict[str, dict[str, Measurement]] = {}
@@ -175,12 +175,13 @@ class Maker:
         begun = None if sketched else self._begun(rung)
         self.went_on |= begun is not None
         if self.job.factories.complete:
+            seconds = max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None
             with delegated(self.stop):
                 records = self._child.call(
                     "boildown.engine.chain:apply_in_child", self.job.factories, str(rung), str(folder),
                     str(self.folder / FIRST), self.job.seed, self.job.device, self.job.deployment, self.job.rules,
                     str((self.folder / TRAINING).resolve()), begun, sketched,
-                    next_wait(), deadline=max(1.0, self.end - time.monotonic()) if self.end < float("inf") else None,
+                    next_wait(), seconds, deadline=seconds,
                     check=self.stop, on_progress=self.bench.progress, retries=1,
                     doing=f"{'sketching' if sketched else 'applying'} {rung}",
                 )  # fmt: skip

@@ -8,16 +8,18 @@ scripts without an `if __name__ == "__main__"` guard and notebooks work.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from types import TracebackType
@@ -52,11 +54,15 @@ class Child:
 
     Module-level caches of the functions called live as long as the process: `pid` tells whether it
     is still the same one. The process has a session of its own, so Ctrl-C in the terminal does not
-    reach it, and it dies with its parent. Calls from several threads queue up.
+    reach it, and it dies with its parent. Calls from several threads queue up. It works in
+    `folder`, by default the one that was current when this was made, wherever code of the user's changes to.
+    memory: the most bytes that it may ask for, where the system can hold it to that (Linux).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None, memory: int | None = None) -> None:
         self._process: _Process | None = None
+        self.folder = folder or Path.cwd()
+        self.memory = memory
         self._one_call = threading.Lock()
 
     @property
@@ -113,9 +119,12 @@ class Child:
         """
         with self._one_call:
             if self._process is None:
-                self._process = _Process()
-                self._process.send(_message(pickle.dumps((function, args, {}), PROTOCOL)))
+                self._process = _Process(self.folder)
+                self._process.send(self._message(pickle.dumps((function, args, {}), PROTOCOL)))
                 self._process.dropped = 1
+
+    def _message(self, call: bytes) -> bytes:
+        return pickle.dumps((ordered(sys.path, self.folder), str(self.folder), self.memory, call), PROTOCOL)
 
     def close(self) -> None:
         """End the process, if there is one. A later call starts a new one."""
@@ -142,9 +151,9 @@ class Child:
         if self._process and self._process.died():
             self._process.kill()
             self._process = None
-        process = self._process = self._process or _Process()
+        process = self._process = self._process or _Process(self.folder)
         try:
-            process.send(_message(call))
+            process.send(self._message(call))
             while True:
                 tick()
                 if not process.ready(_TICK):
@@ -174,21 +183,20 @@ class _Process:
     dropped = 0
     _sender: threading.Thread | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self._pipe, theirs = connection.Pipe()
         # Linux ties a child's life to the *thread* that started it, so only the main thread may ask.
         tied = "tied" if threading.current_thread() is threading.main_thread() else "free"
-        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-m", "boildown.execution.worker"]
-        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-c", _BEGIN]
         self._popen = subprocess.Popen(
-            [*command, str(theirs.fileno()), tied],
+            [*command, str(theirs.fileno()), tied, json.dumps(ordered(sys.path, folder))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONPATH": path},
+            cwd=folder,
             **_inheriting(theirs.fileno()),
         )
         theirs.close()
@@ -257,6 +265,30 @@ class _Process:
         return WorkerLost(f"the process of {doing} {_death(code)}{last}", "\n".join(self._lines))
 
 
+def ordered(path: Sequence[str], folder: Path) -> list[str]:
+    """Where a child looks for modules: as here, but the standard library comes first.
+
+    A file of the user's that is called like a part of it, `random.py` beside the configuration, is in nobody's way.
+    folder: what entries are relative to.
+    """
+    places = list(dict.fromkeys(os.path.join(folder, entry) for entry in path))  # noqa: PTH118 - entries are text
+    return sorted(places, key=lambda place: not _standard(place))
+
+
+def _standard(place: str) -> bool:
+    where = Path(place)
+    if where.suffix == ".zip":
+        return where.name.startswith("python") and where.is_relative_to(sys.base_prefix)
+    inside = where.is_relative_to(_LIBRARY) and not {"site-packages", "dist-packages"} & set(where.parts)
+    return inside or where == Path(sys.base_prefix, "DLLs")
+
+
+_LIBRARY = sysconfig.get_path("stdlib")
+_BEGIN = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from boildown.execution import worker; worker.main()"
+)
+
+
 def _death(code: int) -> str:
     if code >= 0:
         return f"ended by itself with exit code {code}."
@@ -279,10 +311,6 @@ def _inheriting(channel: int) -> dict[str, Any]:
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [channel]})
         return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"pass_fds": (channel,), "start_new_session": True}
-
-
-def _message(call: bytes) -> bytes:
-    return pickle.dumps((sys.path, str(Path.cwd()), call), PROTOCOL)
 
 
 def _keep(stream: IO[str], lines: deque[str]) -> None:

@@ -1,9 +1,9 @@
 """The program of a child process: answer calls until the parent is gone.
 
-Started as `python -m boildown.execution.worker CHANNEL TIED`. `CHANNEL` is an inherited descriptor
-(a handle on Windows) of one end of a pipe; each message is a pickle of protocol 5:
+Started by `child.Child` with CHANNEL and TIED as arguments. `CHANNEL` is an inherited descriptor (a handle on Windows)
+of one end of a pipe; each message is a pickle of protocol 5:
 
-    to the worker     (sys.path, working directory, pickle of (function, args, kwargs))
+    to the worker     (sys.path, working directory, limit of memory, pickle of (function, args, kwargs))
     from the worker   ("progress", what, done, total)    any number of times
                       ("value", value) | ("raised", error, traceback) | ("failed", type, message, traceback)
 
@@ -73,7 +73,8 @@ def main() -> None:
 def _answer(message: bytes) -> bytes:
     """Run one call; the pickled answer, whatever happens."""
     try:
-        sys.path[:], folder, call = pickle.loads(message)
+        sys.path[:], folder, memory, call = pickle.loads(message)
+        _bound(memory)
         if folder != os.getcwd():  # noqa: PTH109 - a string is compared
             os.chdir(folder)
         function, args, kwargs = pickle.loads(call)
@@ -85,6 +86,16 @@ def _answer(message: bytes) -> bytes:
         if isinstance(error, BoildownError) and (own := _portable(error, text)):
             return own
         return pickle.dumps(("failed", type(error).__qualname__, text_of(error), text), PROTOCOL)
+
+
+def _bound(memory: int | None) -> None:
+    """Let the system refuse this process more bytes of its own: what asks for more gets a MemoryError."""
+    if memory is not None and sys.platform == "linux":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        most = memory if most == resource.RLIM_INFINITY else min(memory, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _portable(error: BoildownError, text: str) -> bytes | None:
@@ -129,10 +140,3 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    # As `__main__` this module would exist twice, and `progress` would not know the channel.
-    from boildown.execution import worker
-
-    worker.main()

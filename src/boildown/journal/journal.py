@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -13,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from boildown.domain.artifact import Artifact, file_hash
+from boildown.domain.artifact import Artifact, is_changed
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError, in_words
-from boildown.journal import migrations, plain
+from boildown.journal import guard, migrations, plain
 from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
 
@@ -27,6 +29,8 @@ _ROOM = 1 << 20
 """Bytes that a step of a run writes at least: with less the disk is full."""
 _RUNNING = State.RUNNING.value
 _COLUMNS = ", ".join(field.name for field in fields(AttemptRow))
+_open: Counter[Path] = Counter()
+"""Journals that this process has open: to close another descriptor of one would drop SQLite's locks on it."""
 
 
 class Journal:
@@ -42,6 +46,11 @@ class Journal:
         self._connection = connection
         self._lock = lock
         self._one_at_a_time = threading.RLock()
+        self._path = (folder / FILE).resolve()
+        self._file = _identity(self._path) if lock else None
+        self._start = guard.limit(connection)
+        self._closed = False
+        _open[self._path] += 1
 
     @classmethod
     def create(cls, folder: Path, facts: Mapping[str, Any]) -> Self:
@@ -50,8 +59,12 @@ class Journal:
         Raises JournalError if the folder has a journal already.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / FILE).exists():
+        if os.path.lexists(folder / FILE):
             raise JournalError(f"{folder} has a journal already. Resume that run, or give another folder.")
+        with _told(folder), contextlib.closing(sqlite3.connect(folder / FILE)) as connection:
+            connection.execute(
+                f"PRAGMA application_id = {migrations.ID}"
+            )  # before the rest, which lies beside at first
         journal = cls._written(folder)
         journal.update_facts(facts)
         return journal
@@ -65,10 +78,14 @@ class Journal:
         """
         if not (folder / FILE).is_file():
             raise JournalError(f"There is no journal in {folder}. `boildown runs` lists the runs there are.")
+        with _told(folder):
+            if not _open[(folder / FILE).resolve()]:
+                guard.identify(folder / FILE)
         if readonly:
             return cls._read(folder)
         with _told(folder), contextlib.closing(_readonly(folder / FILE)) as connection:
             migrations.missing(connection)  # one of a newer version is left as it is
+            guard.check(connection, folder / FILE)
         return cls._written(folder)
 
     @classmethod
@@ -90,7 +107,13 @@ class Journal:
     def _read(cls, folder: Path) -> Self:
         with _told(folder):
             connection = _readonly(folder / FILE)
-            if migrations.missing(connection):
+            try:
+                old_shape = migrations.missing(connection)
+                guard.check(connection, folder / FILE)
+            except BaseException:
+                connection.close()
+                raise
+            if old_shape:
                 # A file of an older version must not be changed by reading it: bring a copy up to date.
                 with contextlib.closing(connection) as old:
                     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -102,6 +125,9 @@ class Journal:
     def close(self) -> None:
         """Release the file and the right to write it."""
         with self._one_at_a_time:
+            if not self._closed:
+                self._closed = True
+                _open[self._path] -= 1
             self._connection.close()
             if self._lock:
                 self._lock.release()
@@ -245,7 +271,11 @@ class Journal:
 
     def changed(self, row: AttemptRow) -> list[Path]:
         """The files of a finished attempt that are gone or not those that were journalled."""
-        return [path for path, sha256 in self.files(row).items() if not path.is_file() or file_hash(path) != sha256]
+        return [path for path, sha256 in self.files(row).items() if is_changed(path, sha256, self._around(path))]
+
+    def _around(self, path: Path) -> Path | None:
+        """The run folder, for a file that lies in it."""
+        return self.folder if path.is_relative_to(self.folder) else None
 
     # -- measurements, looks, records ----------------------------------------------------------------
 
@@ -326,6 +356,7 @@ class Journal:
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._one_at_a_time, _told(self.folder):
+            self._start()
             return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
@@ -334,6 +365,12 @@ class Journal:
         if self._lock is None:
             raise JournalError(f"The journal in {self.folder} was opened for reading only.")
         with self._one_at_a_time, _told(self.folder):
+            if _identity(self._path) != self._file:
+                raise JournalError(
+                    f"The journal in {self.folder} was deleted, moved or replaced while the run was at work. "
+                    "What was made stays in attempts/. Bring the journal back from a copy, or start a new run."
+                )
+            self._start()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -367,6 +404,8 @@ def _told(folder: Path) -> Iterator[None]:
             cure = "The journal is intact up to the last finished step: free space on the disk, then resume."
         elif "not a database" in said or "malformed" in said:
             cure = "The file is damaged or no journal: bring it back from a copy, or start a new run."
+        elif "interrupted" in said:
+            cure = f"A statement took more than {guard.SECONDS:g} s: bring the file back from a copy."
         elif "no such table" in said:
             cure = "It was not made by boildown, or its run ended before it began: start a new run."
         else:
@@ -397,6 +436,15 @@ def _readonly(path: Path) -> sqlite3.Connection:
             raise
         connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _PLAIN = {"quote": dict, "verdict": dict, "candidate": dict, "artifact": dict, "timings": dict, "notes": list}

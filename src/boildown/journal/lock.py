@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from boildown.errors import JournalError
+from boildown import files
+from boildown.errors import JournalError, StrangeFileError
 
 # Locks of POSIX records do not exclude the process that holds them, and closing any descriptor of
 # the file drops them; so this process keeps its own list. They are chosen because, unlike flock,
@@ -19,11 +20,15 @@ class WriterLock:
     """Held from construction to `release`. Raises JournalError while another process or journal holds it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.resolve()
+        self._path = _placed(path)
         if _held.get(self._path) == os.getpid():
             raise _busy(self._path, "this process")
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            files.own(self._path)
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+        except StrangeFileError:
+            raise
         except OSError as error:
             raise JournalError(
                 f"The run folder {self._path.parent} cannot be written: {error.strerror}. "
@@ -50,13 +55,18 @@ class WriterLock:
 
 def writer(path: Path) -> int | None:
     """The process that holds the lock, told without touching it; None for none, 0 for one out of this one's sight."""
-    if _held.get(path.resolve()) == os.getpid():
+    if _held.get(_placed(path)) == os.getpid():
         return os.getpid()  # to open the file would drop the lock
     try:
-        with path.open("rb") as file:
+        with files.opened(path, path.parent) as file:
             return _holder(file.fileno())
     except (OSError, ValueError):
         return None
+
+
+def _placed(path: Path) -> Path:
+    """Where the file itself lies: of a link, the link."""
+    return path.parent.resolve() / path.name
 
 
 def _busy(path: Path, writer: str) -> JournalError:

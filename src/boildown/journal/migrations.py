@@ -14,6 +14,9 @@ from boildown.errors import JournalError
 from boildown.journal import plain
 from boildown.measuring.environment import hardware_of
 
+ID = int.from_bytes(b"boil")
+"""The `application_id` of a journal; those of boildown 0.1 have 0."""
+
 Change = str | Callable[[sqlite3.Connection], None]
 """One statement, or what takes more."""
 
@@ -107,6 +110,7 @@ def migrate(connection: sqlite3.Connection, at: str) -> None:
     """Make every missing step, all or none; `at` is the time kept beside their names."""
     connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute(f"PRAGMA application_id = {ID}")
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied TEXT NOT NULL)")
         for name, changes in missing(connection):
             for change in changes:

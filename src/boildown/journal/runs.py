@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -35,13 +36,13 @@ def run_folders(runs: Path) -> list[Path]:
 
 
 def resolve_run(runs: Path, text: str) -> Path:
-    """The folder of the run that is meant by a path, an id, a unique prefix of one, or `latest`.
+    """The folder of the run that is meant by a path, an id, a unique prefix of one, or `latest`, as an absolute path.
 
     Raises InputError naming the choices.
     """
-    if (Path(text) / FILE).is_file():
-        return Path(text)
-    folders = run_folders(runs)
+    if os.path.lexists(Path(text) / FILE):
+        return Path(text).absolute()
+    folders = run_folders(runs.absolute())
     if text == "latest" and folders:
         return folders[0]
     found = [run for run in folders if run.name == text] or [run for run in folders if run.name.startswith(text)]

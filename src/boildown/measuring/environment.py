@@ -61,6 +61,18 @@ def _hardware() -> dict[str, Any]:
     }
 
 
+def free_memory() -> int | None:
+    """Bytes that a process may take without harm to the rest of the machine; None where that is not known.
+
+    Four fifths of what is free, or of what the container may have.
+    """
+    lines = (line.split() for line in _read(Path("/proc/meminfo")).splitlines())
+    found = [1024 * int(parts[1]) for parts in lines if parts[:1] == ["MemAvailable:"]]
+    if (limit := _read(Path("/sys/fs/cgroup/memory.max")).strip()).isdigit():
+        found.append(int(limit))
+    return int(0.8 * min(found)) if found else None
+
+
 def environment() -> dict[str, Any]:
     """Hardware, operating system and package versions as plain data; memory in bytes or `None`.
 

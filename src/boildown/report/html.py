@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from boildown import files
 from boildown.journal.journal import Journal, readable
 from boildown.report import charts
 from boildown.report.read import ReportFacts, facts
@@ -58,9 +59,8 @@ def write(folder: Path) -> Path:
     """
     with Journal.open(folder, readonly=True) as journal, readable(folder):
         text = render(facts(journal))
-    path, fresh = folder / "report.html", folder / ".report.html.new"
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)  # a reader sees the old report or the new one, never half of it
+    path = folder / "report.html"
+    files.replace(path, text)  # a reader sees the old report or the new one, never half of it
     return path
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boildown import files
 from boildown.domain.front import compared, front
 from boildown.domain.grammar import COSTS, format_measurement, format_value, marked
 from boildown.domain.measurement import LEGEND, MARK, NOISE, Interval, Measurement
@@ -280,11 +281,11 @@ def _changed(
 
 def _loader(folder: Path) -> str:
     """The script that was handed over with the artifact."""
-    path = folder / "best" / "load.py"
-    if not path.is_file():
+    try:
+        with files.opened(folder / "best" / "load.py", folder) as file:
+            return file.read(_LOADER).decode("utf-8", errors="replace")
+    except OSError:
         return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(_LOADER)
 
 
 def _beside(seconds: float, rows: Sequence[AttemptRow]) -> str:

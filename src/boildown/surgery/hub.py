@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import torch
 from torch import nn
 
 from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError, install
@@ -35,9 +36,7 @@ def from_transformers(path: str) -> nn.Module:
     """
     folder = _folder(path)
     config = _config(folder)
-    transformers = _library("transformers", "Models of Hugging Face")
-    names = [str(name) for name in config.get("architectures") or ()]
-    kind = getattr(transformers, names[0], None) if names else transformers.AutoModel
+    transformers, kind, names = _kind(config)
     if kind is None:
         raise ModelError.of(
             f"{folder} holds a {names[0]}, which transformers {transformers.__version__} does not have.",
@@ -48,8 +47,9 @@ def from_transformers(path: str) -> nn.Module:
     try:
         with _quiet(transformers):
             model, told = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+                **_own_kernels(transformers, config),
+            )  # fmt: skip
     except Exception as error:  # a foreign folder can fail anywhere
         raise ModelError.of(
             f"transformers cannot load {folder}: {said(error)}.",
@@ -66,6 +66,51 @@ def from_transformers(path: str) -> nn.Module:
         )
     network: nn.Module = model.eval()
     return network
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Bytes of the model that config.json of a folder describes, built without memory for it, and of its weights.
+
+    It may take for ever, or all memory: for a child process with limits.
+    """
+    folder = _folder(path)
+    config = _config(folder)
+    transformers, kind, _ = _kind(config)
+    with _quiet(transformers), torch.device("meta"):
+        if kind in (None, transformers.AutoModel):
+            model = transformers.AutoModel.from_config(_read(transformers, config))
+        else:
+            model = kind(_read(transformers, config))
+    made = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return made, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _kind(config: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
+    """The library, the class that a configuration names, None where there is none, and the names."""
+    transformers = _library("transformers", "Models of Hugging Face")
+    names = [str(name) for name in config.get("architectures") or ()]
+    return transformers, getattr(transformers, names[0], None) if names else transformers.AutoModel, names
+
+
+def _own_kernels(transformers: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What keeps a configuration from choosing code that is fetched from elsewhere."""
+    foreign = any(word in json.dumps(config) for word in _FOREIGN)
+    return {"config": _read(transformers, config)} if foreign else {}
+
+
+def _read(transformers: Any, config: Mapping[str, Any]) -> Any:
+    """A configuration without what chooses kernels."""
+    return transformers.CONFIG_MAPPING[config["model_type"]].from_dict(_without(config))
+
+
+def _without(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        return {key: _without(value) for key, value in config.items() if not any(word in key for word in _FOREIGN)}
+    return [_without(value) for value in config] if isinstance(config, list) else config
+
+
+_FOREIGN = ("_implementation", "use_kernels", "kernel_config")
+"""In the names of settings of config.json that choose kernels, which may be fetched and run."""
 
 
 def from_timm(name: str) -> nn.Module:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from boildown import files
 from boildown.domain.candidate import Candidate, Edit, Plan
 from boildown.errors import BoildownError, in_words
 from boildown.surgery.edits import apply_edits
@@ -42,9 +43,7 @@ def save_candidate(candidate: Candidate, folder: Path, first: Candidate, first_f
         "notes": list(candidate.notes),
         "weights": weights,
     }
-    fresh = folder / f"new-{CANDIDATE}"
-    fresh.write_text(json.dumps(data), encoding="utf-8")
-    fresh.replace(folder / CANDIDATE)
+    files.replace(folder / CANDIDATE, json.dumps(data))
 
 
 def load_candidate(
@@ -64,12 +63,14 @@ def load_candidate(
 
 
 def _load(folder: Path, first: Candidate, students: Mapping[str, nn.Module]) -> Candidate:
-    data = json.loads((folder / CANDIDATE).read_text(encoding="utf-8"))
+    data = json.loads(files.read_text(folder / CANDIDATE, folder))
     edits = tuple(Edit.from_json(edit) for edit in data["edits"])
     model = first.model
     if edits or data["weights"] == WEIGHTS:
         model = apply_edits(copy.deepcopy(model), edits, students)
-        restore(model, folder / data["weights"])
+        weights = folder / data["weights"]
+        files.check(weights, weights.parent)
+        restore(model, weights)
         model.eval()
     return replace(
         first,

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from boildown import files
 from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -105,6 +106,7 @@ def save(model: nn.Module, path: Path) -> None:
         seen[where] = name
         tensors[name] = tensor.detach().cpu().contiguous().clone()
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    files.remove(path)  # a link would be written through
     save_file(tensors, path, metadata={_ALIASES: json.dumps(aliases), _FROZEN: json.dumps(frozen)})
 
 

@@ -29,12 +29,14 @@ from torch.utils.data.distributed import DistributedSampler
 from boildown.domain.task import Samples
 from boildown.errors import DataError, InputError, Mistake, contained
 from boildown.tasks.pauses import between
+from boildown.tasks.watch import begin, in_time
 
 TARGET_KEYS = ("labels", "label", "targets", "target")
 """Where a dict keeps its target; the rest are the inputs."""
 
 _BATCH_SIZE = 64
 _FINGERPRINT_ITEMS = 256
+_READ_TWICE = 32
 _ROWS_AT_ONCE = 256
 _WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)
 
@@ -220,6 +222,7 @@ class Items:
         return default_convert(self.collate(items))  # type: ignore[no-untyped-call]
 
     def _item(self, index: int) -> Any:
+        begin(index)
         between()
         return self.source[index]
 
@@ -327,6 +330,16 @@ def samples_from(
     return _indexed(source, collate, batch_size or _BATCH_SIZE)
 
 
+def repeated_fingerprint(samples: Samples) -> str | None:
+    """The fingerprint of 256 samples; None where they cannot be read, or differ whenever they are read."""
+    head = evenly_spaced(len(samples), _READ_TWICE)
+    try:
+        once, again = (samples.subset(head).fingerprint(every=True) for _ in range(2))
+        return samples.fingerprint(every=False) if once == again else None
+    except Exception:  # noqa: BLE001 - an attempt that needs them meets it again, and tells
+        return None
+
+
 def places_of(samples: Samples) -> NDArray[np.int64]:
     """Where each sample is in the data set that the user gave."""
     places: NDArray[np.int64] = getattr(samples, "places", np.arange(len(samples)))
@@ -399,8 +412,9 @@ class _Chunks(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         try:
-            with contained():
-                return self.read(cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size]))
+            chosen = cast(Sequence[int], self.indices[index * self.size : (index + 1) * self.size])
+            with contained(), in_time(self.read.name, chosen):
+                return self.read(chosen)
         except InputError as error:
             return error
 

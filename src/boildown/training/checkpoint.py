@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from boildown import files
+
 CHECKPOINT = "checkpoint.safetensors"
 """The file of a training in its folder."""
 
@@ -30,7 +32,7 @@ class Checkpoint:
     def write(self, path: Path) -> None:
         """Replace the file at `path`: after a crash it is the old one or the new one. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"new-{path.name}")
+        fresh = files.make_room(path)
         whole = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         save_file(whole, fresh, {_FACTS: json.dumps(self.facts)})
         with fresh.open("rb") as file:
@@ -43,6 +45,7 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
+            files.check(path, path.parent)
             with safe_open(path, "pt") as file:
                 facts = json.loads((file.metadata() or {}).get(_FACTS, "{}"))
                 return cls({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118 - not a mapping
@@ -54,9 +57,7 @@ class Checkpoint:
 def write_text(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"new-{path.name}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    files.replace(path, text)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
