@@ -19,6 +19,7 @@ from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.described import held_against_data
 from boildown.engine.job import GOALS, Factories, Job
 from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtime
@@ -103,7 +104,7 @@ def read(
             check_data(read_task)
             with named("The data cannot be read", "Mend that item, or leave it out."):
                 splits = resolve(read_task, _seed(asked["seed"]))
-                notices += [*splits.notes, *_overlap(read_task)]
+                notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
     mistakes.raise_all()
     assert read_task is not None
     assert splits is not None
