@@ -15,6 +15,7 @@ from boildown.domain.preprocess import (
     Columns,
     Crop,
     Decode,
+    Gray,
     Layout,
     Normalize,
     Output,
@@ -35,7 +36,8 @@ PICTURE = Preprocess(
             "picture",
             (
                 Decode("L", white=4095), Resize((20, 30), filter="bicubic", by="tensor"), Resize(shorter=64),
-                Crop((16, 16), "round"), Pad((1, 2, 3, 4)), Scale(), Normalize((0.5,), (0.25,)), Layout(), Cast(),
+                Crop((16, 16), "round"), Pad((1, 2, 3, 4)), Gray(), Scale(), Normalize((0.5,), (0.25,)), Layout(),
+                Cast(),
             ),
             ("x",),
         ),

@@ -22,6 +22,7 @@ from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.described import held_against_data
 from boildown.engine.job import GOALS, Factories, Job
 from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtime
@@ -126,7 +127,7 @@ def read(
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
-                    notices += [*splits.notes, *_overlap(read_task)]
+                    notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
         except BudgetError:
             unread = read_task.validation
             late, splits = True, Splits(read_task.train, unread, unread, False, unread)

@@ -404,7 +404,7 @@ def _call(asked: Mapping[str, Any]) -> str:
     }  # fmt: skip
     factories = asked["factories"]
     model, task = (repr(factories[name]) if factories[name] else name for name in ("model", "task"))
-    changed = {name: asked[name] for name, value in usual.items() if asked[name] != value}
+    changed = {name: asked[name] for name, value in usual.items() if asked.get(name, value) != value}
     options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
     where, usually = asked["deployment"], Deployment().to_json()
     if said := ", ".join(f"{name}={value!r}" for name, value in where.items() if value != usually[name]):

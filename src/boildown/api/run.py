@@ -226,6 +226,7 @@ def take(
     *,
     runs: str | Path = "runs",
     samples: bool = True,
+    with_preprocessing: bool = False,
     trust: bool = False,
 ) -> Path:
     """Write a deployable folder for any attempt of a run; returns the artifact's path.
@@ -233,7 +234,8 @@ def take(
     The folder is `to`, which must be new or empty, or `attempt-N` in the run folder. Raises
     InputError for an attempt without an artifact, one whose file is not the one that was measured, and
     for a folder that holds something. samples: whether samples of the user's data lie in it, where the
-    run lets them. `trust` is needed where loading the artifact could execute code
+    run lets them. with_preprocessing: `NAME.with-preprocessing.onnx` lies beside, which takes uint8 pictures of
+    any size; refused where ONNX lacks an operator. `trust` is needed where loading the artifact could execute code
     (runtime `eager`).
     """
     folder = resolve_run(Path(runs), str(run))
@@ -254,7 +256,10 @@ def take(
     target = Path(to).resolve() if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
-    for note in deliver(artifact, folder / FIRST, target, facts.get("classes"), samples=samples, trust=trust):
+    for note in deliver(
+        artifact, folder / FIRST, target, facts.get("classes"),
+        samples=samples, with_preprocessing=with_preprocessing, trust=trust,
+    ):  # fmt: skip
         warnings.warn(note, stacklevel=2)
     return target / artifact.name
 

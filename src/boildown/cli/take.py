@@ -23,9 +23,14 @@ def take(
     samples: Annotated[
         bool, typer.Option("--samples/--no-samples", help="Lay a few samples of your data beside.")
     ] = True,
+    with_preprocessing: Annotated[
+        bool, typer.Option("--with-preprocessing", help="Lay a file beside that takes raw pictures of any size.")
+    ] = False,
     trust: Trust = False,
     runs: Runs = RUNS,
 ) -> int:
     """Write a deployable folder for any attempt of a run, whatever its verdict."""
-    typer.echo(bd.take(run, attempt, to, runs=runs, samples=samples, trust=trust))
+    typer.echo(
+        bd.take(run, attempt, to, runs=runs, samples=samples, with_preprocessing=with_preprocessing, trust=trust)
+    )
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -26,13 +26,14 @@ class Decode:
     """A picture file becomes pixels, uint8 (height, width, channels): its first frame, in `mode`.
 
     upright: turned as its EXIF says. white: what is white in grey pictures of 16 bits, which are scaled to 8;
-    None cuts them off at 255, as Pillow does. alpha: what lies behind transparent pixels is kept as it is stored.
+    None cuts them off at 255, as Pillow does. alpha: what lies behind transparent pixels is kept as it is stored, or
+    the picture is laid on white.
     """
 
     mode: Literal["RGB", "L"] = "RGB"
     upright: bool = True
     white: int | None = None
-    alpha: Literal["dropped"] = "dropped"
+    alpha: Literal["dropped", "white"] = "dropped"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Resize:
     """Pixels of another size: `size` (height, width), or the shorter side `shorter` and the longer in proportion.
 
     longer: how that is made whole; never below `shorter`. by: `pillow` resamples uint8 and antialiases always;
-    `tensor` resamples float numbers as `torch.nn.functional.interpolate` does, antialiased or not.
+    `tensor` resamples as `torch.nn.functional.interpolate` does, antialiased or not: uint8 by weights of 16 bits.
     """
 
     size: tuple[int, int] | None = None
@@ -53,7 +54,8 @@ class Resize:
 
 @dataclass(frozen=True)
 class Crop:
-    """The middle of the pixels, (height, width). offset: how half of an odd rest is made whole."""
+    """The middle of the pixels, (height, width); zeros around where there are less. offset: how half of an odd rest is
+    made whole."""
 
     size: tuple[int, int]
     offset: Literal["floor", "round"] = "floor"
@@ -65,6 +67,15 @@ class Pad:
 
     sides: tuple[int, int, int, int]
     fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gray:
+    """The brightness of colours, in one channel or alike in three. by: the whole numbers of `pillow`, or `tensor`:
+    floats that are cut off, as torchvision does."""
+
+    channels: Literal[1, 3] = 1
+    by: Literal["pillow", "tensor"] = "pillow"
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ class Tokenize:
     columns: tuple[str, ...] = ("text",)
 
 
-Step = Decode | Resize | Crop | Pad | Scale | Normalize | Layout | Cast | Columns | Tokenize
+Step = Decode | Resize | Crop | Pad | Gray | Scale | Normalize | Layout | Cast | Columns | Tokenize
 STEPS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Step)}
 """The kinds of steps, by their name in JSON (`do`)."""
 
@@ -248,6 +259,35 @@ def missing(description: Preprocess | None) -> str | None:
     if description.output.kind == "tensor":
         return "What the output says is not known: predict.py shows its numbers. Say it in the task's preprocess=."
     return None
+
+
+def shape_of(steps: Sequence[Step]) -> list[int | None]:
+    """The shape that the steps make of one picture; None where it differs from picture to picture."""
+    height: int | None = None
+    width: int | None = None
+    channels, first = 3, False
+    for step in steps:
+        match step:
+            case Decode():
+                channels = 1 if step.mode == "L" else 3
+            case Gray():
+                channels = step.channels
+            case Resize():
+                height, width = step.size or (None, None)
+            case Crop():
+                height, width = step.size
+            case Pad():
+                left, top, right, bottom = step.sides
+                height = None if height is None else height + top + bottom
+                width = None if width is None else width + left + right
+            case Layout():
+                first = step.axes == "CHW"
+    return [channels, height, width] if first else [height, width, channels]
+
+
+def sides(shape: Sequence[int | None]) -> str:
+    """A shape for people."""
+    return " x ".join(str(side or "any") for side in shape)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,9 @@ import numpy as np
 
 from boildown import files
 from boildown.domain.artifact import Artifact
+from boildown.domain.preprocess import Preprocess
 from boildown.engine import handover
+from boildown.engine.described import made_of, made_up
 from boildown.execution.child import Child
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port
@@ -49,22 +51,24 @@ def deliver(
     classes: Sequence[str] | None = None,
     *,
     samples: bool = True,
+    with_preprocessing: bool = False,
     trust: bool = True,
     ours: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Fill `folder`: the artifact's files, its ports and classes, a loader, and what predicts from raw things.
 
     The folder appears complete or not at all; one that is there is replaced, but an empty one is filled, and one with
-    files of others keeps them. samples: whether samples of the user's data lie in it. `trust` vouches for the artifact,
-    see `Runtime.open`. ours: files that lay in it before by the work of boildown. Returns what a person should know of
-    it, in sentences. Raises StrangeFileError where the folder is a link, or has one or the like in it.
+    files of others keeps them. samples: whether samples of the user's data lie in it. with_preprocessing: a second file
+    lies there that takes raw pictures; raises InputError where it cannot. `trust` vouches for the artifact, see
+    `Runtime.open`. ours: files that lay in it before by the work of boildown. Returns what a person should know of it,
+    in sentences. Raises StrangeFileError where the folder is a link, or has one or the like in it.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name, and no link is followed
     there = {path.relative_to(folder).as_posix() for path in files.walk(folder)}
     empty = folder.is_dir() and not any(folder.iterdir())
     fresh = files.make_folder(folder / "delivered" if empty else folder)
     try:
-        notes = _fill(fresh, artifact, first_folder, classes, samples, trust)
+        notes = _fill(fresh, artifact, first_folder, classes, samples, with_preprocessing, trust)
         made = {path.relative_to(fresh).as_posix() for path in files.walk(fresh)}
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):
@@ -84,7 +88,13 @@ def deliver(
 
 
 def _fill(
-    folder: Path, artifact: Artifact, first: Path, classes: Sequence[str] | None, samples: bool, trust: bool
+    folder: Path,
+    artifact: Artifact,
+    first: Path,
+    classes: Sequence[str] | None,
+    samples: bool,
+    with_preprocessing: bool,
+    trust: bool,
 ) -> tuple[str, ...]:
     copy, runtime, kept = artifact.copy(folder, artifact.folder), artifact.runtime, first / handover.KEPT
     with files.opened(first / SAMPLE, first) as file, np.load(file, allow_pickle=False) as saved:
@@ -97,6 +107,11 @@ def _fill(
             )
             return found
 
+        told = (
+            (_with_preprocessing(child, copy, handover.kept_description(kept, classes), classes),)
+            if with_preprocessing
+            else ()
+        )
         inputs, outputs = child.call("boildown.runtimes.calls:ports", runtime, str(copy.path), 1, trust=trust)
         samples = handover.add(kept, folder, inputs, outputs, run, classes=classes, samples=samples)
         if not samples:
@@ -107,9 +122,36 @@ def _fill(
             (folder / _LOADER).write_text(loader, encoding="utf-8")
         script = handover.script(loader)
         if script is None:
-            return (f"There is no predict.py: the runtime {runtime} has no loader with a function load().",)
+            return (
+                *told,
+                f"There is no predict.py: the runtime {runtime} has no loader with a function load().",
+            )
         (folder / handover.SCRIPT).write_text(script, encoding="utf-8")
-        return tuple(child.call("boildown.engine.handover:held", str(folder), str(kept)))
+        return (*told, *child.call("boildown.engine.handover:held", str(folder), str(kept)))
+
+
+def _with_preprocessing(child: Child, artifact: Artifact, said: Preprocess, classes: Sequence[str] | None) -> str:
+    """Write the file that takes raw pictures beside the artifact, and tell how far their outputs are apart."""
+    runtime, path = artifact.runtime, artifact.path
+    inside = path.with_name(f"{path.stem}.with-preprocessing{path.suffix}")
+    about = {
+        "preprocess": json.dumps(json.loads(said.dump()), ensure_ascii=False),
+        "verdict measured on": f"{artifact.name}, sha256 {artifact.digest}, without the preprocessing",
+    }
+    child.call("boildown.runtimes.calls:with_preprocessing", runtime, str(path), str(inside), said, classes, about)
+    most = 0.0
+    pictures = made_up(said)
+    for pixels in pictures:
+        given = {path: made_of(said, pixels), inside: pixels}
+        own, wanted = (
+            child.call("boildown.runtimes.calls:run", runtime, str(file), 1, [array[None]])
+            for file, array in given.items()
+        )
+        most = max([most, *(float(np.abs(a - b).max(initial=0)) for a, b in zip(own, wanted, strict=True))])
+    return (
+        f"{inside.name} takes uint8 pictures of any size; on {len(pictures)} made-up ones its outputs are within "
+        f"{most:.2g} of those of {path.name}, on which alone the verdict was measured."
+    )
 
 
 def _made_up(arrays: Sequence[Array]) -> list[Array]:

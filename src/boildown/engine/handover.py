@@ -95,7 +95,7 @@ def add(
     run: runs the artifact. classes: of a run that keeps nothing. Returns whether samples of the user's data may lie
     there: so they may beside the artifact of a run that has kept nothing, and said nothing.
     """
-    said = _kept(kept, classes)
+    said = kept_description(kept, classes)
     if len(said.inputs) == 1:
         said = replace(said, inputs=(replace(said.inputs[0], feeds=tuple(port.name for port in inputs)),))
     samples = samples and said.samples
@@ -191,7 +191,7 @@ def _alike(own: Array, wanted: Array) -> bool:
     return bool(np.allclose(own, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max(initial=0)), equal_nan=True))
 
 
-def _kept(kept: Path, classes: Sequence[str] | None) -> Preprocess:
+def kept_description(kept: Path, classes: Sequence[str] | None) -> Preprocess:
     """The description that a run keeps. Raises InputError where it has been tampered with."""
     path = kept / DESCRIPTION
     if _is_own(path):
@@ -227,10 +227,7 @@ def _write(said: Preprocess, raws: Sequence[Any], folder: Path) -> list[str]:
     """Raw samples as files, and the name of the file of each."""
     (raw,) = said.inputs
     if raw.kind == "picture":
-        names = [f"{number}{Path(path).suffix.lower()}" for number, path in enumerate(raws, 1)]
-        for path, name in zip(raws, names, strict=True):
-            shutil.copyfile(path, folder / name)
-        return names
+        return [write_picture(each, folder, str(number)) for number, each in enumerate(raws, 1)]
     name = "rows.csv" if raw.kind == "row" else "texts.csv"
     header = [column.name for column in _table(raw)]
     header += [column for step in raw.steps if isinstance(step, Tokenize) for column in step.columns]
@@ -245,3 +242,16 @@ def _write(said: Preprocess, raws: Sequence[Any], folder: Path) -> list[str]:
 def _table(raw: Raw) -> list[ColumnOf]:
     """The columns of a row that steps read."""
     return [column for step in raw.steps if isinstance(step, Columns) for column in step.columns]
+
+
+def write_picture(raw: Any, folder: Path, name: str) -> str:
+    """A raw picture as a file: a copy of its own, or its pixels as PNG. Returns its name."""
+    if isinstance(raw, str | Path):
+        name += Path(raw).suffix.lower()
+        shutil.copyfile(raw, folder / name)
+        return name
+    from PIL import Image
+
+    pixels = np.asarray(raw)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(folder / f"{name}.png")
+    return f"{name}.png"

@@ -96,7 +96,7 @@ def resize(pixels: Any, step: Step) -> Any:
     if (height, width) == old:
         return pixels
     if step["by"] == "tensor":
-        return resize_tensor(pixels.astype(np.float32), (height, width), step)
+        return resize_tensor(pixels, (height, width), step)
     from PIL import Image
 
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -105,10 +105,22 @@ def resize(pixels: Any, step: Step) -> Any:
 
 
 def resize_tensor(pixels: Any, size: tuple[int, int], step: Step) -> Any:
-    """As torch resamples: bilinear or bicubic, antialiased or not, without aligned corners."""
-    for axis, new in enumerate(size):
-        pixels = np.moveaxis(np.tensordot(weights(pixels.shape[axis], new, step), pixels, (1, axis)), 0, axis)
-    return pixels.astype(np.float32)
+    """As torch resamples: antialiased or not, without aligned corners; uint8 in whole numbers, width first."""
+    for axis, new in ((1, size[1]), (0, size[0])):
+        old = pixels.shape[axis]
+        if step["filter"] == "nearest":
+            places = (np.arange(new, dtype=np.float32) * np.float32(old / new)).astype(int)
+            pixels = np.take(pixels, np.minimum(places, old - 1), axis)
+            continue
+        share, whole = weights(old, new, step), pixels.dtype == np.uint8
+        if whole:
+            fits = [0.5 + share.max() * 2.0**bits < 2**15 for bits in range(1, 23)]
+            one = 2.0 ** sum(fits)
+            share = np.trunc(share * one + np.copysign(0.5, share))
+        pixels = np.moveaxis(np.tensordot(share, pixels.astype(np.float64), (1, axis)), 0, axis)
+        if whole:
+            pixels = np.clip((pixels + one / 2) // one, 0, 255).astype(np.uint8)
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
 
 
 def weights(old: int, new: int, step: Step) -> Any:
@@ -137,16 +149,29 @@ def weights(old: int, new: int, step: Step) -> Any:
 
 
 def crop(pixels: Any, step: Step) -> Any:
-    (height, width), whole = step["size"], int if step["offset"] == "floor" else round
-    if pixels.shape[0] < height or pixels.shape[1] < width:
-        raise Refused(f"a picture of {pixels.shape[1]} x {pixels.shape[0]} is smaller than the crop")
-    top, left = whole((pixels.shape[0] - height) / 2), whole((pixels.shape[1] - width) / 2)
-    return pixels[top : top + height, left : left + width]
+    for axis, new in enumerate(step["size"]):
+        old = pixels.shape[axis]
+        low = max(new - old, 0)
+        low = low - low // 2 if step["offset"] == "floor" else low // 2
+        sides = [(0, 0)] * 3
+        sides[axis] = (low, max(new - old, 0) - low)
+        half = max(old - new, 0) / 2
+        start = int(half) if step["offset"] == "floor" else round(half)
+        pixels = np.take(np.pad(pixels, sides), range(start, start + new), axis)
+    return pixels
 
 
 def pad(pixels: Any, step: Step) -> Any:
     left, top, right, bottom = step["sides"]
     return np.pad(pixels, ((top, bottom), (left, right), (0, 0)), constant_values=step["fill"])
+
+
+def gray(pixels: Any, step: Step) -> Any:
+    if step["by"] == "pillow":
+        found = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + (1 << 15)) >> 16
+    else:
+        found = pixels.astype(np.float32) @ np.array([0.2989, 0.587, 0.114], np.float32)
+    return np.repeat(found.astype(pixels.dtype)[:, :, None], step["channels"], 2)
 
 
 def scale(pixels: Any, step: Step) -> Any:
@@ -297,7 +322,8 @@ def tokenize(texts: Sequence[str], step: Step, tokenizer: Any) -> list[Any]:
 
 
 STEPS = {
-    "resize": resize, "crop": crop, "pad": pad, "scale": scale, "normalize": normalize, "layout": layout, "cast": cast,
+    "resize": resize, "crop": crop, "pad": pad, "gray": gray, "scale": scale, "normalize": normalize, "layout": layout,
+    "cast": cast,
 }  # fmt: skip
 """Steps from one array to the next."""
 

@@ -50,6 +50,7 @@ _MEMBERS = {
     **dict.fromkeys(("name", "suffix"), "text"),
     "rules": "boildown.domain.rules.Rules",
     **dict.fromkeys(("version", "export", "write", "open", "refuses", "files", "loader"), "a method"),
+    "with_preprocessing": "a method",
 }
 
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
+from boildown.errors import InputError
 
 Array = NDArray[Any]
 
@@ -111,6 +113,15 @@ class Runtime(Protocol):
         """
         ...
 
+    def with_preprocessing(
+        self, path: Path, target: Path, description: Preprocess, classes: Sequence[str] | None, said: Mapping[str, str]
+    ) -> None:
+        """Write the artifact at `path` with the steps of a description in front, as `target`: it takes raw pictures.
+
+        classes and `said` are written into it. Raises InputError with every reason why it cannot be.
+        """
+        ...
+
 
 class Usual:
     """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file, no refusal, no loader."""
@@ -131,3 +142,11 @@ class Usual:
     def loader(self, artifact: Artifact) -> str:
         """No script is known."""
         return ""
+
+    def with_preprocessing(
+        self, path: Path, target: Path, description: Preprocess, classes: Sequence[str] | None, said: Mapping[str, str]
+    ) -> None:
+        """Nothing goes in front."""
+        raise InputError.of(
+            f"{path.suffix or 'The'} files have no place for preprocessing.", "Take it without --with-preprocessing."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import lru_cache
 from io import StringIO
@@ -10,6 +10,7 @@ from pathlib import Path
 from runpy import run_path
 
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.preprocess import Preprocess
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port, Session, Written
 
@@ -27,6 +28,18 @@ def export(runtime: str, program: bytes, path: str) -> None:
 def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None) -> Written:
     """`Runtime.write` by the runtime's name."""
     return get(runtime).write(Path(exported), Path(path), plan, rewrite)
+
+
+def with_preprocessing(
+    runtime: str,
+    path: str,
+    target: str,
+    description: Preprocess,
+    classes: Sequence[str] | None,
+    said: Mapping[str, str],
+) -> None:
+    """`Runtime.with_preprocessing` by the runtime's name."""
+    get(runtime).with_preprocessing(Path(path), Path(target), description, classes, said)
 
 
 def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

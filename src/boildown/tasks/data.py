@@ -346,6 +346,13 @@ def places_of(samples: Samples) -> NDArray[np.int64]:
     return places
 
 
+def source_of(samples: Samples) -> tuple[Any, NDArray[np.int64]]:
+    """The data set behind samples that are read item by item, and the place of each there; None where there is none."""
+    read = getattr(samples, "read", None)
+    read = read.read if isinstance(read, Relabelled) else read
+    return (read.source, samples.indices) if isinstance(read, Items) else (None, np.arange(0))  # type: ignore[attr-defined]
+
+
 def split_target(item: Any) -> tuple[Any, Any]:
     """(inputs, target) of an item or of a batch; target is None where there is none."""
     if isinstance(item, Mapping):

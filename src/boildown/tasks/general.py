@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
-from types import CodeType, MappingProxyType
+from types import CodeType
 from typing import Any, TypedDict
 
 import torch
@@ -18,9 +18,10 @@ from boildown.domain.preprocess import Output, Preprocess
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake, in_words
 from boildown.tasks.checks import READ_TWICE, check_samples
-from boildown.tasks.data import IndexedSamples, evenly_spaced, leaves, map_leaves, samples_from
+from boildown.tasks.data import IndexedSamples, evenly_spaced, leaves, map_leaves, samples_from, source_of
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
+from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
 
 Forward = Callable[[Runnable, Any], Any]
 """`forward(model, inputs)` calls the model, or an artifact in its place, and returns the output."""
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     training_step: TrainingStep | None
     augment: Augment | None
     collate: Collate | None
+    preprocess: Any
 
 
 class Task:
@@ -63,6 +65,9 @@ class Task:
     augment: `augment(inputs, target)` changes every training batch at random, on the device: flips, crops, mixup.
     collate: `collate(items)` makes a batch of items, as a data collator of transformers does; a DataLoader's own
         comes first. Axes that then differ from batch to batch stay free in the file that is exported.
+    preprocess: how a raw picture or text becomes a tensor: a description (`boildown.domain.preprocess`, its JSON as a
+        dict or a path), a composition of torchvision, a processor or tokenizer of transformers, or timm's data
+        configuration. By default it is read from the validation data's `transform`, where it has one of these.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -75,12 +80,6 @@ class Task:
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
-    preprocess: Preprocess | None = None
-    """From the raw thing to the model's inputs, and from its output to an answer, where that is known."""
-    raw: Callable[[int], Any] | None = None
-    """The raw thing that an item of `validation` was made of: the path of a picture, a row or texts by column."""
-    beside: Mapping[str, Path] = MappingProxyType({})
-    """Files that steps of `preprocess` name, and where they are."""
 
     def __init__(
         self,
@@ -96,6 +95,7 @@ class Task:
         training_step: TrainingStep | None = None,
         augment: Augment | None = None,
         collate: Collate | None = None,
+        preprocess: Any = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -115,6 +115,7 @@ class Task:
         self.validation = attempt(self.read, "validation", validation)
         self.test = attempt(self.read, "test", test)
         self._loss: Loss = attempt(as_loss, loss)
+        attempt(refuse_no_description, preprocess)
         given = metrics if isinstance(metrics, list | tuple) else [metrics]
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
         if not self.metrics:
@@ -125,6 +126,7 @@ class Task:
         if len(set(names)) < len(names):
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
         self._example = example
+        self.given_preprocess = preprocess
         self._forward = forward
         # A class of the user's may have either as a method.
         self.training_step = training_step or self.training_step
@@ -215,6 +217,38 @@ class Task:
     def divergence(self, output: Any, reference: Any) -> Any:
         """How far outputs are from the reference's, per sample, shape (n,); 0 is equal."""
         return self._divergence(output, reference)
+
+    @cached_property
+    def described(self) -> Described:
+        """What is read of `preprocess=`, or of the validation data's own transform."""
+        given = self.given_preprocess
+        if given is None:
+            given = transform_of(source_of(self.validation)[0])
+        if given is None:
+            return Described()
+        args, kwargs = self.example()
+        return describe(given, args, kwargs, self.answer())
+
+    @cached_property
+    def preprocess(self) -> Preprocess | None:
+        """From the raw thing to the model's inputs, and from its output to an answer, where that is known."""
+        return self.described.preprocess
+
+    @cached_property
+    def raw(self) -> Callable[[int], Any] | None:
+        """The raw thing that an item of `validation` was made of: the path or the pixels of a picture, a row or texts
+        by column."""
+        said = self.preprocess
+        if said is None or [raw.kind for raw in said.inputs] != ["picture"]:
+            return None
+        source, places = source_of(self.validation)
+        found = raw_of(source)
+        return None if found is None else lambda place: found(int(places[place]))
+
+    @cached_property
+    def beside(self) -> Mapping[str, Path]:
+        """Files that steps of `preprocess` name, and where they are."""
+        return self.described.beside
 
     def answer(self) -> Output:
         """What the model's output says, as data."""

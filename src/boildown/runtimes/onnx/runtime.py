@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import onnxruntime
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
 from boildown.runtimes.base import Array, Port, Usual, Written
@@ -134,6 +135,14 @@ class OnnxRuntime(Usual):
     def loader(self, artifact: Artifact) -> str:
         """A few lines of ONNX Runtime."""
         return _LOADER.format(file=artifact.name)
+
+    def with_preprocessing(
+        self, path: Path, target: Path, description: Preprocess, classes: Sequence[str] | None, said: Mapping[str, str]
+    ) -> None:
+        """See `pictures.preprocessed`."""
+        from boildown.runtimes.onnx.pictures import preprocessed
+
+        preprocessed(path, target, description, classes, said)
 
     def open(self, path: Path, threads: int = 1, *, trust: bool = False) -> OnnxSession:
         """Load an artifact. Raises InputError if it is missing, damaged or reads other folders.
