@@ -130,13 +130,14 @@ class Bench:
     def write(self, candidate: Candidate, weights: str, folder: Path) -> tuple[Artifact, Written]:
         """The artifact of a candidate, its files laid into `folder`; those with the same weights share one export."""
         graph, runtime, name = self.graph(candidate), self.job.deployment.runtime, f"model{self.runtime.suffix}"
-        made_of = [weights, graph.code_hash(), runtime, self.version]
+        ports = getattr(self.job.task, "ports", {})
+        made_of = [weights, graph.code_hash(), runtime, self.version, ports]
         exported = self.folder / "exports" / hash_of(made_of)[:16]
         with self.timed("export"):
             if not exported.exists():
                 self.progress("export", 0, None)
                 fresh = _empty(exported.with_name(f"new-{exported.name}"))
-                self._call("boildown.runtimes.calls:export", runtime, graph.serialize(), str(fresh / name))
+                self._call("boildown.runtimes.calls:export", runtime, graph.serialize(ports), str(fresh / name))
                 fresh.replace(exported)
             self.progress("write", 0, None)
             fresh = _empty(folder / "new-artifact")

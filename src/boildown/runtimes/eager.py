@@ -6,7 +6,6 @@ It serves models that no other runtime can take. Its file can execute code when 
 
 from __future__ import annotations
 
-import io
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from boildown.domain.candidate import Edit, Plan
 from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
 from boildown.runtimes.base import Array, Port, Usual, Written
+from boildown.runtimes.names import loaded
 
 _REFUSAL = "the eager runtime runs float candidates only"
 _LOADER = '''\
@@ -110,19 +110,19 @@ class EagerSession:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on its own archive's internals
-                program = torch.export.load(io.BytesIO(path.read_bytes()))
+                program, inputs, outputs = loaded(path.read_bytes())
         except Exception as error:
             raise InputError.of(f"{path} is not a torch.export program: {error}", "Export it again.") from error
         self._module = program.module(check_guards=False)
         self._structure = program.call_spec.in_spec
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         signature = program.graph_signature
-        self.inputs: tuple[Port, ...] = tuple(
-            _port(name, values[name]) for name in signature.user_inputs if isinstance(name, str)
+        given, made = (
+            [values[name] for name in side if isinstance(name, str)]
+            for side in (signature.user_inputs, signature.user_outputs)
         )
-        self.outputs: tuple[Port, ...] = tuple(
-            _port(name, values[name]) for name in signature.user_outputs if isinstance(name, str)
-        )
+        self.inputs: tuple[Port, ...] = tuple(map(_port, inputs, given))
+        self.outputs: tuple[Port, ...] = tuple(map(_port, outputs, made))
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Flat inputs in port order to flat outputs in port order; InputError if they do not fit."""

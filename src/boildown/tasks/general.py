@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
 from types import CodeType, MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     training_step: TrainingStep | None
     augment: Augment | None
     collate: Collate | None
+    outputs: Sequence[str] | None
 
 
 class Task:
@@ -63,6 +65,8 @@ class Task:
     augment: `augment(inputs, target)` changes every training batch at random, on the device: flips, crops, mixup.
     collate: `collate(items)` makes a batch of items, as a data collator of transformers does; a DataLoader's own
         comes first. Axes that then differ from batch to batch stay free in the file that is exported.
+    outputs: what the model's outputs are called in the file, in their order; by default the keys of a dict, else
+        `logits` for classes and `output` for anything else.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -81,6 +85,8 @@ class Task:
     """The raw thing that an item of `validation` was made of: the path of a picture, a row or texts by column."""
     beside: Mapping[str, Path] = MappingProxyType({})
     """Files that steps of `preprocess` name, and where they are."""
+    word: ClassVar[str] = "output"
+    """What an output is called that nobody has named."""
 
     def __init__(
         self,
@@ -96,6 +102,7 @@ class Task:
         training_step: TrainingStep | None = None,
         augment: Augment | None = None,
         collate: Collate | None = None,
+        outputs: Sequence[str] | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -119,6 +126,7 @@ class Task:
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
         if not self.metrics:
             errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
+        self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
         if errors:
             raise InputError.merge(errors)
         names = [m.name for m in self.metrics]
@@ -130,6 +138,11 @@ class Task:
         self.training_step = training_step or self.training_step
         self.augment = augment or self.augment
         self._divergence = divergence or relative_error
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """What outputs are called, as plain data: `word` where the model has no keys, `names` that the user gave."""
+        return {"word": self.word, "names": list(self.outputs)}
 
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.metrics)
@@ -249,6 +262,19 @@ class Task:
             "test": self.test,
         }
         return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def _names(outputs: Any) -> tuple[str, ...]:
+    """Names of outputs that the user gave. Raises InputError for what cannot be a name."""
+    given = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+    if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) for name in given) or len(
+        set(given)
+    ) < len(given):
+        raise InputError.of(
+            f"outputs = {outputs!r} does not name outputs.",
+            "Give each a name of its own, of letters, digits, _ and dots.",
+        )
+    return given
 
 
 def written(part: Any) -> str:
