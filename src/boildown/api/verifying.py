@@ -162,7 +162,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
-        digest = None if best.artifact is None else best.artifact.digest
+        digest = None if best.artifact is None else best.artifact.sha256
         same = _text([told["number"], told["sha256"], told["verdict"]]) == _text([best.number, digest, best.verdict])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it cannot be read ({type(error).__name__}: {error})"

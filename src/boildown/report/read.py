@@ -135,7 +135,7 @@ def facts(journal: Journal) -> ReportFacts:
         took=duration(ending.seconds if ending else sum(row.timings.get("total", 0.0) for row in rows)),
         best=lines[chosen.number] if chosen else None,
         artifact=_delivered(journal, chosen),
-        sha256=chosen.artifact.digest if chosen and chosen.artifact else "",
+        sha256=chosen.artifact.sha256 if chosen and chosen.artifact else "",
         hardware=verdict.hardware if verdict else "",
         confidence=f"{100 * verdict.confidence:g} %" if verdict and verdict.confidence is not None else "",
         findings=tuple(_finding(f, verdict.measurements) for f in verdict.findings) if verdict else (),

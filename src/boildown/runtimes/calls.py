@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 from boildown.domain.candidate import Edit, Plan
 from boildown.runtimes import get
@@ -22,6 +23,16 @@ def export(runtime: str, program: bytes, path: str) -> None:
 def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None) -> Written:
     """`Runtime.write` by the runtime's name."""
     return get(runtime).write(Path(exported), Path(path), plan, rewrite)
+
+
+def stamp(runtime: str, path: str, identity: Mapping[str, str]) -> bool:
+    """`Runtime.stamp` by the runtime's name."""
+    return get(runtime).stamp(Path(path), identity)
+
+
+def about(runtime: str, path: str) -> dict[str, Any]:
+    """`Runtime.about` by the runtime's name."""
+    return get(runtime).about(Path(path))
 
 
 def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,19 @@ class OnnxRuntime(Usual):
             facts["kernels"] = _kernels(data, convolutions, names)
         path.write_bytes(data)
         return Written(len(data), form, facts)
+
+    def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
+        """As the file's producer and metadata."""
+        from boildown.runtimes.onnx import identify
+
+        identify.stamp(path, identity)
+        return True
+
+    def about(self, path: Path) -> dict[str, Any]:
+        """Its producer and metadata, its operator sets and what is not ONNX's own."""
+        from boildown.runtimes.onnx import identify
+
+        return identify.about(path)
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Where the file keeps weights outside of itself. Raises InputError for those outside its folder."""
