@@ -322,6 +322,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared, command: s
             **prepared.facts,
         },
         "classes": getattr(job.task, "classes", None),
+        "task": type(job.task).__name__,
         "notices": [*found.notices, *prepared.notices],
         "environment": environment(),
         "in child": job.factories.complete,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 
 from boildown.domain.artifact import Artifact
 from boildown.engine import handover
+from boildown.engine.manifest import CARD, MANIFEST, README, SAMPLE
 from boildown.execution.child import Child
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port
 from boildown.surgery.store import CANDIDATE, WEIGHTS
 
-SAMPLE, _PORTS, _LOADER = "sample.npz", "ports.json", "load.py"
+_PORTS, _LOADER = "ports.json", "load.py"
 RESERVED = frozenset(
     {
         SAMPLE,
@@ -29,6 +30,9 @@ RESERVED = frozenset(
         handover.SCRIPT,
         handover.SAMPLES,
         handover.KEPT,
+        CARD,
+        README,
+        MANIFEST,
     }
 )
 """Names of files that lie beside those of an artifact."""
@@ -48,12 +52,13 @@ def deliver(
     *,
     samples: bool = True,
     trust: bool = True,
+    finish: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[str, ...]:
     """Fill `folder`: the artifact's files, its ports and classes, a loader, and what predicts from raw things.
 
     The folder appears complete or not at all; one that is there is replaced, but an empty one is filled. samples:
-    whether samples of the user's data lie in it. `trust` vouches for the artifact, see `Runtime.open`. Returns what
-    a person should know of it, in sentences.
+    whether samples of the user's data lie in it. `trust` vouches for the artifact, see `Runtime.open`. finish: what is
+    done last with the folder before it appears. Returns what a person should know of it, in sentences.
     """
     folder = folder.resolve()  # "." has no name
     empty = folder.is_dir() and not any(folder.iterdir())
@@ -62,6 +67,7 @@ def deliver(
     fresh.mkdir(parents=True)
     try:
         notes = _fill(fresh, artifact, first_folder, classes, samples, trust)
+        finish(fresh)
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):
                 path.rename(folder / path.name)
