@@ -19,7 +19,7 @@ from boildown.domain.candidate import Edit, Plan
 from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
 from boildown.runtimes.base import Array, Port, Usual, Written
-from boildown.runtimes.names import loaded
+from boildown.runtimes.port_names import loaded
 
 _REFUSAL = "the eager runtime runs float candidates only"
 _LOADER = '''\
@@ -35,15 +35,15 @@ here = Path(__file__).parent
 def load():
     """The model as a function of its inputs by name, which gives its outputs by name."""
     program = torch.export.load(here / "{file}")
-    model, signature = program.module(check_guards=False), program.graph_signature
+    model, names = program.module(check_guards=False), np.load(here / "sample.npz").files
+    given, made = ([name[len(side):] for name in names if name.startswith(side)] for side in ("input:", "output:"))
 
     def run(inputs):
-        arrays = [torch.from_numpy(inputs[name]) for name in signature.user_inputs if isinstance(name, str)]
+        arrays = [torch.from_numpy(inputs[name]) for name in given]
         args, kwargs = tree_unflatten(arrays, program.call_spec.in_spec)
         with torch.inference_mode():
             outputs = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
-        names = [name for name in signature.user_outputs if isinstance(name, str)]
-        return {{name: output.numpy() for name, output in zip(names, outputs)}}
+        return {{name: output.numpy() for name, output in zip(made, outputs, strict=True)}}
     return run
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, t
 from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError
-from boildown.runtimes.names import TOLD
+from boildown.runtimes.port_names import TOLD
 from boildown.surgery.nodes import attribute_of as attribute_of
 from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
@@ -143,7 +143,7 @@ class Graph:
     def serialize(self, ports: Mapping[str, Any] = MappingProxyType({})) -> bytes:
         """The program as bytes for boildown's own child processes, outputs in plain containers. Raises ExportError.
 
-        ports: what outputs are called, see `runtimes.names`.
+        ports: what outputs are called, see `runtimes.port_names`.
         """
         buffer = io.BytesIO()
         try:

@@ -26,8 +26,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from boildown.errors import ExportError
-from boildown.runtimes.names import distinct, loaded
 from boildown.runtimes.onnx.lean import OPSET, PORTS, TRANSPOSED, add_constant
+from boildown.runtimes.port_names import distinct, loaded
 
 _LARGEST = 2**31 - 2**20
 """A protobuf holds 2 GiB; leave room for the graph."""
