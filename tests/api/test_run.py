@@ -17,7 +17,18 @@ import boildown as bd
 from boildown.engine.bench import signal_to_noise
 from boildown.surgery.weights import weights_hash
 
-HANDED_OVER = {"model.onnx", "load.py", "ports.json", "sample.npz", "preprocess.json", "predict.py", "samples"}
+HANDED_OVER = {
+    "model.onnx",
+    "load.py",
+    "ports.json",
+    "sample.npz",
+    "preprocess.json",
+    "predict.py",
+    "samples",
+    "README.md",
+    "card.json",
+    "manifest.json",
+}
 
 
 def test_the_target_is_met_and_said_so(run):

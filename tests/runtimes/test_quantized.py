@@ -205,7 +205,7 @@ def test_an_output_is_float_unless_it_is_planned(tmp_path: Path, planned: bool) 
     steps = run(tmp_path / "int.onnx", torch.randn(4, 3, 8, 8)) / 0.125
     assert bool((steps == np.rint(steps)).all()) is planned
     assert written.facts["quantized_convolutions"] == int(planned)
-    assert [port.name for port in get("onnxruntime").open(tmp_path / "int.onnx").outputs] == ["relu"]
+    assert [port.name for port in get("onnxruntime").open(tmp_path / "int.onnx").outputs] == ["output"]
 
 
 def test_relu_behind_pooling_costs_no_second_rounding(tmp_path: Path) -> None:

@@ -388,6 +388,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
             **facts,
         },
         "classes": getattr(job.task, "classes", None),
+        "task": type(job.task).__name__,
         "notices": [*found.notices, *notices],
         "environment": environment(),
         "in child": job.factories.complete,

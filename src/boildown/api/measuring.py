@@ -199,11 +199,11 @@ def _check_record(artifact: Artifact, base: Artifact | None) -> None:
     away = "copy it elsewhere, and name the first model's with first=..."
     try:
         with Journal.open(run, readonly=True) as journal:
-            recorded = {row.artifact.digest for row in journal.attempts() if row.artifact is not None}
+            recorded = {row.artifact.sha256 for row in journal.attempts() if row.artifact is not None}
     except JournalError as error:
         raise InputError.of(f"{path} cannot be held against what its run measured. {error}", f"Or {away}") from error
     for measured, what in ((artifact, "an artifact"), (base, "the first model's artifact")):
-        if measured is not None and measured.digest not in recorded:
+        if measured is not None and measured.sha256 not in recorded:
             raise InputError.of(
                 f"{measured.path} is not the file that run {run.name} measured as {what}.",
                 f"Bring it back from a copy; or {away}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, cast
 from torch import nn
 
 from boildown import files
+from boildown.api.as_transformers import check_ports, files_for
+from boildown.api.sealing import sealing
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.front import compared, front
@@ -221,31 +224,40 @@ def _row(attempt: Attempt) -> dict[str, Any]:
 
 def take(
     run: str | Path,
-    attempt: int,
+    attempt: int | None = None,
     to: str | Path | None = None,
     *,
     runs: str | Path = "runs",
     samples: bool = True,
     with_preprocessing: bool = False,
+    as_: str | None = None,
     trust: bool = False,
 ) -> Path:
-    """Write a deployable folder for any attempt of a run; returns the artifact's path.
+    """Write a deployable folder for any attempt of a run, by default its best; returns the artifact's path.
 
     The folder is `to`, which must be new or empty, or `attempt-N` in the run folder. Raises
     InputError for an attempt without an artifact, one whose file is not the one that was measured, and
     for a folder that holds something. samples: whether samples of the user's data lie in it, where the
     run lets them. with_preprocessing: `NAME.with-preprocessing.onnx` lies beside, which takes uint8 pictures of
-    any size; refused where ONNX lacks an operator. `trust` is needed where loading the artifact could execute code
+    any size; refused where ONNX lacks an operator. as_: `transformers` for a folder that optimum's ORTModel loads.
+    `trust` is needed where loading the artifact could execute code
     (runtime `eager`).
     """
+    if as_ not in (None, "transformers"):
+        raise InputError.of(f"as_ = {as_!r} is not known.", "It may be 'transformers'.")
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder, readonly=True) as journal:
         rows = {row.number: row for row in journal.attempts()}
-        facts = journal.facts
+        if attempt is None:
+            attempt = None if journal.ending is None else journal.ending.best_attempt
+        if attempt is None:
+            raise InputError.of(
+                f"Run {folder.name} has no best attempt yet.", "Name an attempt, or let the run end: boildown resume."
+            )
         row = rows.get(attempt)
         artifact = None if row is None else row.artifact
     files.survey(folder, ["attempts"])
-    if artifact is None or not artifact.path.exists():
+    if row is None or artifact is None or not artifact.path.exists():
         have = ", ".join(str(number) for number, row in rows.items() if row.artifact) or "none"
         raise InputError.of(f"Attempt {attempt} of run {folder.name} has no artifact.", f"These have one: {have}.")
     if changed := artifact.changed(folder):
@@ -256,10 +268,22 @@ def take(
     target = Path(to).resolve() if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
-    for note in deliver(
-        artifact, folder / FIRST, target, facts.get("classes"),
-        samples=samples, with_preprocessing=with_preprocessing, trust=trust,
-    ):  # fmt: skip
+    with Journal.open(folder, readonly=True) as journal, readable(folder):
+        beside = files_for(journal.facts) if as_ is not None else []
+        seal = sealing(journal, row)
+
+        def finish(made: Path) -> None:
+            if as_ is not None:
+                check_ports(made)
+            for file in beside:
+                shutil.copyfile(file, made / file.name)
+            seal(made)
+
+        notes = deliver(
+            artifact, folder / FIRST, target, journal.facts.get("classes"),
+            samples=samples, with_preprocessing=with_preprocessing, trust=trust, finish=finish,
+        )  # fmt: skip
+    for note in notes:
         warnings.warn(note, stacklevel=2)
     return target / artifact.name
 
@@ -290,7 +314,8 @@ def show(folder: Path) -> dict[str, Any]:
                     "parent": row.parent,
                     "key": row.candidate_key,
                     "artifact": None if row.artifact is None else _inside(row.artifact.path, folder),
-                    "sha256": None if row.artifact is None else row.artifact.digest,
+                    "sha256": None if row.artifact is None else row.artifact.sha256,
+                    "content": None if row.artifact is None else row.artifact.digest,
                     "files": {} if row.artifact is None else dict(row.artifact.files),
                     "seconds": row.timings,
                     "notes": list(row.notes),

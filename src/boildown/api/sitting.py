@@ -16,6 +16,7 @@ import boildown
 from boildown import files
 from boildown.api.asked import Ladder, Read
 from boildown.api.run import Run, show
+from boildown.api.sealing import sealing
 from boildown.domain.artifact import file_hash
 from boildown.domain.candidate import Candidate
 from boildown.domain.outcome import Outcome
@@ -206,11 +207,14 @@ class Sitting:
 
     def _hand_over(self, journal: Journal, climbed: Climbed, seconds: float, attempts: Sequence[Attempt]) -> None:
         folder, best = self.bench.folder, climbed.best
-        if best is not None and best.artifact is not None:
+        row = None if best is None else next(row for row in journal.attempts() if row.number == best.number)
+        if best is not None and row is not None and best.artifact is not None:
             classes = getattr(self.job.task, "classes", None)
             with self.bench.timed("export"):
                 ours = {str(name).removeprefix("best/") for name in delivered(folder).get("files", ())}
-                notes = deliver(best.artifact, folder / FIRST, folder / "best", classes, ours=ours)
+                notes = deliver(
+                    best.artifact, folder / FIRST, folder / "best", classes, ours=ours, finish=sealing(journal, row)
+                )
             for note in notes:
                 journal.record(best.number, "handed over", {"note": note})
                 self.desk.emit("notice", {"text": note})

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,20 @@ from boildown.domain.grammar import COSTS, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
+from boildown.engine import manifest
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job
+from boildown.engine.manifest import CARD, MANIFEST, SAMPLE, handed_over
 from boildown.engine.timing import in_doubt
-from boildown.errors import AttemptError, InputError, WorkerLost, contained, in_words
-from boildown.journal.journal import Journal
+from boildown.errors import AttemptError, InputError, UntrustedFileError, WorkerLost, contained, in_words
+from boildown.execution.child import Child
+from boildown.journal.journal import FILE, Journal
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import resolve_run
 from boildown.measuring.environment import free_memory
 from boildown.methods.registry import installed
+from boildown.report.words import printable
+from boildown.runtimes import get
 from boildown.surgery.store import load_candidate
 from boildown.tasks.watch import watching
 
@@ -57,12 +62,14 @@ class Check:
 class Verification:
     """What agrees with the record of a run and what does not.
 
-    verdict: as measured now; None where the files are not those that were measured, so that nothing was.
+    verdict: as measured now; None where the files are not those that were measured, so that nothing was. what: is
+    looked at, a run or a folder that was handed over.
     """
 
     run: Path
     checks: tuple[Check, ...]
     verdict: Verdict | None = None
+    what: str = "Run"
 
     @property
     def agrees(self) -> bool:
@@ -74,8 +81,8 @@ class Verification:
         """What came out, in words."""
         wrong = [check.what for check in self.checks if check.agrees is False]
         if wrong:
-            return f"Run {self.run.name} does not agree with its record: {', '.join(wrong)}."
-        return f"Run {self.run.name} agrees with its record."
+            return f"{self.what} {printable(self.run.name)} does not agree with its record: {', '.join(wrong)}."
+        return f"{self.what} {printable(self.run.name)} agrees with its record."
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as `--json` prints it."""
@@ -105,6 +112,10 @@ def verify(
 ) -> Verification:
     """Hold what a run handed over against its journal and manifest, and measure it again.
 
+    A folder that was handed over, as `best/` or what `take` wrote, may lie anywhere without its run: its files are
+    held against its own manifest, the manifest against the card and the file's metadata, and the file's outputs
+    against the sample beside it. No script in it is run, and no link followed.
+
     The hashes of `best/` are held against journal and manifest; then the best artifact is measured beside the first
     model's as its verdict was, on the same samples. Timings are compared on the processor they were taken on, and
     as a verdict: met stays met. Nothing in the run folder is changed.
@@ -112,6 +123,8 @@ def verify(
     run, model, task, students: as for `resume`. trust: as for `measure`. Raises InputError where there is nothing to
     verify, something is missing, or model or data are not those that the run began with.
     """
+    if (given := Path(run)).is_dir() and not (given / FILE).is_file() and handed_over(given):
+        return _of_folder(given, trust)
     folder = resolve_run(Path(runs), str(run))
     with Journal.open(folder, readonly=True) as journal:
         files.survey(folder, ["attempts", "best"])
@@ -141,6 +154,62 @@ def verify(
     return Verification(folder, (*hashes, *_compared(sat.job, recorded, verdict)), verdict)
 
 
+def _of_folder(folder: Path, trust: bool) -> Verification:
+    """A folder that was handed over, wherever it lies."""
+    what, checks = "The folder", list[Check]()
+    folder = folder.resolve()
+    try:
+        told, found = manifest.read(folder), manifest.hashes(folder)
+    except (OSError, ValueError) as error:
+        return Verification(folder, (Check(MANIFEST, False, printable(str(error))),), what=what)
+    for name in sorted(found.keys() | told["files"].keys()):
+        recorded = told["files"].get(name)
+        checks.append(_held(printable(name), found.get(name), None if recorded is None else printable(recorded)))
+    if all(check.agrees for check in checks):
+        checks += _of_file(folder, told, trust)
+    return Verification(folder, tuple(checks), what=what)
+
+
+def _of_file(folder: Path, told: Mapping[str, Any], trust: bool) -> list[Check]:
+    """The manifest against the card and what the file says of itself; then its outputs. All files are as recorded."""
+    path, name = folder / told["artifact"], printable(told["artifact"])
+    try:
+        runtime = get(told["runtime"])
+        if path.suffix != runtime.suffix:
+            raise InputError.of(f"{name} is no file of the runtime {runtime.name}.", "")
+        card = json.loads(manifest.content(folder, CARD))
+        alike = card["made"] == told["made"] and told["files"].get(card["artifact"]["name"]) is not None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError) as error:
+        return [Check(MANIFEST, False, printable(str(error) or type(error).__name__))]
+    checks = [Check(CARD, alike, "it names the same file and run" if alike else "it names another file or run")]
+    with Child() as child:
+        try:
+            made = child.call("boildown.runtimes.calls:about", runtime.name, str(path), deadline=_SECONDS)["identity"]
+        except (AttemptError, WorkerLost, InputError) as error:
+            return [*checks, Check(f"the metadata of {name}", False, printable(str(error)))]
+        wrong = [key for key in {**made, **told["made"]} if made.get(key) != told["made"].get(key)]
+        said = f"{MANIFEST} tells another {', '.join(map(printable, wrong))}" if wrong else f"{MANIFEST} tells the same"
+        checks.append(Check(f"the metadata of {name}", not wrong if made or wrong else None, said))
+        if wrong:
+            return checks
+        try:
+            far = child.call(
+                "boildown.engine.manifest:reproduced", runtime.name, str(path), str(folder / SAMPLE),
+                trust=trust, deadline=_SECONDS,
+            )  # fmt: skip
+        except UntrustedFileError as error:
+            return [*checks, Check("its outputs", None, printable(str(error)))]
+        except (AttemptError, WorkerLost, InputError) as error:
+            return [*checks, Check("its outputs", False, printable(str(error)))]
+    shown = f"{100 * far:.2g} % from those recorded for {SAMPLE}"
+    return [*checks, Check("its outputs", far <= _FAR, shown)]
+
+
+_SECONDS = 300.0
+_FAR = 0.05
+"""Of the largest output: other processors round int8 otherwise."""
+
+
 def _kept(journal: Journal, number: int, row: AttemptRow | None) -> list[Check]:
     """The files of an attempt against the journal, its artifact first."""
     files = {} if row is None else journal.files(row)
@@ -153,9 +222,13 @@ def _kept(journal: Journal, number: int, row: AttemptRow | None) -> list[Check]:
 
 def _hash(what: str, path: Path | None, recorded: str | None) -> Check:
     """A file held against the hash on record."""
-    if path is None or not path.is_file():
-        return Check(what, False, "there is no such file")
-    found = file_hash(path)  # the folder has been surveyed
+    return _held(what, file_hash(path) if path is not None and path.is_file() else None, recorded)
+
+
+def _held(what: str, found: str | None, recorded: str | None) -> Check:
+    """A sha256 held against the one on record; None for no file, empty for what is none: a link, a pipe."""
+    if not found:
+        return Check(what, False, "there is no such file" if found is None else "it is a link, or no file")
     if recorded is None:
         return Check(what, False, "it is not on record")
     if found == recorded:
@@ -171,7 +244,7 @@ def _delivered(folder: Path, best: AttemptRow) -> list[Check]:
         recorded = {name: str(sha256) for name, sha256 in manifest["files"].items()}
         attempts = {attempt["number"]: attempt for attempt in manifest["attempts"]}
         told = attempts[manifest["best"]]
-        digest = None if best.artifact is None else best.artifact.digest
+        digest = None if best.artifact is None else best.artifact.sha256
         same = _text([told["number"], told["sha256"], told["verdict"]]) == _text([best.number, digest, best.verdict])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"it cannot be read ({in_words(error)})"

@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(run: Which = "latest", runs: Runs = RUNS, trust: Trust = False, as_json: AsJson = False) -> int:
-    """Check what a run handed over against its record, and measure it again."""
+    """Check what a run handed over against its record, and measure it again; or a folder that was handed over."""
     found = bd.verify(run, runs=runs, trust=trust)
     if as_json:
         echo_json(found.to_json())

@@ -11,6 +11,9 @@ from typing import Any
 
 from boildown import files
 
+SHORT = 16
+"""Digits of a hash that are enough to find a file by, and few beside a small network."""
+
 
 def file_hash(path: Path, below: Path | None = None) -> str:
     """sha256 of a file; `below`: see `files.opened`. Raises OSError where it cannot be read."""
@@ -31,7 +34,8 @@ class Artifact:
     """What is deployed to one runtime: files in a folder, which may hold other files too.
 
     name: the file to load, or the folder where a runtime loads one. files: the sha256 of every file by its path
-    below the folder, with slashes. version: of the runtime that wrote it; empty where that is not known.
+    below the folder, with slashes. version: of the runtime that wrote it; empty where that is not known. content: the
+    digest that the files had before it was written into them who made them; empty where nothing was.
     """
 
     runtime: str
@@ -39,9 +43,12 @@ class Artifact:
     name: str
     files: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
+    content: str = ""
 
     @classmethod
-    def read(cls, runtime: str, path: Path, files: Iterable[Path] = (), *, version: str = "") -> Artifact:
+    def read(
+        cls, runtime: str, path: Path, files: Iterable[Path] = (), *, version: str = "", content: str = ""
+    ) -> Artifact:
         """The artifact of which `path` is loaded, with `files` below the same folder.
 
         Raises OSError where a file cannot be read, ValueError for one that lies elsewhere.
@@ -49,7 +56,7 @@ class Artifact:
         own = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
         names = dict.fromkeys(part.relative_to(path.parent).as_posix() for part in (*own, *files))
         hashes = {name: file_hash(path.parent / name) for name in names}
-        return cls(runtime, path.parent, path.name, hashes, version)
+        return cls(runtime, path.parent, path.name, hashes, version, content)
 
     @property
     def path(self) -> Path:
@@ -61,9 +68,14 @@ class Artifact:
         """Every file, those that are loaded by name first."""
         return tuple(self.folder / name for name in self._names)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """One sha256 over the content: of a single file its own, of several that of what `sha256sum` lists of them.
+        """One sha256 over what computes: equal in every run that makes the same, whatever else the files tell."""
+        return self.content or self.sha256
+
+    @cached_property
+    def sha256(self) -> str:
+        """One sha256 over the files: of a single one its own, of several that of what `sha256sum` lists of them.
 
         The list is sorted by name; where the folder lies has no part in it.
         """
@@ -105,7 +117,8 @@ class Artifact:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; the folder is for who keeps it to say."""
-        return {"runtime": self.runtime, "version": self.version, "name": self.name, "files": dict(self.files)}
+        told = {"content": self.content} if self.content else {}
+        return {"runtime": self.runtime, "version": self.version, "name": self.name, "files": dict(self.files), **told}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], folder: Path) -> Artifact:
@@ -115,7 +128,7 @@ class Artifact:
         for inside in (name, *files):
             if not inside or "\\" in inside or "\0" in inside or _leads_out(PurePosixPath(inside)):
                 raise ValueError(f"{inside!r} names no file of an artifact")
-        return cls(str(data["runtime"]), folder, name, files, str(data["version"]))
+        return cls(str(data["runtime"]), folder, name, files, str(data["version"]), str(data.get("content", "")))
 
     @cached_property
     def _names(self) -> tuple[str, ...]:

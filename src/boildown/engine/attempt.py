@@ -288,6 +288,7 @@ class Climber:
         """The candidate made by the rung's methods, and saved: from here on it is finished."""
         with self.bench.timed("apply"):
             settled = self.maker.settle(rung, attempt.folder)
+            self.bench.rung = str(settled)
             if str(settled) != attempt.rung:
                 attempt.notes.append(f"settings found by measurement: {settled}")
             candidate = self.maker.make(settled, attempt.folder)
@@ -414,6 +415,7 @@ class Climber:
         """Run `climb` with the attempt begun before and finished after in the journal, even if it fails."""
         self.maker.number, before, start = attempt.number, dict(self.bench.seconds), time.perf_counter()
         self.bench.deadline = self.maker.end
+        self.bench.attempt, self.bench.rung = attempt.number, attempt.rung
         self.journal.begin_attempt(
             attempt.number, attempt.rung, attempt.reason, parent=attempt.parent, candidate_key=attempt.key,
             quote=attempt.quote,
@@ -464,7 +466,7 @@ class Climber:
     def _reused(self, attempt: Attempt, rung: Rung) -> Candidate | None:
         """The same candidate finished by an earlier run, whose files are as they were.
 
-        Its artifact goes along where the same version of the runtime wrote it.
+        Its artifact goes along where the same version of the runtime wrote it, and tells who made it as ours do.
         """
         donor = self.maker.donor(attempt.key) or self.maker.outdated(rung)
         if donor is None:
@@ -488,7 +490,9 @@ class Climber:
         for record in told:
             if record.kind in _KEPT:
                 self.journal.record(attempt.number, record.kind, record.data)
-        if (row.artifact.runtime, row.artifact.version) == (self.job.deployment.runtime, self.bench.version):
+        written = row.artifact.runtime, row.artifact.version, bool(row.artifact.content)
+        assert self.bench.first is not None
+        if written == (self.job.deployment.runtime, self.bench.version, bool(self.bench.first.content)):
             attempt.artifact = row.artifact.at(attempt.folder)
         else:
             for path in row.artifact.at(attempt.folder).paths:

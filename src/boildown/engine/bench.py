@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import _pytree as pytree
 
-from boildown.domain.artifact import Artifact
+from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.grammar import format_value
 from boildown.domain.measurement import Form, Interval, Measurement
@@ -36,6 +37,7 @@ from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError,
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
 from boildown.journal.keys import hash_of, measurement_key
+from boildown.journal.runs import HIDDEN
 from boildown.measuring import memory as memory_measure
 from boildown.measuring.environment import environment, machine_key
 from boildown.measuring.quality import measure_quality, summarise_divergence
@@ -68,6 +70,8 @@ _PLAN_PROMISE = 30.0
 _GATE_SAMPLES = 128
 _COMPARED = 512
 _GLANCE_SECONDS = 2.0
+_FEW = 256
+"""Bytes of the names of classes that any file has room for."""
 _NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
 
 
@@ -97,6 +101,8 @@ class Bench:
         self.trust = True
         """Artifacts are the run's own, made here or checked by hash; a user's file is not."""
         self.first: Artifact | None = None
+        self.attempt, self.rung = 0, "first"
+        """What is written now belongs to: told in the file."""
         self.deadline = float("inf")
         self._child = Child()
         self.home = self._child.folder
@@ -142,13 +148,15 @@ class Bench:
     def write(self, candidate: Candidate, weights: str, folder: Path) -> tuple[Artifact, Written]:
         """The artifact of a candidate, its files laid into `folder`; those with the same weights share one export."""
         graph, runtime, name = self.graph(candidate), self.job.deployment.runtime, f"model{self.runtime.suffix}"
-        made_of = [weights, graph.code_hash(), runtime, self.version]
+        ports = getattr(self.job.task, "ports", {})
+        made_of = [weights, graph.code_hash(), runtime, self.version, ports]
         exported = self.folder / "exports" / hash_of(made_of)[:16]
         with self.timed("export"):
             if not exported.exists():
                 self.progress("export", 0, None)
                 fresh = _empty(exported.with_name(f"new-{exported.name}"))
-                self._call("exporting", "boildown.runtimes.calls:export", runtime, graph.serialize(), str(fresh / name))
+                serialized = graph.serialize(ports)
+                self._call("exporting", "boildown.runtimes.calls:export", runtime, serialized, str(fresh / name))
                 fresh.replace(exported)
             self.progress("write", 0, None)
             fresh = _empty(folder / "new-artifact")
@@ -159,6 +167,10 @@ class Bench:
                 )  # fmt: skip
                 beside = (path for path in fresh.rglob("*") if path.is_file())
                 artifact = Artifact.read(runtime, fresh / name, beside, version=self.version)
+                if self._call("boildown.runtimes.calls:stamp", runtime, str(fresh / name), self._identity(artifact)):
+                    artifact = Artifact.read(
+                        runtime, fresh / name, artifact.paths, version=self.version, content=artifact.digest
+                    )
                 if clash := sorted(RESERVED & artifact.files.keys()):
                     raise ExportError(
                         f"The runtime {runtime} writes a file called {clash[0]}, as boildown does beside it.\n"
@@ -167,6 +179,22 @@ class Bench:
                 return artifact.move(folder), written
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
+
+    def _identity(self, artifact: Artifact) -> dict[str, str]:
+        """What an artifact tells of itself: who made it, in which run, of what and how, and its classes where they
+        take few bytes beside it."""
+        identity = {
+            "version": str(self._environment["packages"]["boildown"]),
+            "run": self.folder.name.removeprefix(HIDDEN),
+            "attempt": str(self.attempt),
+            "method": self.rung,
+        }
+        if self.first is not None:
+            identity["parent"] = self.first.sha256[:SHORT]
+        classes = json.dumps(getattr(self.job.task, "classes", None) or [], separators=(",", ":"))
+        if 2 < len(classes) <= max(_FEW, artifact.size // 100):
+            identity["classes"] = classes
+        return identity
 
     def ports(self, artifact: Artifact) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs of an artifact."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.preprocess import Preprocess
 from boildown.engine import handover
 from boildown.engine.described import made_of, made_up
+from boildown.engine.manifest import CARD, MANIFEST, README, SAMPLE
 from boildown.execution.child import Child
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Port
 from boildown.surgery.store import CANDIDATE, WEIGHTS
 
-SAMPLE, _PORTS, _LOADER, MANIFEST = "sample.npz", "ports.json", "load.py", "manifest.json"
+_PORTS, _LOADER = "ports.json", "load.py"
 RESERVED = frozenset(
     {
         SAMPLE,
@@ -32,6 +33,9 @@ RESERVED = frozenset(
         handover.SCRIPT,
         handover.SAMPLES,
         handover.KEPT,
+        CARD,
+        README,
+        MANIFEST,
     }
 )
 """Names of files that lie beside those of an artifact."""
@@ -54,14 +58,16 @@ def deliver(
     with_preprocessing: bool = False,
     trust: bool = True,
     ours: Iterable[str] = (),
+    finish: Callable[[Path], None] = lambda _folder: None,
 ) -> tuple[str, ...]:
     """Fill `folder`: the artifact's files, its ports and classes, a loader, and what predicts from raw things.
 
     The folder appears complete or not at all; one that is there is replaced, but an empty one is filled, and one with
     files of others keeps them. samples: whether samples of the user's data lie in it. with_preprocessing: a second file
     lies there that takes raw pictures; raises InputError where it cannot. `trust` vouches for the artifact, see
-    `Runtime.open`. ours: files that lay in it before by the work of boildown. Returns what a person should know of it,
-    in sentences. Raises StrangeFileError where the folder is a link, or has one or the like in it.
+    `Runtime.open`. ours: files that lay in it before by the work of boildown. finish: what is done last with the folder
+    before it appears. Returns what a person should know of it, in sentences. Raises StrangeFileError where the folder
+    is a link, or has one or the like in it.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 - "." has no name, and no link is followed
     there = {path.relative_to(folder).as_posix() for path in files.walk(folder)}
@@ -69,6 +75,7 @@ def deliver(
     fresh = files.make_folder(folder / "delivered" if empty else folder)
     try:
         notes = _fill(fresh, artifact, first_folder, classes, samples, with_preprocessing, trust)
+        finish(fresh)
         made = {path.relative_to(fresh).as_posix() for path in files.walk(fresh)}
         if empty:  # somebody may stand in it
             for path in sorted(fresh.iterdir()):

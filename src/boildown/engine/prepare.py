@@ -97,6 +97,7 @@ def prepare(
     handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
         _refuse_fixed_batch(bench.graph(first))
+        _check_names(bench.graph(first), job)
         if job.asks("macs"):
             _refuse_uncounted(bench.graph(first))
         with bench.timed("measure"):
@@ -194,6 +195,16 @@ def _check_loss(first: Candidate, job: Job) -> None:
         inputs, target = next(iter(job.splits.train.batches(min(8, job.batch_size))))
         if target is not None:
             job.task.loss(job.task.run(first.model, inputs), target)
+
+
+def _check_names(graph: Graph, job: Job) -> None:
+    """Refuse names for more or fewer outputs than the model has."""
+    names = getattr(job.task, "outputs", ())
+    made = sum(isinstance(name, str) for name in graph.program.graph_signature.user_outputs)
+    if names and len(names) != made:
+        raise DataError.of(
+            f"The task names {len(names)} outputs, and the model has {made}.", "Name every output, in their order."
+        )
 
 
 def _refuse_uncounted(graph: Graph) -> None:

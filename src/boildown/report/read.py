@@ -145,10 +145,10 @@ def facts(journal: Journal) -> ReportFacts:
         beside=_beside(ending.seconds, rows) if ending else "",
         best=lines[chosen.number] if chosen else None,
         artifact=_delivered(journal, chosen),
-        sha256=chosen.artifact.digest if chosen and chosen.artifact else "",
+        sha256=chosen.artifact.sha256 if chosen and chosen.artifact else "",
         hardware=verdict.hardware if verdict else "",
         confidence=f"{100 * verdict.confidence:g} %" if verdict and verdict.confidence is not None else "",
-        findings=tuple(_finding(f, verdict.measurements) for f in verdict.findings) if verdict else (),
+        findings=tuple(finding_line(f, verdict.measurements) for f in verdict.findings) if verdict else (),
         best_figures=_figures(measured[chosen.number]) if chosen else (),
         relaxations=tuple(map(str, eased)),
         baseline=short(str(known.get("baseline", ""))),
@@ -210,7 +210,8 @@ def _figures(measured: Mapping[str, Measurement]) -> tuple[Figure, ...]:
     )
 
 
-def _finding(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLine:
+def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLine:
+    """One condition for people."""
     condition, measurement = finding.condition, measured.get(finding.condition.metric)
     unit = COSTS.get(condition.metric, measurement.unit if measurement else "")
     doubts = [finding.note, "could be luck" if finding.lucky else ""]

@@ -49,7 +49,7 @@ def plugged(name: str) -> str:
 _MEMBERS = {
     **dict.fromkeys(("name", "suffix"), "text"),
     "rules": "boildown.domain.rules.Rules",
-    **dict.fromkeys(("version", "export", "write", "open", "refuses", "files", "loader"), "a method"),
+    **dict.fromkeys(("version", "export", "write", "open", "refuses", "stamp", "about", "files", "loader"), "a method"),
     "with_preprocessing": "a method",
 }
 

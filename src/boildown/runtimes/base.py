@@ -101,6 +101,20 @@ class Runtime(Protocol):
         """
         ...
 
+    def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
+        """Write into the artifact at `path` who made it, of what and how; whether its format has a place for that.
+
+        What it computes stays the same, to the byte.
+        """
+        ...
+
+    def about(self, path: Path) -> dict[str, Any]:
+        """What a file says of itself without being run: its `identity`, and what it `needs` of a runtime, in words.
+
+        Raises InputError where it is not the file that its identity was written into.
+        """
+        ...
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """The other files that belong to an artifact of which `path` is loaded, in the same folder or below."""
         ...
@@ -124,7 +138,7 @@ class Runtime(Protocol):
 
 
 class Usual:
-    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file, no refusal, no loader."""
+    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file without a stamp."""
 
     rules = Rules()
 
@@ -134,6 +148,14 @@ class Usual:
 
     def load_exporter(self) -> None:
         """Nothing takes long."""
+
+    def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
+        """Its format has no place for that."""
+        return False
+
+    def about(self, path: Path) -> dict[str, Any]:
+        """Nothing is said."""
+        return {"identity": {}, "needs": ""}
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """What is loaded is all there is."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from runpy import run_path
+from typing import Any
 
 from boildown.domain.candidate import Edit, Plan
 from boildown.domain.preprocess import Preprocess
@@ -40,6 +41,16 @@ def with_preprocessing(
 ) -> None:
     """`Runtime.with_preprocessing` by the runtime's name."""
     get(runtime).with_preprocessing(Path(path), Path(target), description, classes, said)
+
+
+def stamp(runtime: str, path: str, identity: Mapping[str, str]) -> bool:
+    """`Runtime.stamp` by the runtime's name."""
+    return get(runtime).stamp(Path(path), identity)
+
+
+def about(runtime: str, path: str) -> dict[str, Any]:
+    """`Runtime.about` by the runtime's name."""
+    return get(runtime).about(Path(path))
 
 
 def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

@@ -6,7 +6,6 @@ It serves models that no other runtime can take. Its file can execute code when 
 
 from __future__ import annotations
 
-import io
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from boildown.domain.candidate import Edit, Plan
 from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
 from boildown.runtimes.base import Array, Port, Usual, Written
+from boildown.runtimes.port_names import loaded
 
 _REFUSAL = "the eager runtime runs float candidates only"
 _LOADER = '''\
@@ -35,15 +35,15 @@ here = Path(__file__).parent
 def load():
     """The model as a function of its inputs by name, which gives its outputs by name."""
     program = torch.export.load(here / "{file}")
-    model, signature = program.module(check_guards=False), program.graph_signature
+    model, names = program.module(check_guards=False), np.load(here / "sample.npz").files
+    given, made = ([name[len(side):] for name in names if name.startswith(side)] for side in ("input:", "output:"))
 
     def run(inputs):
-        arrays = [torch.from_numpy(inputs[name]) for name in signature.user_inputs if isinstance(name, str)]
+        arrays = [torch.from_numpy(inputs[name]) for name in given]
         args, kwargs = tree_unflatten(arrays, program.call_spec.in_spec)
         with torch.inference_mode():
             outputs = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
-        names = [name for name in signature.user_outputs if isinstance(name, str)]
-        return {{name: output.numpy() for name, output in zip(names, outputs)}}
+        return {{name: output.numpy() for name, output in zip(made, outputs, strict=True)}}
     return run
 
 if __name__ == "__main__":
@@ -110,19 +110,19 @@ class EagerSession:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on its own archive's internals
-                program = torch.export.load(io.BytesIO(path.read_bytes()))
+                program, inputs, outputs = loaded(path.read_bytes())
         except Exception as error:
             raise InputError.of(f"{path} is not a torch.export program: {error}", "Export it again.") from error
         self._module = program.module(check_guards=False)
         self._structure = program.call_spec.in_spec
         values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         signature = program.graph_signature
-        self.inputs: tuple[Port, ...] = tuple(
-            _port(name, values[name]) for name in signature.user_inputs if isinstance(name, str)
+        given, made = (
+            [values[name] for name in side if isinstance(name, str)]
+            for side in (signature.user_inputs, signature.user_outputs)
         )
-        self.outputs: tuple[Port, ...] = tuple(
-            _port(name, values[name]) for name in signature.user_outputs if isinstance(name, str)
-        )
+        self.inputs: tuple[Port, ...] = tuple(map(_port, inputs, given))
+        self.outputs: tuple[Port, ...] = tuple(map(_port, outputs, made))
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """Flat inputs in port order to flat outputs in port order; InputError if they do not fit."""

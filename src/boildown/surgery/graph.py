@@ -10,6 +10,7 @@ import copy
 import functools
 import hashlib
 import io
+import json
 import logging
 import operator
 import traceback
@@ -35,6 +36,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, t
 from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError, text_of
+from boildown.runtimes.port_names import TOLD
 from boildown.surgery.nodes import attribute_of as attribute_of
 from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
@@ -138,12 +140,15 @@ class Graph:
         flat: list[Any] = tree_flatten_spec((args, dict(kwargs)), self.module._in_spec)
         return flat
 
-    def serialize(self) -> bytes:
-        """The program as bytes for boildown's own child processes, outputs in plain containers. Raises ExportError."""
+    def serialize(self, ports: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        """The program as bytes for boildown's own child processes, outputs in plain containers. Raises ExportError.
+
+        ports: what outputs are called, see `runtimes.port_names`.
+        """
         buffer = io.BytesIO()
         try:
             with _quiet(), _plain_outputs(self.program):
-                torch.export.save(self.program, buffer)
+                torch.export.save(self.program, buffer, extra_files={TOLD: json.dumps(dict(ports))})
         except Exception as error:
             raise ExportError(f"The captured model cannot be serialized: {_first_line(error)}") from error
         return buffer.getvalue()

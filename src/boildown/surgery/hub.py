@@ -34,7 +34,7 @@ def from_transformers(path: str) -> nn.Module:
     Raises ModelError for a folder that cannot be loaded, for a missing library, and for weights that do not fill
     the model; UntrustedFileError for weights that only a pickle holds.
     """
-    folder = _folder(path)
+    folder = folder_of(path)
     config = _config(folder)
     transformers, kind, names = _kind(config)
     if kind is None:
@@ -73,7 +73,7 @@ def size_of(path: str) -> tuple[int, int]:
 
     It may take for ever, or all memory: for a child process with limits.
     """
-    folder = _folder(path)
+    folder = folder_of(path)
     config = _config(folder)
     transformers, kind, _ = _kind(config)
     with _quiet(transformers), torch.device("meta"):
@@ -144,7 +144,7 @@ def from_timm(name: str) -> nn.Module:
     return made.eval()
 
 
-def _folder(path: str) -> Path:
+def folder_of(path: str) -> Path:
     """The folder at `path`, or below one of the places where modules are looked for."""
     for place in (Path(), *map(Path, sys.path)):
         if (place / path).is_dir():

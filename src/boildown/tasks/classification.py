@@ -23,6 +23,7 @@ class Classification(Task):
 
     _most_checked: ClassVar[int | None] = None
     """Of how many samples the targets are checked, where each has many; None for all that are cheap to read."""
+    word: ClassVar[str] = "logits"
     _label_axes: ClassVar[int] = 1
     """Those of a batch of labels."""
 

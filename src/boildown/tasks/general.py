@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
 from types import CodeType
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
     augment: Augment | None
     collate: Collate | None
     preprocess: Any
+    outputs: Sequence[str] | None
 
 
 class Task:
@@ -68,6 +70,8 @@ class Task:
     preprocess: how a raw picture or text becomes a tensor: a description (`boildown.domain.preprocess`, its JSON as a
         dict or a path), a composition of torchvision, a processor or tokenizer of transformers, or timm's data
         configuration. By default it is read from the validation data's `transform`, where it has one of these.
+    outputs: what the model's outputs are called in the file, in their order; by default the keys of a dict, else
+        `logits` for classes and `output` for anything else.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -80,6 +84,8 @@ class Task:
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
+    word: ClassVar[str] = "output"
+    """What an output is called that nobody has named."""
 
     def __init__(
         self,
@@ -96,6 +102,7 @@ class Task:
         augment: Augment | None = None,
         collate: Collate | None = None,
         preprocess: Any = None,
+        outputs: Sequence[str] | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -120,6 +127,7 @@ class Task:
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
         if not self.metrics:
             errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
+        self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
         if errors:
             raise InputError.merge(errors)
         names = [m.name for m in self.metrics]
@@ -132,6 +140,11 @@ class Task:
         self.training_step = training_step or self.training_step
         self.augment = augment or self.augment
         self._divergence = divergence or relative_error
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """What outputs are called, as plain data: `word` where the model has no keys, `names` that the user gave."""
+        return {"word": self.word, "names": list(self.outputs)}
 
     def __repr__(self) -> str:
         names = ", ".join(m.name for m in self.metrics)
@@ -283,6 +296,19 @@ class Task:
             "test": self.test,
         }
         return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def _names(outputs: Any) -> tuple[str, ...]:
+    """Names of outputs that the user gave. Raises InputError for what cannot be a name."""
+    given = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+    if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name) for name in given) or len(
+        set(given)
+    ) < len(given):
+        raise InputError.of(
+            f"outputs = {outputs!r} does not name outputs.",
+            "Give each a name of its own, of letters, digits, _ and dots.",
+        )
+    return given
 
 
 def written(part: Any) -> str:

@@ -8,7 +8,7 @@ every decomposed node (`from_node`), weights through the linear layer they belon
 
 from __future__ import annotations
 
-import io
+import json
 import logging
 import operator
 import re
@@ -26,7 +26,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from boildown.errors import ExportError
-from boildown.runtimes.onnx.lean import OPSET, TRANSPOSED, add_constant
+from boildown.runtimes.onnx.lean import OPSET, PORTS, TRANSPOSED, add_constant
+from boildown.runtimes.port_names import distinct, loaded
 
 _LARGEST = 2**31 - 2**20
 """A protobuf holds 2 GiB; leave room for the graph."""
@@ -39,7 +40,7 @@ def export(program: bytes, path: Path) -> None:
     larger than 2 GB (external data is never written).
     """
     with _quiet(), torch.no_grad():
-        captured = torch.export.load(io.BytesIO(program))
+        captured, inputs, outputs = loaded(program)
         # The exporter traces twice, and how attention's result lies in memory depends on this.
         for tensor in captured.state_dict.values():
             tensor.requires_grad_(False)
@@ -59,7 +60,9 @@ def export(program: bytes, path: Path) -> None:
     _rename_values(model, _names(captured, decomposed, _made(model, decomposed)))
     _rename_inputs(model, captured)
     _rename_weights(model, captured)
-    _name_batch(model)
+    _name_axes(model)
+    if (len(inputs), len(outputs)) == (len(model.graph.inputs), len(model.graph.outputs)):
+        model.metadata_props[PORTS] = json.dumps([*inputs, *outputs])
     ir.save(model, path)
 
 
@@ -209,18 +212,38 @@ def _rename_inputs(model: ir.Model, captured: ExportedProgram) -> None:
         value.name = names.get(value.name or "", value.name)
 
 
-def _name_batch(model: ir.Model) -> None:
-    """Call the batch axis `batch` instead of the exporter's symbol."""
-    graph = model.graph
-    axes = [value.shape[0] for value in graph.inputs if value.shape is not None and len(value.shape)]
-    symbols = {axis.value for axis in axes if isinstance(axis, ir.SymbolicDim)}
-    if len(symbols) != 1:
-        return
+def _name_axes(model: ir.Model) -> None:
+    """Call open axes `batch`, `length`, `height` and `width` instead of by the exporter's symbols."""
+    graph, words = model.graph, dict[str, str]()
+    ports = [
+        (value.shape, axis) for value in graph.inputs if value.shape is not None for axis in range(len(value.shape))
+    ]
+    for shape, axis in sorted(ports, key=lambda port: port[1] > 0):  # batches first
+        for symbol in _symbols(shape[axis]):
+            if symbol not in words:
+                word = "batch" if axis == 0 else _AXES.get((len(shape), axis), f"axis_{axis}")
+                (words[symbol],) = distinct([word], [*words.values()])
+
+    def named(dim: int | ir.SymbolicDim) -> int | str | None:
+        if isinstance(dim, int) or dim.value is None:
+            return dim if isinstance(dim, int) else None
+        for symbol in _symbols(dim):
+            if symbol not in words:  # only running tells how many
+                (words[symbol],) = distinct(["count"], [*words.values()])
+        return _SYMBOL.sub(lambda found: words[found.group()], dim.value)
+
     for value in (*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)):
         if value.shape is not None:
-            value.shape = ir.Shape(
-                "batch" if isinstance(axis, ir.SymbolicDim) and axis.value in symbols else axis for axis in value.shape
-            )
+            value.shape = ir.Shape(map(named, value.shape))
+
+
+_SYMBOL = re.compile(r"\b(?:batch|[su]\d+)\b")
+_AXES = {(2, 1): "length", (3, 1): "length", (3, 2): "length", (4, 2): "height", (4, 3): "width"}
+"""What an axis beside the batch is called, by (how many axes there are, which it is)."""
+
+
+def _symbols(dim: int | ir.SymbolicDim) -> list[str]:
+    return [] if isinstance(dim, int) or dim.value is None else _SYMBOL.findall(dim.value)
 
 
 def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:

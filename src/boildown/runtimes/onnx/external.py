@@ -10,7 +10,7 @@ from boildown.errors import InputError
 
 _WORD = b"location"
 """Every reference to external data contains it; a file without it needs no parsing."""
-_MOST = 1 << 31
+MOST = 1 << 31
 """No file of protobuf is larger."""
 
 
@@ -23,7 +23,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
         raise InputError.of(f"there is no file {path}", "check the path")
     if not _contains(path, _WORD):
         return ()
-    if path.stat().st_size > _MOST:
+    if path.stat().st_size > MOST:
         raise InputError.of(f"{path} is larger than an ONNX file can be", "Export it again.")
     import onnx
 

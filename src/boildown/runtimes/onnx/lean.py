@@ -7,8 +7,9 @@ about the user's disk. Outputs stay bit for bit what they were.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -20,6 +21,9 @@ from boildown.runtimes.base import Array
 
 OPSET = 21
 """The first with 4-bit integers; every ONNX Runtime we support reads it."""
+
+PORTS = "boildown.ports"
+"""The metadata of an exported file that says what its inputs and outputs are to be called: a list of all, in JSON."""
 
 TRANSPOSED = "^T"
 """Ends the name of a linear layer's weight that an exported file holds as in x out (for MatMul)."""
@@ -82,8 +86,9 @@ def strip(model: ModelProto) -> dict[str, str]:
     initializers, and shapes of inner values except those a runtime cannot infer (ONNX Runtime fuses
     the layer norms of a transformer only where it knows the shape behind a computed Reshape). Inner
     values get the shortest names, the most used ones first. Inputs and outputs of the graph keep
-    their names, types and shapes.
+    their types and shapes, and are called as the exported file says.
     """
+    told = next((json.loads(entry.value) for entry in model.metadata_props if entry.key == PORTS), None)
     opsets = {opset.domain: opset.version for opset in model.opset_import}
     for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "domain", "model_version"):
         model.ClearField(field)
@@ -104,7 +109,7 @@ def strip(model: ModelProto) -> dict[str, str]:
     _turn_twins(model.graph)
     for tensor in model.graph.initializer:
         _compact(tensor)
-    names = _rename(model.graph)
+    names = _rename(model.graph, told)
     used = {node.domain for graph in _graphs(model.graph) for node in graph.node} | {""}
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
@@ -236,9 +241,11 @@ def _compact(tensor: TensorProto) -> None:
             tensor.CopyFrom(slim)
 
 
-def _rename(graph: GraphProto) -> dict[str, str]:
-    """Base-36 names for all inner values, the shortest for the most used."""
-    ports = {port.name for port in (*graph.input, *graph.output)}
+def _rename(graph: GraphProto, told: Sequence[str] | None) -> dict[str, str]:
+    """Base-36 names for all inner values, the shortest for the most used; inputs and outputs are called as `told`."""
+    ports = [port.name for port in (*graph.input, *graph.output)]
+    if told is None or len(told) != len(ports) or len({*ports}) < len(ports):
+        told = ports
     uses = Counter(
         name
         for each in _graphs(graph)
@@ -246,10 +253,13 @@ def _rename(graph: GraphProto) -> dict[str, str]:
         for name in (*node.input, *node.output)
         if name and name not in ports
     )
-    free = (name for name in _short_names() if name not in ports)
+    free = (name for name in _short_names() if name not in told)
     names = {name: next(free) for name, _ in uses.most_common()}
-    _replace_names(graph, names)
-    return names
+    called = dict(zip(ports, told, strict=True))
+    _replace_names(graph, names | called)
+    for port in (*graph.input, *graph.output):
+        port.name = called[port.name]
+    return names | {old: new for old, new in called.items() if old != new}
 
 
 def _short_names() -> Iterator[str]:

@@ -127,6 +127,19 @@ class OnnxRuntime(Usual):
         path.write_bytes(data)
         return Written(len(data), form, facts)
 
+    def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
+        """As the file's producer and metadata."""
+        from boildown.runtimes.onnx import identify
+
+        identify.stamp(path, identity)
+        return True
+
+    def about(self, path: Path) -> dict[str, Any]:
+        """Its producer and metadata, its operator sets and what is not ONNX's own."""
+        from boildown.runtimes.onnx import identify
+
+        return identify.about(path)
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """Where the file keeps weights outside of itself. Raises InputError for those outside its folder."""
         folder = path.resolve().parent

@@ -1,0 +1,48 @@
+"""What is written last into a folder that is handed over: its card, for people and programs, and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from boildown.domain.preprocess import TENSORS, Preprocess, missing
+from boildown.engine.handover import DESCRIPTION, SAMPLES, SCRIPT
+from boildown.engine.manifest import CARD, README, seal, write_json
+from boildown.journal.journal import Journal
+from boildown.journal.rows import AttemptRow
+from boildown.report.card import card, readme
+from boildown.runtimes import get
+
+_KINDS = {
+    ("picture", "classes"): "image-classification",
+    ("row", "classes"): "tabular-classification",
+    ("row", "number"): "tabular-regression",
+    ("text", "classes"): "text-classification",
+    ("text", "number"): "text-classification",
+    ("text pair", "classes"): "text-classification",
+    ("text pair", "number"): "text-classification",
+    ("text pair", "cosine"): "sentence-similarity",
+}
+"""What the Hugging Face Hub calls a model that makes of such a raw thing such an answer."""
+
+
+def sealing(journal: Journal, row: AttemptRow) -> Callable[[Path], None]:
+    """What finishes a folder with an attempt's artifact; see `engine.deliver`."""
+    artifact = row.artifact
+    assert artifact is not None
+
+    def finish(folder: Path) -> None:
+        about = get(artifact.runtime).about(folder / artifact.name)
+        path, samples = folder / DESCRIPTION, sum(1 for file in (folder / SAMPLES).rglob("*") if file.is_file())
+        said = Preprocess.load(path.read_text(encoding="utf-8")) if path.is_file() else TENSORS
+        told = card(journal, row, about) | {
+            "kind": next((_KINDS.get((raw.kind, said.output.kind), "other") for raw in said.inputs), "other"),
+            "preprocessing": missing(said) or f"{DESCRIPTION} says every step from the raw thing to the answer.",
+            "samples": f"{samples} files of the user's data, in {SAMPLES}/" if samples else "no user's data lies here",
+            "predicts": (folder / SCRIPT).is_file(),
+        }
+        write_json(folder / CARD, told)
+        (folder / README).write_text(readme(told), encoding="utf-8")
+        seal(folder, artifact.runtime, artifact.name, about["identity"])
+
+    return finish
