@@ -154,7 +154,7 @@ def test_a_tool_that_is_missing_is_named_with_the_cure(callback, module, extra, 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError) as caught:
         callback()
-    assert f"boildown[{extra}]" in caught.value.mistakes[0].cure
+    assert f"[{extra}]" in caught.value.mistakes[0].cure
 
 
 def test_the_step_under_way_is_journalled_now_and_then():

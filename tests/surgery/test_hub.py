@@ -136,5 +136,5 @@ def test_timm_networks_are_made_by_name_with_settings(monkeypatch):
 def test_a_missing_library_is_told_with_its_extra(monkeypatch, folder):
     for name, factory in (("timm", "timm:resnet18"), ("transformers", f"transformers:{folder}")):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ModelError, match=rf"need {name}.*\n.*boildown\[{name}\]"):
+        with pytest.raises(ModelError, match=rf"need {name}.*\n.*\[{name}\]"):
             call_factory(factory)

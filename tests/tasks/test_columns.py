@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -210,5 +211,22 @@ def test_parquet_is_read_as_text_or_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", fake)
     assert read(path) == {"a": ["1", "", "2.5"], "b": ["True", "False", "True"]}
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"boildown\[parquet\]"):
+    with pytest.raises(DataError, match=r"\[parquet\]"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%y", "%Y/%m/%d", "%B %d, %Y", "%b %d %Y", "%d %b %Y", "%d-%b-%y",
+     "%a, %d %b %Y %H:%M:%S +0000", "%m/%d/%Y %I:%M %p", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y %H:%M"],
+)  # fmt: skip
+def test_dates_in_the_usual_forms_are_dates(form):
+    days = [(datetime(2024, 1, 1) + timedelta(days=11 * i, minutes=77 * i)).strftime(form) for i in range(60)]
+    column, why = judge("day", days)
+    assert column is None
+    assert "dates" in why
+
+
+@pytest.mark.parametrize("text", ["192.168.0.1", "1/2", "3-4-5-6", "12:30", "May", "v1.2.3", "10/20/30/40", "A-12-34"])
+def test_what_only_looks_like_a_date_is_none(text):
+    assert "dates" not in judge("code", [text] * 40 + ["other"] * 40)[1]

@@ -185,3 +185,35 @@ def test_the_network_halves_the_image_until_little_is_left(size, stages):
     assert sum(getattr(layer, "stride", 1) == (2, 2) for layer in network) == stages
     assert network(torch.zeros(1, 3, size, size)).shape == (1, 5)
     assert sum(parameter.numel() for parameter in network.parameters()) < 4e6
+
+
+def test_equal_pictures_stay_on_one_side(folder):
+    for number in range(30):
+        shutil.copy(folder / "cats" / f"{number}.png", folder / "cats" / f"{number} copy.png")
+    task = image_folder(folder, size=12, validation=0.4)
+    sides = [
+        {p.stem.removesuffix(" copy") for p in part.read.source.paths if p.parent.name == "cats"}
+        for part in (task.train, task.validation)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 30
+
+
+def test_of_every_class_something_is_learned(folder):
+    for seed in range(20):
+        for name in ("owls", "rats"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+            for number in range(2):
+                save(folder / name / f"{seed}-{number}.png", np.full((12, 16, 3), 10 * number + seed))
+        task = image_folder(folder, size=12, validation=0.4)
+        assert set(task.train.read.source.targets) == {0, 1, 2, 3}
+
+
+def test_broken_pictures_are_found_to_their_end_and_left_out(folder):
+    whole = (folder / "cats" / "3.png").read_bytes()
+    (folder / "cats" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "dogs" / "4.png").write_text("no picture")
+    found, _ = ImageFolder.find(folder)
+    assert found.broken() == ("cats/3.png", "dogs/4.png")
+    task = image_folder(folder, size=12, leave_out=found.broken())
+    assert len(task.train) + len(task.validation) == 58

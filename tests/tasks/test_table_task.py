@@ -224,3 +224,14 @@ def test_mistakes_of_one_table_and_of_another_are_told_together(sold, tmp_path):
     assert len(told) == 3
     for part, cause in zip(("perhaps", "lacks the columns x, side", "never"), told, strict=True):
         assert part in cause
+
+
+def test_whole_numbers_as_classes_are_told(tmp_path):
+    rows = "\n".join(f"{i % 7},{i % 4}" for i in range(200))
+    (tmp_path / "bikes.csv").write_text(f"size,count\n{rows}\n")
+    table, told = Table.find(tmp_path / "bikes.csv", "count")
+    assert table.kind == "classification"
+    assert any("--kind regression" in line for line in told)
+    assert not any(
+        "--kind regression" in line for line in Table.find(tmp_path / "bikes.csv", "count", "classification")[1]
+    )

@@ -72,6 +72,7 @@ def compress(
     seed: int = 0,
     fresh: bool = False,
     samples: bool = True,
+    verbose: bool = True,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
 ) -> Run:
@@ -94,6 +95,7 @@ def compress(
     expected: scores the first model must show, to within one percentage point.
     fresh: do not reuse candidates and measurements of earlier runs in `runs`.
     samples: lay a few raw samples of the validation data beside what is handed over, with the answers of the run.
+    verbose: tell on standard error what is done as it is done; False says nothing.
     callbacks: called with an Event as things happen.
     command: what repeats the run, for its manifest; by default this call.
 
@@ -108,7 +110,7 @@ def compress(
         batch_size=batch_size, seed=seed, fresh=fresh, samples=samples,
     )  # fmt: skip
     with (
-        desk(callbacks, started(budget)) as at,
+        desk(callbacks, started(budget), verbose=verbose) as at,
         _begun(at, asked, (model, task, given, wrong), kept, command) as (sat, found, prepared, facts),
     ):
         new = sat.bench.folder
@@ -144,6 +146,7 @@ def quote(
     expected: Mapping[str, float] | None = None,
     runs: str | Path = "runs",
     seed: int = 0,
+    verbose: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Quote:
     """What `compress` would climb: the rungs, what sketches of them cost, and the minutes they would take.
@@ -160,7 +163,7 @@ def quote(
         batch_size=batch_size, seed=seed, fresh=True,
     )  # fmt: skip
     with (
-        desk(callbacks, _for_quote(started(budget))) as at,
+        desk(callbacks, _for_quote(started(budget)), verbose=verbose) as at,
         _begun(at, asked, (model, task, given, wrong), kept, None) as (sat, found, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
@@ -228,6 +231,7 @@ def resume(
     initial_student: nn.Module | str | None = None,
     budget: str | float | None = None,
     runs: str | Path = "runs",
+    verbose: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Go on with a run where it stood; nothing finished is done again.
@@ -246,7 +250,7 @@ def resume(
             clock = started(asked["budget"] if budget is None else budget)
         worked = sum(row.timings.get("total", 0.0) for row in journal.attempts())
         clock.used = max(worked, journal.ending.seconds if journal.ending else 0.0)
-        with desk(callbacks, clock) as at:
+        with desk(callbacks, clock, verbose=verbose) as at:
             at.patience.run = folder.name
             at.progress("read the model and the data", 0, None)
             found = reread(facts, folder, model, task, students, initial_student, budget=budget, clock=clock)

@@ -68,8 +68,8 @@ class Event:
     data: Mapping[str, Any]
 
 
-Callback = Callable[[Event], None] | Live
-"""Hears of events; a Live tells them on a console, in place of the usual one."""
+Callback = Callable[[Event], None]
+"""Hears of events."""
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 _PULSE = 2.0
@@ -304,17 +304,17 @@ class Desk:
 
 
 @contextlib.contextmanager
-def desk(callbacks: Sequence[Callback] | Callback, budget: Budget) -> Iterator[Desk]:
+def desk(callbacks: Sequence[Callback] | Callback, budget: Budget, *, verbose: bool | None = None) -> Iterator[Desk]:
     """Begin to work: answers Ctrl-C, tells what is waited for, and holds the machine together with others who compute.
 
-    callbacks: who listens; a Live among them tells in place of the usual one.
+    callbacks: who listens. verbose: tell on standard error what is done; None does where
+    it is a terminal.
     """
     called: list[Callback] = [callbacks] if callable(callbacks) else list(callbacks)
-    lives = [callback for callback in called if isinstance(callback, Live)]
-    with (lives or [Live()])[0] as live, warnings.catch_warnings():
+    with Live.silent() if verbose is False else Live(lines=bool(verbose)) as live, warnings.catch_warnings():
         # Torch about itself, of no use to who calls this.
         warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-        at = Desk(live, [callback for callback in called if not isinstance(callback, Live)], budget)
+        at = Desk(live, called, budget)
         current().told = lambda text: at.emit("notice", {"text": text})
         with at.stop, patient(at.patience), computing(at.stop.check), asking(at.between):
             yield at

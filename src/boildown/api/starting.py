@@ -122,12 +122,19 @@ def start_table(
     return Start(task, code, _conditions(task), everything, files, network=network, alone=alone)
 
 
-def start_images(root: Path, folder: Path, look: Look | None = None, *, size: int | None = None) -> Start:
+def start_images(
+    root: Path, folder: Path, look: Look | None = None, *, size: int | None = None, skip_broken: bool = False
+) -> Start:
     """Begin with a folder of images, in a project that lies in `folder`. Raises InputError with every mistake.
 
     look: what a network that is there already expects; by default as the images are. size: in place of its own.
+    skip_broken: leave out what cannot be read to its end.
     """
     found, told = ImageFolder.find(root)
+    broken = found.broken() if skip_broken else ()
+    if broken:
+        found, told = ImageFolder.find(root, broken)
+        told.append(f"{len(broken):,} files cannot be read as images and are left out: {some(broken)}.")
     own = look is None
     seen = found.look()
     look = seen if look is None else replace(look, white=seen.white)
@@ -141,6 +148,7 @@ def start_images(root: Path, folder: Path, look: Look | None = None, *, size: in
         module="boildown.tasks.images", name="image_folder",
         body=f"    return image_folder(\n        {_place(root, folder)},\n        {written(look)},\n"
         + ("" if parted else f"        validation={share},  # the share of images to judge on\n")
+        + (f"        leave_out={list(broken)!r},\n" if broken else "")
         + "    )",
     )  # fmt: skip
     channels, classes, side = look.channels, len(found.classes), look.size
@@ -154,12 +162,14 @@ def start_images(root: Path, folder: Path, look: Look | None = None, *, size: in
     )  # fmt: skip
 
 
-def start_timm(root: Path, folder: Path, name: str, *, size: int | None = None, train: bool = True) -> Start:
+def start_timm(
+    root: Path, folder: Path, name: str, *, size: int | None = None, train: bool = True, skip_broken: bool = False
+) -> Start:
     """Begin with a folder of images and a timm network, perhaps with settings: `resnet18?pretrained=true`.
 
     train: it has no weights for these classes yet. Raises InputError with every mistake.
     """
-    start = start_images(root, folder, timm_look(name.partition("?")[0]), size=size)
+    start = start_images(root, folder, timm_look(name.partition("?")[0]), size=size, skip_broken=skip_broken)
     assert isinstance(start.task, Classification)
     assert start.task.classes is not None
     factory = f"timm:{name}{'&' if '?' in name else '?'}num_classes={len(start.task.classes)}"

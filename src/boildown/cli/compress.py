@@ -12,7 +12,7 @@ import typer
 import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning, telling
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,7 +64,6 @@ def compress(
         read.task,
         target or read.target,
         **arguments,
-        callbacks=telling(),
         command=f"boildown {shlex.join(sys.argv[1:])}",
     )
     if as_json:
@@ -77,7 +76,7 @@ def compress(
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:
     left_out = ("goal", "confidence", "fresh", "samples")
     given = {name: value for name, value in arguments.items() if name not in left_out}
-    found = bd.quote(read.model, read.task, target or read.target, **given, callbacks=telling())
+    found = bd.quote(read.model, read.task, target or read.target, **given)
     if as_json:
         echo_json(found.to_json())
     else:

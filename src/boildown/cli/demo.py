@@ -11,7 +11,7 @@ import typer
 
 import boildown as bd
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json, telling
+from boildown.cli.options import RUNS, AsJson, Runs, echo_json
 from boildown.errors import InputError, install
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def demo(
         typer.echo(f"trained {parameters:,} parameters in {time.perf_counter() - start:.0f} s\n")
     run = bd.compress(
         "boildown.testing.digits:network", "boildown.testing.digits:task", list(target or TARGET),
-        weights=weights, runs=runs, callbacks=telling(),
+        weights=weights, runs=runs,
     )  # fmt: skip
     if as_json:
         echo_json(run.to_json())

@@ -74,6 +74,7 @@ class _Asked:
     transformers: Path | None
     timm: str | None
     size: int | None
+    skip_broken: bool
 
     @property
     def table(self) -> Path | None:
@@ -118,12 +119,15 @@ def init(
     ] = None,
     timm: Annotated[str | None, typer.Option("--timm", help="The name of a timm network.")] = None,
     size: Annotated[int | None, typer.Option("--size", help="Pixels of a side of the images.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out images that cannot be read, instead of ending there.")
+    ] = False,
     minutes: Annotated[float, typer.Option("--minutes", help="The most minutes to train a small model.")] = 2.0,
 ) -> int:
     """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
     asked = _Asked(
         folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), tuple(keep or ()), tuple(leave_out or ()),
-        model, weights, transformers, timm, size,
+        model, weights, transformers, timm, size, skip_broken,
     )  # fmt: skip
     if mistakes := list(_mistakes(asked)):
         raise InputError(*mistakes)
@@ -182,6 +186,8 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
         yield Mistake("--timm networks read images, and a table holds none.", "Give --image-folder.")
     if asked.size is not None and (asked.image_folder is None or asked.size < 8):
         yield Mistake(f"--size {asked.size} is no size of images in a folder.", "Give --image-folder, and 8 or more.")
+    if asked.skip_broken and asked.image_folder is None:
+        yield Mistake("--skip-broken is about a folder of images, and none is given.", "Give --image-folder DIR.")
     if asked.model is not None and not all(part.strip() for part in (*asked.model.partition(":"),)):
         yield Mistake(f"--model {asked.model} cannot be read.", "Write module:callable, such as model:build.")
     if asked.weights is not None and not asked.weights.is_file():
@@ -216,10 +222,13 @@ def _start(asked: _Asked) -> Start | None:
     if asked.image_folder is not None:
         if asked.timm is not None:
             return starting.start_timm(
-                asked.image_folder, asked.folder, asked.timm, size=asked.size, train=asked.weights is None
-            )
+                asked.image_folder, asked.folder, asked.timm,
+                size=asked.size, train=asked.weights is None, skip_broken=asked.skip_broken,
+            )  # fmt: skip
         look = starting.usual_look() if asked.model else None
-        return starting.start_images(asked.image_folder, asked.folder, look, size=asked.size)
+        return starting.start_images(
+            asked.image_folder, asked.folder, look, size=asked.size, skip_broken=asked.skip_broken
+        )
     return None
 
 

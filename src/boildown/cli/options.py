@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from boildown.journal.runs import run_folders
 from boildown.methods.registry import listed
-from boildown.report.live import Live
 
 RUNS = Path("runs")
 READY = ("auto", "quick", "post-training")
@@ -47,11 +44,6 @@ Which = Annotated[
     str,
     typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN", autocompletion=runs_beginning),
 ]
-
-
-def telling() -> tuple[Live, ...]:
-    """A line for every attempt on standard error where that is no terminal, and so shows nothing that moves."""
-    return () if sys.stderr.isatty() else (Live(Console(stderr=True, highlight=False, soft_wrap=True), lines=True),)
 
 
 def echo_json(data: Any) -> None:

@@ -8,7 +8,7 @@ import typer
 
 import boildown as bd
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, Which, echo_json, telling
+from boildown.cli.options import RUNS, AsJson, Runs, Which, echo_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def resume(
     as_json: AsJson = False,
 ) -> int:
     """Go on with a run where it stood."""
-    resumed = bd.resume(run, budget=budget, runs=runs, callbacks=telling())
+    resumed = bd.resume(run, budget=budget, runs=runs)
     if as_json:
         echo_json(resumed.to_json())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ class Live:
     def __init__(
         self, console: Console | None = None, *, lines: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._clock = clock
         self._told = lines or self._console.is_terminal
         self._progress = Progress(
@@ -89,6 +90,11 @@ class Live:
             get_renderable=self._below, console=self._console, transient=True, refresh_per_second=4,
             auto_refresh=self._console.is_terminal,
         )  # fmt: skip
+
+    @classmethod
+    def silent(cls) -> Self:
+        """One that says nothing."""
+        return cls(Console(quiet=True))
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

@@ -28,6 +28,16 @@ _MOST_CATEGORIES = 64
 _NUMBERS_FROM = 0.95
 _ROWS_NAMED = 3
 _GLANCED = 50_000
+_TIME = re.compile(
+    r"[ T,]+\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([ap]\.?m\.?)?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?$", re.IGNORECASE
+)
+_DAY = re.compile(r"\d{1,2}([./-])\d{1,2}\1(\d{4}|\d{2})|\d{4}([./-])\d{1,2}\3\d{1,2}")
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".replace(" ", "|")
+_NAMED_DAY = re.compile(
+    rf"((mon|tue|wed|thu|fri|sat|sun)[a-z]*[,.]?\s+)?"
+    rf"(\d{{1,2}}[.\s-]+({_MONTHS})[a-z]*[.,\s-]+\d{{2,4}}|({_MONTHS})[a-z]*\.?\s+\d{{1,2}}(,\s*|\s+)\d{{4}})",
+    re.IGNORECASE,
+)
 _DECIMAL_COMMA = re.compile(r"[+-]?(([1-9]\d{0,2}(\.\d{3})+|\d+)(,\d*)?|,\d+)(e[+-]?\d+)?", re.IGNORECASE)
 """A number where the comma is the decimal mark, perhaps with points between thousands."""
 
@@ -229,10 +239,13 @@ def _as_text(value: Any) -> str:
 
 
 def _is_date(text: str) -> bool:
+    """Whether a text is a date, perhaps with a time: 2024-05-31, 31.5.2024, 5/31/24, May 31, 2024, 31 May 2024 ..."""
+    text = text.strip()
     try:
         datetime.fromisoformat(text)
     except ValueError:
-        return False
+        day = _TIME.sub("", text)
+        return bool(_DAY.fullmatch(day) or _NAMED_DAY.fullmatch(day))
     return True
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from boildown.domain.artifact import file_hash
 from boildown.domain.preprocess import Cast, Crop, Decode, Layout, Normalize, Preprocess, Raw, Resize, Scale
 from boildown.errors import DataError, Mistake, in_words, install
 from boildown.tasks.classification import Classification
@@ -130,10 +132,11 @@ class ImageFolder:
     files: tuple[tuple[str | None, str, int], ...]
 
     @classmethod
-    def find(cls, root: Path) -> tuple[ImageFolder, list[str]]:
+    def find(cls, root: Path, leave_out: Collection[str] = ()) -> tuple[ImageFolder, list[str]]:
         """Every image below the folder, and what a person should know of it, in sentences.
 
-        Raises DataError with every mistake: no classes, too few images, classes that only some parts have.
+        leave_out: images by their path below the folder, with slashes. Raises DataError with every mistake: no classes,
+        too few images, classes that only some parts have.
         """
         _pillow()
         if not root.is_dir():
@@ -146,6 +149,7 @@ class ImageFolder:
             for of_class in _folders(folder):
                 paths = sorted(path for path in of_class.rglob("*") if path.is_file() and not path.name.startswith("."))
                 images = [path for path in paths if path.suffix.casefold() in ENDINGS]
+                images = [path for path in images if path.relative_to(root).as_posix() not in leave_out]
                 others += [path.name for path in paths if path.suffix.casefold() not in ENDINGS]
                 found += [(part, path, of_class.name) for path in images]
         classes = tuple(sorted({name for _part, _path, name in found}))
@@ -157,6 +161,17 @@ class ImageFolder:
         if beside:
             told.append(f"Folders beside those of the parts are left out: {some(beside)}.")
         return cls(root, classes, files), told
+
+    def broken(self) -> tuple[str, ...]:
+        """The images that cannot be read to their end, by their path below the folder."""
+        image, found = _pillow(), []
+        for _part, name, _class in self.files:
+            try:
+                with image.open(self.root / name) as opened:
+                    opened.load()
+            except Exception:  # noqa: BLE001 - the decoder of a broken file can fail with anything
+                found.append(name)
+        return tuple(found)
 
     def look(self) -> Look:
         """How to read the images for a network of no fixed size: as they are where they are small and alike.
@@ -176,7 +191,8 @@ class ImageFolder:
                 broken.append(name)
         if broken:
             raise DataError.of(
-                f"{len(broken)} files cannot be read as images: {some(broken)}.", "Mend them, or leave them out."
+                f"{len(broken)} files cannot be read as images: {some(broken)}.",
+                "Mend them, or leave them out: boildown init --skip-broken, leave_out= of image_folder.",
             )
         side = min(min(size) for size in sizes)
         size = side if side <= _OWN_SIZE and len(sizes) == 1 else _LARGEST
@@ -187,12 +203,13 @@ class ImageFolder:
     def task(self, look: Look, *, validation: float = 0.2, seed: int = 0) -> Classification:
         """The task. Where the folder has no part for validation, a file's name and the seed decide where it goes.
 
-        validation: the share of images that is judged on, where they are not parted already.
+        Equal files go where the first of them goes, and of every class something stays to be learned. validation: the
+        share of images that is judged on, where they are not parted already.
         """
         look = replace(look, mean=_per_channel(look.mean, look.channels), std=_per_channel(look.std, look.channels))
         parts = [part for part, _name, _class in self.files]
         if "validation" not in parts:
-            judged = fractions([name for _part, name, _class in self.files], seed) < validation
+            judged = self._judged(validation, seed)
             parts = [
                 part if part == "test" else "validation" if held else "train"
                 for part, held in zip(parts, judged, strict=True)
@@ -207,10 +224,34 @@ class ImageFolder:
         task.raw = lambda place: judged_on.paths[place]
         return task
 
+    def _judged(self, validation: float, seed: int) -> list[bool]:
+        """Which of the files are judged on."""
+        alike = self._alike()
+        where = fractions([self.files[place][1] for place in alike], seed)
+        for label in range(len(self.classes)):
+            own = [p for p, (part, _name, its) in enumerate(self.files) if its == label and part != "test"]
+            if own and all(where[p] < validation for p in own):  # nothing could be learned of it
+                kept = alike[max(own, key=lambda p: where[p])]
+                where[[place == kept for place in alike]] = 1.0
+        return [bool(share < validation) for share in where]
 
-def image_folder(root: Path | str, *, validation: float = 0.2, seed: int = 0, **look: Any) -> Classification:
+    def _alike(self) -> list[int]:
+        """For each file the place of the first one that is equal to it, byte for byte."""
+        paths = [self.root / name for _part, name, _class in self.files]
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+        shared = {size for size, count in Counter(sizes).items() if count > 1 and size >= 0}
+        first: dict[str, int] = {}
+        return [
+            place if size not in shared else first.setdefault(file_hash(path), place)
+            for place, (path, size) in enumerate(zip(paths, sizes, strict=True))
+        ]
+
+
+def image_folder(
+    root: Path | str, *, validation: float = 0.2, seed: int = 0, leave_out: Collection[str] = (), **look: Any
+) -> Classification:
     """The task of a folder of images, see `ImageFolder` and `Look`. Raises DataError with every mistake."""
-    found, _told = ImageFolder.find(Path(root))
+    found, _told = ImageFolder.find(Path(root), leave_out)
     return found.task(Look(**look), validation=validation, seed=seed)
 
 

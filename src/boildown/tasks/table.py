@@ -107,6 +107,8 @@ class Table:
             raise DataError(*mistakes)
         columns.sort(key=lambda column: column.kind == "category")
         counts = Counter(map(_plain, answers))
+        if chosen == "classification" and kind is None and len(counts) > 2 and all(map(str.isdecimal, counts)):
+            told.append(f"{target!r} holds whole numbers, taken as classes; where it counts say --kind regression.")
         lopsided = chosen == "classification" and max(counts.values()) >= _LOPSIDED * len(answers)
         classes = tuple(sorted(counts, key=_in_order)) if chosen == "classification" else ()
         return cls(target, chosen, tuple(columns), len(answers), classes, lopsided), told
@@ -284,9 +286,9 @@ def _kind(target: str, answers: Sequence[str], asked: Kind | None) -> tuple[Kind
             )
         )
     elif kind == "classification" and (rare := [name for name, count in counts.items() if count < 2]):
-        mistakes.append(
-            Mistake(f"{target!r} has classes with one row only: {some(rare)}.", "Leave those rows out, or add to them.")
-        )
+        numbers_too = "; for numbers say --kind regression" if whole else ""
+        cure = f"Leave those rows out, or add to them{numbers_too}."
+        mistakes.append(Mistake(f"{target!r} has classes with one row only: {some(rare)}.", cure))
     return kind, mistakes
 
 
