@@ -75,8 +75,12 @@ def written(task, network, folder):
 
 
 def handed(task, network, folder, **options):
-    """The folder that is handed over, and what is told of it."""
-    artifact, first = written(task, network, folder)
+    """The folder that is handed over, and what is told of it. network: or the folder of a run that began with it."""
+    if isinstance(network, nn.Module):
+        artifact, first = written(task, network, folder)
+    else:
+        first = shutil.copytree(network / "first", folder / "first")
+        artifact = Artifact.read("onnxruntime", first / "model.onnx")
     handover.keep(task, first / handover.KEPT, **options)
     return folder / "best", deliver(artifact, first, folder / "best", getattr(task, "classes", None))
 
@@ -171,12 +175,12 @@ def test_the_samples_beside_are_raw_and_hold_preprocessing_and_file(pictures, tm
 
 
 def test_a_description_that_is_not_what_the_data_does_is_told(pictures, tmp_path):
-    task, *_ = pictures
+    task, best, _ = pictures
     (raw,) = task.preprocess.inputs
     steps = tuple(Normalize((0.5,), (0.5,)) if isinstance(step, Normalize) else step for step in raw.steps)
     other = bd.Classification(validation=task.validation, classes=task.classes)
     other.raw, other.preprocess = task.raw, replace(task.preprocess, inputs=(replace(raw, steps=steps),))
-    _, notes = handed(other, Lightness(), tmp_path)
+    _, notes = handed(other, best.parent, tmp_path / "own")
     assert ["not what the data set made" in note for note in notes] == [True]
 
 
@@ -420,8 +424,8 @@ def test_of_a_task_that_says_nothing_tensors_are_taken(run, predict, tmp_path):
 
 
 def test_without_samples_no_data_of_the_users_lies_there(pictures, run, tmp_path):
-    task, *_ = pictures
-    best, notes = handed(task, Lightness(), tmp_path / "own", samples=False)
+    task, best, _ = pictures
+    best, notes = handed(task, best.parent, tmp_path / "own", samples=False)
     assert notes == ()
     assert not (best / "samples").exists()
     assert json.loads((best / "preprocess.json").read_text())["samples"] is False
@@ -438,9 +442,9 @@ def test_without_samples_no_data_of_the_users_lies_there(pictures, run, tmp_path
 
 
 def test_a_run_folder_that_names_files_elsewhere_is_refused(pictures, tmp_path):
-    task, *_ = pictures
-    artifact, first = written(task, Lightness(), tmp_path)
-    handover.keep(task, first / handover.KEPT)
+    _, best, _ = pictures
+    first = shutil.copytree(best.parent / "first", tmp_path / "first")
+    artifact = Artifact.read("onnxruntime", first / "model.onnx")
     listed = first / handover.KEPT / "samples.json"
     (tmp_path / "mine.txt").write_text("mine")
     names = json.loads(listed.read_text())

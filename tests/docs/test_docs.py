@@ -180,6 +180,7 @@ def templates() -> str:
     return "\n".join(texts)
 
 
+@pytest.mark.usefixtures("still")
 def test_five_minutes_end_with_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands on a table and those of the last section, as they stand on the page."""
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ def test_the_file_computes_what_the_simulation_says(name: str, bits: int, tmp_pa
     assert written.size == (tmp_path / "int.onnx").stat().st_size == min(written.facts["forms"].values())
     assert written.facts["kernels"].items() >= INTEGER[name].items()
     assert written.facts["quantized_convolutions"] == INTEGER[name].get("QLinearConv", 0)
-    onnx.checker.check_model(onnx.load(tmp_path / "int.onnx"))
+    onnx.checker.check_model(onnx.load(tmp_path / "int.onnx"), full_check=True)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

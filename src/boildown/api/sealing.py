@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,9 @@ _KINDS = {
 }
 """What the Hugging Face Hub calls a model that makes of such a raw thing such an answer."""
 
+_PACKAGES = {"picture": "pillow", "text": "tokenizers", "text pair": "tokenizers"}
+"""What `predict.py` reads such a raw thing with, beside the runtime and numpy."""
+
 
 def sealing(journal: Journal, row: AttemptRow) -> Callable[[Path], None]:
     """What finishes a folder with an attempt's artifact; see `engine.deliver`."""
@@ -32,14 +36,21 @@ def sealing(journal: Journal, row: AttemptRow) -> Callable[[Path], None]:
     assert artifact is not None
 
     def finish(folder: Path) -> None:
-        about = get(artifact.runtime).about(folder / artifact.name)
-        path, samples = folder / DESCRIPTION, sum(1 for file in (folder / SAMPLES).rglob("*") if file.is_file())
+        runtime = get(artifact.runtime)
+        about = runtime.about(folder / artifact.name)
+        path, answers = folder / DESCRIPTION, folder / SAMPLES / "answers.json"
+        samples = len(json.loads(answers.read_text(encoding="utf-8"))) if answers.is_file() else 0
         said = Preprocess.load(path.read_text(encoding="utf-8")) if path.is_file() else TENSORS
         told = card(journal, row, about) | {
             "kind": next((_KINDS.get((raw.kind, said.output.kind), "other") for raw in said.inputs), "other"),
             "preprocessing": missing(said) or f"{DESCRIPTION} says every step from the raw thing to the answer.",
-            "samples": f"{samples} files of the user's data, in {SAMPLES}/" if samples else "no user's data lies here",
+            "samples": f"{samples} of the user's data, in {SAMPLES}/" if samples else "no user's data lies here",
             "predicts": (folder / SCRIPT).is_file(),
+            "packages": [
+                runtime.version().split()[0],
+                "numpy",
+                *sorted({_PACKAGES[raw.kind] for raw in said.inputs if raw.kind in _PACKAGES}),
+            ],
         }
         write_json(folder / CARD, told)
         (folder / README).write_text(readme(told), encoding="utf-8")

@@ -177,7 +177,7 @@ def _of_file(folder: Path, told: Mapping[str, Any], trust: bool) -> list[Check]:
         runtime = get(told["runtime"])
         if path.suffix != runtime.suffix:
             raise InputError.of(f"{name} is no file of the runtime {runtime.name}.", "")
-        card = json.loads(manifest.content(folder, CARD))
+        card = json.loads(files.read_text(folder / CARD, folder))
         alike = card["made"] == told["made"] and told["files"].get(card["artifact"]["name"]) is not None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError) as error:
         return [Check(MANIFEST, False, printable(str(error) or type(error).__name__))]

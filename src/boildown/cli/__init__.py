@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from boildown.cli import (
     watch,
 )
 from boildown.cli.exit import CANCELLED, WRONG_INPUT, code_of, explain
+from boildown.report.words import printable
 
 app = typer.Typer(
     name="boildown",
@@ -71,11 +73,22 @@ def _options(
     """Boil a trained PyTorch model down until it meets your targets."""
 
 
+def _note(message: Any, category: type[Warning], place: str, line: int, *_: Any) -> None:
+    """Show a warning: of boildown's own what it says, and of others also where it comes from."""
+    if place.startswith(str(Path(boildown.__file__).parent)):
+        typer.echo(f"note: {printable(str(message))}", err=True)
+    else:
+        typer.echo(warnings.formatwarning(message, category, place, line), err=True, nl=False)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")  # torch about itself, of no use here
     try:
-        code = app(arguments, standalone_mode=False)
+        with warnings.catch_warnings():
+            # Torch about itself, of no use here.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+            warnings.showwarning = _note
+            code = app(arguments, standalone_mode=False)
     except typer.Abort:
         code = CANCELLED
     except _USAGE as error:

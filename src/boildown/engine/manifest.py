@@ -6,15 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from boildown.errors import InputError
+from boildown import files
+from boildown.errors import InputError, in_words
 from boildown.runtimes import get
 from boildown.runtimes.base import Port, Session
 
@@ -53,11 +53,11 @@ def handed_over(folder: Path) -> bool:
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises ValueError in words for what is none."""
     try:
-        data = json.loads(content(folder, MANIFEST, _MOST_BYTES))
+        data = json.loads(files.read_text(folder / MANIFEST, folder, _MOST_BYTES))
     except RecursionError:
         raise ValueError("its manifest.json is nested too deeply") from None
     except OSError as error:
-        raise ValueError(f"its manifest.json cannot be read: {error.strerror or error}") from None
+        raise ValueError(f"its manifest.json cannot be read: {in_words(error)}") from None
     except ValueError as error:
         raise ValueError(f"its manifest.json is no manifest: {str(error)[:200]}") from None
     texts = (
@@ -78,15 +78,6 @@ def _maps(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(inner, str) for inner in value.values())
 
 
-def content(folder: Path, name: str, most: int | None = None) -> bytes:
-    """A file of a folder, read through no link. Raises OSError, ValueError where it is larger than `most`."""
-    with _opened(folder / name) as file:
-        if most is not None and os.fstat(file).st_size > most:
-            raise ValueError(f"{name} is larger than {most:,} bytes")
-        with open(file, "rb", closefd=False) as read:
-            return read.read()
-
-
 def hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file below a folder but its manifest; empty for what is no file: a link, a pipe, a device.
 
@@ -101,23 +92,11 @@ def hashes(folder: Path) -> dict[str, str]:
                 left.append(path)
             elif name != MANIFEST:
                 found[name] = ""
-                with contextlib.suppress(OSError), _opened(path) as file, open(file, "rb", closefd=False) as read:
-                    found[name] = hashlib.file_digest(read, "sha256").hexdigest()
+                with contextlib.suppress(OSError), files.opened(path, folder) as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
             if len(found) + len(left) > _MOST_FILES:
                 raise ValueError(f"it holds more than {_MOST_FILES:,} files")
     return found
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A regular file, opened without following a link or waiting for a pipe. Raises OSError for anything else."""
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(f"{path.name} is no file")
-        yield file
-    finally:
-        os.close(file)
 
 
 def reproduced(runtime: str, path: str, sample: str, *, trust: bool) -> float:

@@ -106,8 +106,8 @@ def _body(card: Mapping[str, Any]) -> list[str]:
     if card["conditions"]:
         lines += ["| condition | | measured | interval | samples |", "|---|---|---|---|---|"]
         for each in card["conditions"]:
-            told = each["observed"] + (f" ({each['doubt']})" if each["doubt"] else "")
-            cells = (each["condition"], each["status"], told, each["interval"], each["samples"])
+            doubt = "" if each["doubt"] in card["sentence"] else f" ({each['doubt']})"
+            cells = (each["condition"], each["status"], each["observed"] + doubt, each["interval"], each["samples"])
             lines.append(f"| {' | '.join(map(_text, cells))} |")
         lines.append("")
     sizes = ", ".join(f"{name} {count:,}" for name, count in card["judged on"]["sizes"].items() if _counts(count))
@@ -132,7 +132,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
         "Notes": "; ".join(card["notes"][:_MOST]),
     }  # fmt: skip
     lines += [f"- {name}: {_text(short(value))}" for name, value in facts.items() if value]
-    predict = ["python predict.py INPUT"] if card["predicts"] else []
+    predict = [f"pip install {' '.join(card['packages'])}", "python predict.py INPUT"] if card["predicts"] else []
     lines += ["", "Predict, and check this folder:", "", *_code("sh", *predict, "boildown verify .")]
     if repeat := card["repeat"]:
         lines += ["", "Make it again:", "", *_code("sh" if repeat.startswith("boildown ") else "python", repeat)]
@@ -141,7 +141,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
 
 def _text(text: str) -> str:
     """A text of anybody's as one line of Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", printable(str(text))).replace("&", "&amp;")
+    return re.sub(r"([\\`*_\[\]>|#~$]|<(?!=?\s))", r"\\\1", printable(str(text))).replace("&", "&amp;")
 
 
 def _code(language: str, *lines: str) -> list[str]:
