@@ -16,7 +16,7 @@ import boildown as bd
 from boildown.errors import UntrustedFileError
 from boildown.journal import Journal, resolve_run
 from boildown.report import write
-from boildown.surgery.weights import load
+from boildown.surgery.checkpoints import load
 
 SOURCE = Path(bd.__file__).parent
 SCRIPT = "<script>alert(1)</script>"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from boildown.cli import app
 from boildown.cli.config import read_config
 from boildown.errors import InputError
-from boildown.surgery.weights import load
+from boildown.surgery.checkpoints import load
 
 
 @pytest.fixture

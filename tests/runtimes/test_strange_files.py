@@ -17,7 +17,7 @@ from boildown.domain.artifact import Artifact
 from boildown.errors import InputError, ModelError
 from boildown.runtimes import get
 from boildown.runtimes.onnx.external import external_files
-from boildown.surgery.weights import load
+from boildown.surgery.checkpoints import load
 from boildown.training.checkpoint import Checkpoint
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from boildown.domain.candidate import Candidate, Edit, Plan, Quantizer
 from boildown.errors import ModelError
+from boildown.surgery.checkpoints import load
 from boildown.surgery.store import load_candidate, save_candidate
-from boildown.surgery.weights import load, plain, refuse_non_finite, restore, save, weights_hash
+from boildown.surgery.weights import plain, refuse_non_finite, restore, save, weights_hash
 
 
 def network():

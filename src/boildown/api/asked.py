@@ -42,8 +42,9 @@ from boildown.errors import (
 )
 from boildown.execution.child import Child
 from boildown.measuring.environment import free_memory, resolved
+from boildown.surgery.checkpoints import load
 from boildown.surgery.factories import call_factory
-from boildown.surgery.weights import load, plain, refuse_non_finite
+from boildown.surgery.weights import plain, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.splits import Splits, resolve

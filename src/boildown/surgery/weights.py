@@ -1,12 +1,10 @@
-"""Weights in and out: safetensors, checkpoints without code, and the usual wrappings undone."""
+"""Weights in and out: a model as it will be judged, and its state as safetensors, named by its hash."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from boildown import files
-from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError
+from boildown.errors import ModelError
 
-_PREFIXES = ("module.", "_orig_mod.")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
 _ALIASES, _FROZEN = "boildown.aliases", "boildown.frozen"
 
 
@@ -63,34 +59,6 @@ def refuse_non_finite(model: nn.Module) -> None:
             f"The model's weights hold NaN or infinity: {_some(bad)}.",
             "Take a checkpoint from before training diverged.",
         )
-
-
-def load(model: nn.Module, path: Path) -> tuple[str, ...]:
-    """Load a weights file into a freshly built model; returns notices.
-
-    `.safetensors`, or a checkpoint that torch loads with `weights_only=True`; `module.` and
-    `_orig_mod.` prefixes and `{"state_dict": ...}` are unwrapped. Raises ModelError naming every
-    missing, unexpected and misshapen key, UntrustedFileError for a file that needs unpickling.
-    """
-    state, notices = _unwrapped(_read(path))
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
-        for key in own
-        if key in state and isinstance(own[key], Tensor) and state[key].shape != own[key].shape
-    ]
-    cure = f"Use the factory that {path.name} was trained with, or the weights of this factory's model."
-    mistakes = [
-        Mistake(f"{path.name} does not fit the model: {what}: {_some(keys)}.", cure)
-        for what, keys in (("missing keys", missing), ("unexpected keys", unexpected), ("wrong shapes", shapes))
-        if keys
-    ]
-    if mistakes:
-        raise ModelError(*mistakes)
-    model.load_state_dict(state)
-    return notices
 
 
 def save(model: nn.Module, path: Path) -> None:
@@ -140,50 +108,6 @@ def _wrapped(model: nn.Module) -> Any:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module
     return getattr(model, "_orig_mod", None)
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError.of(
-            f"There is no weights file {path}.", "Check the path; in a config file it is relative to that file."
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:  # a foreign file can fail anywhere
-            raise ModelError.of(f"{path.name} is no readable safetensors file: {error}.", "Write it again.") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UntrustedFileError.of(
-            f"{path.name} holds more than tensors: loading it could run code that is in the file.",
-            "Save only the weights where you trust the file: "
-            f'`safetensors.torch.save_file(model.state_dict(), "{path.stem}.safetensors")`.',
-        ) from None
-    except Exception as error:  # a foreign file can fail anywhere
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError.of(f"{path.name} is no readable checkpoint: {first}", "Write it again.") from error
-
-
-def _unwrapped(state: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    notices = []
-    while isinstance(state, Mapping) and (inner := _inner(state)):
-        notices.append(f"took the weights from the checkpoint's {inner!r}")
-        state = state[inner]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError.of(
-            "The weights file holds no state dict.", "Save `model.state_dict()`, as safetensors if you can."
-        )
-    state = dict(state)
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-            notices.append(f"took the prefix {prefix!r} off the keys")
-    return state, tuple(notices)
-
-
-def _inner(state: Mapping[str, Any]) -> str | None:
-    return next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
 
 
 def _some(names: list[str], most: int = 5) -> str:
