@@ -200,6 +200,19 @@ def test_what_is_no_picture_ends_with_a_line_and_2(pictures, predict, tmp_path):
         assert told in errors
 
 
+@pytest.mark.parametrize(("values", "white"), [("float32", 4095), ("uint16", None)])
+def test_numbers_that_are_cut_off_are_told(pictures, predict, tmp_path, values, white):
+    _, best, _ = pictures
+    moved = shutil.copytree(best, tmp_path / "moved")
+    said = json.loads((moved / "preprocess.json").read_text())
+    said["inputs"][0]["steps"][0]["white"] = white
+    (moved / "preprocess.json").write_text(json.dumps(said))
+    Image.fromarray(np.linspace(0, 2000, 900).reshape(30, 30).astype(values)).save(tmp_path / "deep.tif")
+    code, _, errors = predict(moved, tmp_path / "deep.tif")
+    assert code == 0
+    assert "more than 8 bits: cut off at 0 and 255, as in training" in errors
+
+
 def test_top_json_and_help(pictures, predict, tmp_path, capsys):
     _, best, _ = pictures
     Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
