@@ -73,7 +73,9 @@ def _options(
     """Boil a trained PyTorch model down until it meets your targets."""
 
 
-def _note(message: Warning | str, category: type[Warning], place: str, line: int, *_: object) -> None:
+def _note(
+    message: Warning | str, category: type[Warning], place: str, line: int, _file: Any = None, _line: Any = None
+) -> None:
     """Show a warning: of boildown's own what it says, and of others also where it comes from."""
     if place.startswith(str(Path(boildown.__file__).parent)):
         typer.echo(f"note: {printable(str(message))}", err=True)
@@ -87,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         with warnings.catch_warnings():
             # Torch about itself, of no use here.
             warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-            warnings.showwarning = _note  # type: ignore[assignment]  # mypy wants the names of typeshed
+            warnings.showwarning = _note  # type: ignore[assignment]
             code = app(arguments, standalone_mode=False)
     except typer.Abort:
         code = CANCELLED

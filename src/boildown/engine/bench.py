@@ -168,7 +168,9 @@ class Bench:
                 beside = (path for path in fresh.rglob("*") if path.is_file())
                 artifact = Artifact.read(runtime, fresh / name, beside, version=self.version)
                 identity = self._identity(artifact)
-                if self._call("naming the maker", "boildown.runtimes.calls:stamp", runtime, str(fresh / name), identity):
+                if self._call(
+                    "naming the maker", "boildown.runtimes.calls:stamp", runtime, str(fresh / name), identity
+                ):
                     artifact = Artifact.read(
                         runtime, fresh / name, artifact.paths, version=self.version, content=artifact.digest
                     )
