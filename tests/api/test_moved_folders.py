@@ -126,7 +126,8 @@ def test_the_best_is_taken_without_a_number_and_its_card_says_how_it_stands(run,
     assert card["artifact"]["sha256"] == manifest.hashes(tmp_path / "taken")["model.onnx"]
     text = (tmp_path / "taken" / "README.md").read_text()
     assert "**The target is met.**" in text
-    assert "boildown verify ." in text
+    assert "pip install onnxruntime numpy\npython predict.py INPUT\nboildown verify .\n" in text
+    assert "- Samples: 5 of the user's data, in samples/\n" in text
     assert len(text.splitlines()) < 60
     run.candidates[0].export(tmp_path / "first")
     assert "the first model itself" in (tmp_path / "first" / "README.md").read_text()
@@ -149,6 +150,8 @@ def test_a_card_shows_what_anybody_names_and_obeys_none_of_it(run):
     ]
     card |= {"model": odd[0], "classes": odd, "repeat": "```\n# heading", "status": "missed", "sentence": "| # <b>"}
     card["measured"]['x: "y'] = card["measured"]["accuracy"]
+    card["conditions"][0]["doubt"] = "told once"
+    assert readme({**card, "sentence": "told once"}).count("told once") == readme(card).count("told once") == 1
     text = readme(card)
     _, front, body = text.split("---\n", 2)
     read = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in front.splitlines()[1:])}

@@ -401,3 +401,12 @@ def test_a_child_need_not_know_the_class_of_the_outputs():
     ours, theirs = (tree_leaves(each.program.module()(x)) for each in (graph, loaded))
     assert len(ours) == 3
     assert all(map(torch.equal, ours, theirs))
+
+
+def test_arguments_that_forward_does_not_name_are_told():
+    class Unnamed(nn.Module):
+        def forward(self, **batch):
+            return batch["ids"] * batch["mask"]
+
+    with pytest.raises(ExportError, match=r"takes 'ids', 'mask' by \*\*batch[^\n]*\n.*def forward\(self, ids, mask\)"):
+        capture(Unnamed().eval(), (), {"ids": torch.randn(2, 4), "mask": torch.ones(2, 4)})

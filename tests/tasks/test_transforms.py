@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -158,13 +159,30 @@ def test_a_task_takes_descriptions_of_every_form(tmp_path: Any) -> None:
     raw = Raw("picture", (Decode(), Resize((8, 8)), Scale(), Layout()))
     whole = Preprocess((raw,), Output("classes", ("a", "b"), "softmax"))
     (tmp_path / "preprocess.json").write_text(whole.dump())
+    said = json.loads(whole.dump())
+    (tmp_path / "raw.json").write_text(json.dumps(said["inputs"][0]))
     forms: list[Any] = [raw, whole, tmp_path / "preprocess.json", str(tmp_path / "preprocess.json")]
+    forms += [said, said["inputs"][0], tmp_path / "raw.json", {"inputs": said["inputs"]}]
     for form in forms:
         assert Classification(validation=items(), classes=("a", "b"), preprocess=form).preprocess == whole
     assert Classification(validation=items()).preprocess is None
 
 
-@pytest.mark.parametrize("given", [7, {"mean": 0.5}, "no/such/file.json", {"inputs": [{"kind": "smell"}]}])
+@pytest.mark.parametrize("given", [
+    7, {}, {"mean": 0.5}, "no/such/file.json", {"inputs": [{"kind": "smell"}]},
+    {"kind": "picture", "steps": [np.eye(2)]},
+])  # fmt: skip
 def test_what_is_no_description_is_a_mistake(given: Any) -> None:
     with pytest.raises(InputError, match="preprocess"):
         Classification(validation=items(), preprocess=given)
+
+
+def test_all_mistakes_of_ones_own_words_are_told_with_where_the_steps_are_listed() -> None:
+    steps = [{"do": "decode", "mode": "BGR", "more": 1}, {"do": "scal"}]
+    with pytest.raises(InputError) as refused:
+        Classification(validation=items(), preprocess={"kind": "picture", "steps": steps})
+    told = refused.value.mistakes
+    assert [part in mistake.cause for part, mistake in zip(("has more", "'BGR'", "'scal'"), told, strict=True)] == [
+        True
+    ] * 3
+    assert {mistake.cure for mistake in told} == {"docs/preprocess.schema.json lists the steps and what each takes."}

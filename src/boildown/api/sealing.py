@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from boildown.domain.preprocess import TENSORS, Preprocess, missing
+from boildown.domain.preprocess import Preprocess, missing
 from boildown.engine.handover import DESCRIPTION, SAMPLES, SCRIPT
 from boildown.engine.manifest import CARD, README, seal, write_json
 from boildown.journal.journal import Journal
@@ -38,9 +38,9 @@ def sealing(journal: Journal, row: AttemptRow) -> Callable[[Path], None]:
     def finish(folder: Path) -> None:
         runtime = get(artifact.runtime)
         about = runtime.about(folder / artifact.name)
-        path, answers = folder / DESCRIPTION, folder / SAMPLES / "answers.json"
+        answers = folder / SAMPLES / "answers.json"
         samples = len(json.loads(answers.read_text(encoding="utf-8"))) if answers.is_file() else 0
-        said = Preprocess.load(path.read_text(encoding="utf-8")) if path.is_file() else TENSORS
+        said = Preprocess.load((folder / DESCRIPTION).read_text(encoding="utf-8"))
         told = card(journal, row, about) | {
             "kind": next((_KINDS.get((raw.kind, said.output.kind), "other") for raw in said.inputs), "other"),
             "preprocessing": missing(said) or f"{DESCRIPTION} says every step from the raw thing to the answer.",

@@ -342,8 +342,8 @@ def _read_fields(kind: type[Any], value: Mapping[str, Any], at: str, mistakes: l
     if unknown or absent:
         told = [f"has {', '.join(unknown)}"] * bool(unknown) + [f"lacks {', '.join(absent)}"] * bool(absent)
         mistakes.append(Mistake(f"{at} {' and '.join(told)}.", _CURE))
-        return None
-    return kind(**{name: _read(hints[name], each, f"{at}.{name}", mistakes) for name, each in value.items()})
+    read = {name: _read(hints[name], each, f"{at}.{name}", mistakes) for name, each in value.items() if name in fields}
+    return None if unknown or absent else kind(**read)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

@@ -70,6 +70,8 @@ def decode(path: Path, step: Step) -> Any:
             if opened.has_transparency_data and opened.convert("RGBA").getchannel("A").getextrema()[0] != 255:
                 warn(f"{path} has transparent places: what is stored behind them is taken")
             picture: Any = ImageOps.exif_transpose(opened) if step["upright"] else opened
+            if picture.mode == "F" or (picture.mode in DEEP and step["white"] is None):
+                warn(f"{path} has numbers of more than 8 bits: cut off at 0 and 255, as in training")
             if picture.mode in DEEP and step["white"] is not None:
                 values = np.asarray(picture).astype(np.float64)
                 if values.max() > step["white"]:

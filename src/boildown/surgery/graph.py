@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -379,6 +380,14 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's code raises
             first = first or error
     assert first is not None
+    named = inspect.signature(model.forward).parameters
+    unnamed = [parameter for parameter in named.values() if parameter.kind is parameter.VAR_KEYWORD]
+    if unnamed and kwargs.keys() - named.keys():
+        raise ExportError(
+            f"The model cannot be captured: its forward takes {', '.join(map(repr, kwargs))} by {unnamed[0]}, where "
+            "torch.export leaves no batch size open.\n"
+            f"  Name them in it: def forward(self, {', '.join(kwargs)})."
+        ) from None
     raise ExportError(_explain(first)) from None
 
 

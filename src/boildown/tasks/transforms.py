@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,6 +19,7 @@ import torch
 from boildown.domain.axes import open_axes
 from boildown.domain.preprocess import (
     SCHEMA,
+    TENSORS,
     Cast,
     Crop,
     Decode,
@@ -36,7 +37,7 @@ from boildown.domain.preprocess import (
     Step,
     Tokenize,
 )
-from boildown.errors import InputError
+from boildown.errors import InputError, Mistake, in_words
 
 _TENSORS = "predict.py takes tensors"
 _LIBRARIES = ("torchvision", "timm")
@@ -74,7 +75,7 @@ def refuse_no_description(given: Any) -> None:
 def describe(given: Any, example: Sequence[Any], keywords: Mapping[str, Any], output: Output) -> Described:
     """A description, or what is read of a transform. example, keywords: one call of the model for two samples."""
     if isinstance(given, str | Path | Mapping):
-        given = _as_written(given)
+        given = _as_written(given, output)
     if isinstance(given, Preprocess):
         return Described(given)
     if isinstance(given, Raw):
@@ -125,18 +126,31 @@ _CURE = (
 )
 
 
-def _as_written(given: str | Path | Mapping[str, Any]) -> Preprocess | Mapping[str, Any]:
-    """A description in JSON or as plain data; timm's configuration as it is. Raises InputError."""
-    if isinstance(given, Mapping):
-        if "input_size" in given:
-            return given
-        if "inputs" not in given:
-            raise InputError.of(f"preprocess is a dict of {', '.join(map(str, given)) or 'nothing'}.", _CURE)
-        return Preprocess.load(json.dumps({"schema": SCHEMA, **given}))
+def _as_written(given: str | Path | Mapping[str, Any], output: Output = TENSORS.output) -> Any:
+    """A description in JSON or as plain data; timm's configuration as it is. Raises InputError with every mistake.
+
+    It may be that of one raw thing, or lack what the output says, which is `output` then.
+    """
+    if not isinstance(given, Mapping):
+        try:
+            read = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError.of(f"preprocess = {str(given)!r} cannot be read: {in_words(error)}.", _CURE) from None
+        given = read if isinstance(read, dict) else {}
+    if "input_size" in given:
+        return given
+    said = {"inputs": [given]} if "kind" in given else given
+    if "inputs" not in said:
+        raise InputError.of(f"preprocess is a dict of {', '.join(map(str, given)) or 'nothing'}.", _CURE)
     try:
-        return Preprocess.load(Path(given).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError.of(f"preprocess = {str(given)!r} cannot be read: {error}.", _CURE) from None
+        return Preprocess.load(json.dumps({"schema": SCHEMA, "output": asdict(output), **said}))
+    except InputError as error:
+        raise InputError(*(Mistake(mistake.cause, _STEPS) for mistake in error.mistakes)) from None
+    except (TypeError, ValueError) as error:
+        raise InputError.of(f"preprocess is no plain data: {in_words(error)}.", _STEPS) from None
+
+
+_STEPS = "docs/preprocess.schema.json lists the steps and what each takes."
 
 
 def _library(of: Any) -> str | None:
