@@ -1,4 +1,4 @@
-"""Forwards as people write them are captured: in place on their input, under blocks, with what is no tensor in the output."""
+"""Forwards as people write them are captured: in place on their input, under blocks, with more than tensors given."""
 
 from __future__ import annotations
 

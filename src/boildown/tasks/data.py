@@ -341,6 +341,13 @@ def samples_from(
     if isinstance(source, DataLoader):
         return _from_loader(source, batch_size, collate)
     if isinstance(source, tuple) and _are_arrays(source):
+        if texts := [array for array in source if isinstance(array, np.ndarray) and array.dtype.kind in "USO"]:
+            raise DataError(
+                Mistake(
+                    f"An array of the data is {texts[0].dtype}, such as {str(texts[0].flat[0])[:40]!r}, not numbers.",
+                    "Number the classes in the order of the model's outputs, and convert other values to float32.",
+                )
+            )
         source = TensorDataset(*(torch.as_tensor(array) for array in source))
     if isinstance(source, Mapping | str):
         raise DataError(
