@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from boildown.errors import ExportError
 from boildown.runtimes.eager import Eager
+from boildown.runtimes.onnx.runtime import OnnxRuntime
 from boildown.surgery.graph import capture
 from boildown.surgery.trainable import trainable
 from boildown.surgery.weights import copied, plain
@@ -179,3 +181,22 @@ def test_data_are_turned_into_float_with_the_model(kind: torch.dtype) -> None:
         assert (inputs["x"] if isinstance(inputs, dict) else inputs).dtype is torch.float32
         assert target.dtype is torch.int64
         assert Classification(validation=data).in_float(frozenset({torch.complex64}))[1] == []
+
+
+class GroupedByBatch(nn.Module):
+    """Each sample has a filter of its own, as in networks that make their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(3, 9)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        n = x.shape[0]
+        filters = self.make(x.mean((2, 3))).view(n * 3, 1, 3, 1)
+        return nn.functional.conv2d(x.reshape(1, n * 3, *x.shape[2:]), filters, groups=n * 3).view(n, -1)
+
+
+def test_a_convolution_in_groups_over_the_batch_is_named(tmp_path: Any) -> None:
+    program = capture(GroupedByBatch().eval(), (torch.randn(2, 3, 5, 5),)).serialize()
+    with pytest.raises(ExportError, match="as many groups as follow from the size of the batch"):
+        OnnxRuntime().export(program, tmp_path / "model.onnx")
