@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -44,9 +43,10 @@ from boildown.execution.child import Child
 from boildown.measuring.environment import free_memory, resolved
 from boildown.surgery.checkpoints import load
 from boildown.surgery.factories import call_factory
-from boildown.surgery.weights import plain, refuse_non_finite
+from boildown.surgery.weights import copied, plain, precisions, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
+from boildown.tasks.general import Task as Usual
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
 
@@ -92,6 +92,7 @@ def read(
     students: dict[str, nn.Module] = {}
     notices: list[str] = []
     budget, target, splits, first, read_task, late = Budget(), Target(()), None, None, None, False
+    types: frozenset[torch.dtype] = frozenset()
     deployment, rules = deployment_of(asked), Rules()
     with mistakes:
         if wrong:
@@ -109,7 +110,7 @@ def read(
             factories = replace(factories, students=(*names, *named_in(fixed_rungs(asked["ladder"]))))
     start = time.perf_counter()
     with mistakes:
-        first, found = _first(model, factories.weights)
+        first, found, types = _first(model, factories.weights)
         notices += found
         if factories.model is not None and isinstance(model, nn.Module):
             _check_factory(factories.model, model)
@@ -119,6 +120,10 @@ def read(
         students = gather(factories.students, modules or {}, _seed(asked["seed"]))
     building, start = time.perf_counter() - start, time.perf_counter()
     if read_task is not None:
+        if types and isinstance(read_task, Usual):
+            with mistakes:
+                read_task, cast = read_task.in_float(types)
+                notices += cast
         with mistakes:
             target = parse_target(asked["target"], read_task.metrics)
         with mistakes:
@@ -262,8 +267,8 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The first model as it will be judged, and what was changed; the user's own is never touched."""
+def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...], frozenset[torch.dtype]]:
+    """The first model as it will be judged, what was changed, and its own types; the user's own is never touched."""
     loaded: tuple[str, ...] = ()
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError.of(
@@ -282,12 +287,13 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
     elif not isinstance(model, nn.Module):
         raise ModelError.of(f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module.")
     elif weights is not None:
-        model = copy.deepcopy(model)
+        model = copied(model)
     first, notices = plain(model)
+    types = precisions(model)
     if weights is not None:
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
-    return first, (*loaded, *notices)
+    return first, (*loaded, *notices), types
 
 
 def _refuse_endless(model: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ class ArtifactModel:
     """Runs an artifact in a child process, with the model's own inputs and output structure.
 
     `example` is the (args, kwargs) the model was captured with: it gives the order of keyword
-    arguments. `output` is the tree the flat outputs are put back into; without it a single output is
+    arguments. `output` puts the flat outputs back into the model's structure; without it a single output is
     returned bare and several as a tuple.
     """
 
@@ -27,7 +27,7 @@ class ArtifactModel:
         artifact: Artifact,
         *,
         example: tuple[tuple[Any, ...], Mapping[str, Any]],
-        output: pytree.TreeSpec | None,
+        output: Callable[[Sequence[Any]], Any] | None,
         threads: int,
         trust: bool,
         check: Callable[[], None],
@@ -54,7 +54,7 @@ class ArtifactModel:
         tensors = [torch.from_numpy(array) for array in outputs]
         if self._output is None:
             return tensors[0] if len(tensors) == 1 else tuple(tensors)
-        return pytree.tree_unflatten(tensors, self._output)
+        return self._output(tensors)
 
 
 def flatten(

@@ -50,7 +50,7 @@ from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
-from boildown.tasks.general import written
+from boildown.tasks.general import fresh, written
 from boildown.tasks.repeats import Labels
 
 TIMING_SECONDS = 30.0
@@ -213,7 +213,7 @@ class Bench:
 
     def model(self, candidate: Candidate | None, artifact: Artifact) -> ArtifactModel:
         """The artifact, called like the model it was made from; a bare file returns what it returns."""
-        output = None if candidate is None else self.graph(candidate).program.call_spec.out_spec
+        output = None if candidate is None else self.graph(candidate).outputs
         return ArtifactModel(
             self._child, artifact,
             example=self.job.task.example(), output=output,
@@ -243,7 +243,8 @@ class Bench:
             for inputs, _ in samples.subset(range(min(_GATE_SAMPLES, len(samples)))).batches(32):
                 self.check()
                 for args, kwargs in self.job.task.calls(inputs):
-                    ours.append(_numbers(reference(*args, **kwargs)))
+                    own, named = fresh((args, kwargs))  # the model may work in place
+                    ours.append(_numbers(reference(*own, **named)))
                     theirs.append(_numbers(exported(*args, **kwargs)))
         least = _FLOAT_DECIBEL if candidate.plan is None else _PLAN_DECIBEL
         decibel = signal_to_noise(np.concatenate(ours), np.concatenate(theirs))

@@ -7,6 +7,7 @@ nodes, so that one plan fits the graph, the simulation and the exported file.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -29,7 +30,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export import Dim, ExportedProgram, ShapesCollection, register_dataclass
+from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.fx import GraphModule, Node
 from torch.fx._pytree import tree_flatten_spec
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
@@ -141,6 +143,13 @@ class Graph:
         flat: list[Any] = tree_flatten_spec((args, dict(kwargs)), self.module._in_spec)
         return flat
 
+    def outputs(self, tensors: Sequence[Any]) -> Any:
+        """What a file gives in the structure that the model gives it in, with what is no tensor where it was."""
+        given = iter(tensors)
+        specs = [s.arg for s in self.program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+        flat = [next(given) if isinstance(arg, TensorArgument) else getattr(arg, "value", None) for arg in specs]
+        return tree_unflatten(flat, self.program.call_spec.out_spec)
+
     def serialize(self, ports: Mapping[str, Any] = MappingProxyType({})) -> bytes:
         """The program as bytes for boildown's own child processes, outputs in plain containers. Raises ExportError.
 
@@ -237,10 +246,11 @@ def capture(
     key = version, _key(model, args, kwargs)
     if (known := _captured.get(model)) and known[0] == key:
         return known[1]
-    with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
+    with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model), _plain_blocks():
         args, kwargs = _own(args, kwargs)
-        expected = _run(model, args, kwargs)
+        expected = _run(model, *_own(args, kwargs))
         module = plain_module(_decomposed(_export(_nameable(model), args, kwargs)))
+        _drop_writes(module)
         _drop_copies(module)
         _compute_once(module)
         module = make_ordinary(module) if version > 1 else module
@@ -261,8 +271,10 @@ def exported(
     """
     key = version, _key(model, args, kwargs)
     if not (known := _exported.get(model)) or known[0] != key:
-        with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model):
+        with torch.inference_mode(False), _quiet(), _eval_mode(model), _without_cache(model), _plain_blocks():
             module = plain_module(_export(_nameable(model), *_own(args, dict(kwargs))))
+            _inline_blocks(module)
+            _own_inputs(module)
             known = _exported[model] = key, make_ordinary(module) if version > 1 else module
     return known[1]
 
@@ -336,12 +348,22 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return torch.func.functional_call(model, buffers, args, kwargs)
+            output = torch.func.functional_call(model, buffers, args, kwargs)
     except Exception as error:
         raise ExportError(
             f"The model fails on its example input: {_first_line(error)}{_where(error)}\n"
             "  Give the task an `example` or a `forward` that calls the model as it wants to be called."
         ) from error
+    _register(output)
+    return output
+
+
+def _register(output: Any) -> None:
+    """Tell PyTorch of the dataclasses that a model returns, at any depth: it captures none that it does not know."""
+    for leaf in tree_leaves(output):
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            register_dataclass(type(leaf))
+            _register(leaf)
 
 
 def _compare(expected: Any, captured: Any) -> None:
@@ -427,30 +449,59 @@ def _without_cache(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _plain_blocks() -> Iterator[None]:
+    """Let blocks of `autocast` and `inference_mode` inside forward do nothing: a graph is float32, for inference."""
+    kinds = (torch.amp.autocast_mode.autocast, torch.autograd.grad_mode.inference_mode)
+    methods = [(kind, name, kind.__dict__[name]) for kind in kinds for name in ("__enter__", "__exit__")]
+    try:
+        for kind, name, _ in methods:
+            setattr(kind, name, lambda self, *_: self if not _ else None)
+        yield
+    finally:
+        for kind, name, method in methods:
+            setattr(kind, name, method)
+
+
+@contextmanager
 def _plain_outputs(program: ExportedProgram) -> Iterator[None]:
-    """The program with outputs in dicts and tuples: a child need not know the classes of a library, or of a script."""
-    signature = program.module_call_graph[0].signature
-    structure = None if signature is None else signature.out_spec
-    if signature is None or structure is None:
+    """The program with its tensors in dicts and tuples: a child need not know the classes of a library, or of a script.
+
+    What is no tensor is left out: a file has no place for it.
+    """
+    called, signature, end = (
+        program.module_call_graph[0].signature,
+        program.graph_signature,
+        program.graph.output_node(),
+    )
+    if called is None or called.out_spec is None:
         yield
         return
-    signature.out_spec = _plain(structure)
+    made, specs, results, structure = called.outputs, signature.output_specs, end.args, called.out_spec
+    every = [isinstance(spec.arg, TensorArgument) for spec in specs]
+    of_user = [kept for kept, spec in zip(every, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
+    called.outputs = [part for part, kept in zip(made, of_user, strict=False) if kept]
+    called.out_spec = _plain(structure, of_user)
+    signature.output_specs = [spec for spec, kept in zip(specs, every, strict=True) if kept]
+    end.args = (tuple(part for part, kept in zip(cast(tuple[Any, ...], results[0]), every, strict=True) if kept),)
     try:
         yield
     finally:
-        signature.out_spec = structure
+        called.outputs, signature.output_specs, end.args, called.out_spec = made, specs, results, structure
 
 
-def _plain(structure: TreeSpec) -> TreeSpec:
-    """The same leaves in the same order, in plain containers."""
+def _plain(structure: TreeSpec, kept: Sequence[bool]) -> TreeSpec:
+    """The leaves that are kept in the same order, in plain containers."""
 
     def rebuilt(tree: Any) -> Any:
         if isinstance(tree, Mapping):
-            return {str(name): rebuilt(branch) for name, branch in tree.items()}
+            return {str(name): rebuilt(branch) for name, branch in tree.items() if held(branch)}
         if isinstance(tree, tuple | list):
-            return tuple(map(rebuilt, tree))
+            return tuple(rebuilt(branch) for branch in tree if held(branch))
         leaves = tree_leaves(tree)
-        return tree if len(leaves) == 1 and leaves[0] is tree else tuple(leaves)
+        return tree if len(leaves) == 1 and leaves[0] is tree else tuple(leaf for leaf in leaves if kept[leaf])
+
+    def held(tree: Any) -> bool:
+        return any(kept[leaf] for leaf in tree_leaves(tree))
 
     return tree_structure(rebuilt(tree_unflatten(range(structure.num_leaves), structure)))
 
@@ -513,6 +564,70 @@ def bias_name(weight: str, taken: Callable[[str], bool]) -> str:
     while taken(name):
         name += "_"
     return name
+
+
+_BLOCKS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+"""Operators that are a block of code, and which of their arguments is its graph."""
+
+
+def _inline_blocks(module: GraphModule) -> None:
+    """Put what a graph computes under `torch.no_grad()` and the like in its place: for inference they mean nothing."""
+    for node in list(module.graph.nodes):
+        at = _BLOCKS.get(getattr(node.target, "__name__", ""))
+        if node.op != "call_function" or at is None:
+            continue
+        block = cast(Node, node.args[at])
+        inner = module.get_submodule(str(block.target))
+        assert isinstance(inner, GraphModule)
+        _inline_blocks(inner)
+        given = iter(node.args[at + 1 :])
+        made: dict[Node, Any] = {}
+        with module.graph.inserting_before(node):
+            for each in inner.graph.nodes:
+                if each.op == "placeholder":
+                    made[each] = next(given)
+                elif each.op != "output":
+                    made[each] = module.graph.node_copy(each, made.__getitem__)
+        results: Any = torch.fx.map_arg(inner.graph.output_node().args[0], made.__getitem__)
+        for user in list(node.users):  # a block gives a tuple
+            user.replace_all_uses_with(results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        if not block.users:
+            module.graph.erase_node(block)
+            module.delete_submodule(str(block.target))
+    module.recompile()
+
+
+def _own_inputs(module: GraphModule) -> None:
+    """Let a graph that works in place on its inputs, or on views of them, do so on copies."""
+    behind: dict[Node, Node] = {}
+    written: dict[Node, None] = {}
+    for node in module.graph.nodes:
+        source = node.args[0] if node.op == "call_function" and node.args else None
+        if node.op == "placeholder":
+            behind[node] = node
+        elif isinstance(source, Node) and source in behind and isinstance(node.target, torch._ops.OpOverload):
+            if node.target._schema.is_mutable:
+                written[behind[source]] = None
+            if node.target._schema.is_mutable or node.target.is_view:
+                behind[node] = behind[source]
+    for given in written:
+        with module.graph.inserting_after(given):
+            copied = module.graph.call_function(aten.clone.default, (given,))
+        copied.meta = dict(given.meta)
+        given.replace_all_uses_with(copied)
+        copied.args = (given,)
+    module.recompile()
+
+
+def _drop_writes(module: GraphModule) -> None:
+    """Remove what a graph writes back into its inputs at its end: whoever calls it has copies."""
+    for node in list(module.graph.nodes):
+        target = node.args[0] if node.target is aten.copy_.default else None
+        if isinstance(target, Node) and target.op == "placeholder" and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def _drop_copies(module: GraphModule) -> None:

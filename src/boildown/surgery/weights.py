@@ -11,11 +11,29 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from boildown import files
 from boildown.errors import ModelError
 
 _ALIASES, _FROZEN = "boildown.aliases", "boildown.frozen"
+
+
+class _Detached(TorchFunctionMode):
+    """Lets `copy.deepcopy` take tensors that hang on a computation: results that a module keeps of its last call."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of any model: in training mode, some keep a weight that they computed, or their last output."""
+    with _Detached():
+        return copy.deepcopy(model)
 
 
 def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
@@ -28,11 +46,11 @@ def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         notices.append(f"unwrapped {type(model).__name__}")
         model = inner
     tensors = [t for t in model.state_dict().values() if isinstance(t, Tensor)]
-    half = any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors)
+    half = bool(precisions(model))
     away = any(t.device.type != "cpu" for t in tensors)
     training = any(module.training for module in model.modules())
     if half or away or training:
-        model = copy.deepcopy(model).to("cpu").eval()
+        model = copied(model).to("cpu").eval()
         if half:
             model = model.float()
         notices += [
@@ -45,6 +63,12 @@ def plain(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             if changed
         ]
     return model, tuple(notices)
+
+
+def precisions(model: nn.Module) -> frozenset[torch.dtype]:
+    """The floating-point types of a model's state beside float32."""
+    tensors = (tensor for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
+    return frozenset(t.dtype for t in tensors if t.is_floating_point()) - {torch.float32}
 
 
 def refuse_non_finite(model: nn.Module) -> None:

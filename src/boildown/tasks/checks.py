@@ -75,6 +75,31 @@ def check_labels(targets: NDArray[Any], classes: int, name: str = "validation") 
     ]
 
 
+def check_text(name: str, target: Any) -> list[Mistake]:
+    """Labels that are texts, from those of one sample."""
+    text = next((leaf for leaf in leaves(target) if isinstance(leaf, str | np.str_)), None)
+    if text is None:
+        return []
+    return [
+        Mistake(
+            f"The {name} labels are texts, such as {str(text)[:40]!r}.",
+            "Number them in the order of the model's outputs: classes.index(label), with classes = sorted(set(labels)) "
+            "where they were numbered so.",
+        )
+    ]
+
+
+def check_one_hot(name: str, targets: NDArray[Any]) -> list[Mistake]:
+    """Labels with a place for each class, of which one is 1 and the others are 0."""
+    if targets.ndim != 2 or targets.shape[1] < 2:
+        return []
+    ones, zeros = (targets == 1).sum(1), (targets == 0).sum(1)
+    if not ((ones == 1) & (zeros == targets.shape[1] - 1)).all():
+        return []
+    cure = "Give the number of the class: labels.argmax(1) of them all, or label.argmax() of an item."
+    return [Mistake(f"The {name} labels are one-hot, of {targets.shape[1]} values per sample.", cure)]
+
+
 def check_classes(name: str, targets: NDArray[Any], *, scored: bool, axes: int = 1) -> list[Mistake]:
     """Labels by themselves: whole numbers, none negative, and more than one class where they are scored.
 

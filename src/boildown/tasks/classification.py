@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal, Unpack
 from boildown.domain.preprocess import Output
 from boildown.domain.task import Samples
 from boildown.errors import Mistake
-from boildown.tasks.checks import READ_AHEAD, check_binary, check_classes
+from boildown.tasks.checks import READ_AHEAD, check_binary, check_classes, check_one_hot, check_text
 from boildown.tasks.data import IndexedSamples, read_targets
 from boildown.tasks.general import Options, Task
 from boildown.tasks.losses import Loss, kl_divergence, zero_of_none
+from boildown.tasks.metrics import METRICS
 
 
 class Classification(Task):
@@ -66,10 +67,13 @@ class Classification(Task):
         cheap = samples.targets() if isinstance(samples, IndexedSamples) else None
         targets = read_targets(samples.subset(range(min(READ_AHEAD, len(samples))))) if cheap is None else cheap
         if targets is None:
-            return []
+            return check_text(name, next(samples.subset([0]).batches(1))[1])
         if self._named_loss == "bce":
             return check_binary(name, targets)
         # The beginning of a data set sorted by class says nothing about the number of classes.
         complete = cheap is not None or len(samples) <= READ_AHEAD
         scored = name in ("validation", "test") and complete
+        whole = self._label_axes == 1 and any(isinstance(metric, METRICS["accuracy"]) for metric in self.metrics)
+        if whole and (found := check_one_hot(name, targets)):
+            return found
         return check_classes(name, targets, scored=scored, axes=self._label_axes)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -262,6 +265,34 @@ class Relabelled:
         return None
 
 
+def in_float(leaf: Any, types: frozenset[torch.dtype]) -> Any:
+    """A leaf of a tree, in float32 where it is a tensor of one of these types."""
+    return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype in types else leaf
+
+
+def _collated_in_float(items: list[Any], collate: Callable[[list[Any]], Any], types: frozenset[torch.dtype]) -> Any:
+    batch = default_convert(collate(items))  # type: ignore[no-untyped-call]
+    return tree_map(partial(in_float, types=types), batch)
+
+
+def as_float(samples: IndexedSamples, types: frozenset[torch.dtype]) -> IndexedSamples:
+    """The same samples with what is of these floating-point types as float32."""
+
+    def cast(read: Any) -> Any:
+        if isinstance(read, Rows):
+            return Rows([in_float(tensor, types) for tensor in read.tensors])
+        found = copy.copy(read)
+        if isinstance(read, Relabelled):
+            found.read = cast(read.read)
+        else:
+            found.collate = partial(_collated_in_float, collate=read.collate, types=types)
+        return found
+
+    made = copy.copy(samples)
+    made.read, made._fingerprints = cast(samples.read), {}
+    return made
+
+
 class Unlabelled:
     """The same samples with every target None, for a search that must not look at labels."""
 
@@ -310,6 +341,13 @@ def samples_from(
     if isinstance(source, DataLoader):
         return _from_loader(source, batch_size, collate)
     if isinstance(source, tuple) and _are_arrays(source):
+        if texts := [array for array in source if isinstance(array, np.ndarray) and array.dtype.kind in "USO"]:
+            raise DataError(
+                Mistake(
+                    f"An array of the data is {texts[0].dtype}, such as {str(texts[0].flat[0])[:40]!r}, not numbers.",
+                    "Number the classes in the order of the model's outputs, and convert other values to float32.",
+                )
+            )
         source = TensorDataset(*(torch.as_tensor(array) for array in source))
     if isinstance(source, Mapping | str):
         raise DataError(

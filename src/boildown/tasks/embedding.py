@@ -14,7 +14,7 @@ from torch.nn import functional
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, Mistake
 from boildown.tasks.data import evenly_spaced, read_targets
-from boildown.tasks.general import Call, Options, Task, as_call, first_call, unwrap
+from boildown.tasks.general import Call, Options, Task, as_call, first_call, fresh, unwrap
 from boildown.tasks.losses import Loss, as_loss
 
 _SCALE_ITEMS = 1024
@@ -65,7 +65,7 @@ class Embedding(Task):
 
     def run(self, model: Runnable, inputs: Any) -> torch.Tensor:
         """Both embeddings, shape (n, 2, d). Raises DataError where the model returns no vectors."""
-        return torch.stack([self._embed(model, side) for side in _sides(inputs)], 1)
+        return torch.stack([self._embed(model, side) for side in _sides(fresh(inputs))], 1)
 
     def calls(self, inputs: Any) -> Sequence[Call]:
         """One call for each side."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,23 @@ from types import CodeType
 from typing import Any, ClassVar, TypedDict
 
 import torch
+from torch.utils import _pytree as pytree
 
 from boildown.domain.axes import opened
 from boildown.domain.preprocess import Output, Preprocess
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake, in_words
 from boildown.tasks.checks import READ_TWICE, check_samples
-from boildown.tasks.data import IndexedSamples, evenly_spaced, leaves, map_leaves, samples_from, source_of
+from boildown.tasks.data import (
+    IndexedSamples,
+    as_float,
+    evenly_spaced,
+    in_float,
+    leaves,
+    map_leaves,
+    samples_from,
+    source_of,
+)
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
@@ -214,6 +225,7 @@ class Task:
 
     def run(self, model: Runnable, inputs: Any) -> Any:
         """The task's output for a batch of inputs; logits are taken out of Hugging Face outputs."""
+        inputs = fresh(inputs)
         if self._forward is not None:
             return unwrap(self._forward(model, inputs))
         args, kwargs = as_call(inputs)
@@ -271,6 +283,18 @@ class Task:
     def takes_output_as_it_is(self) -> bool:
         """Whether loss and metrics see what the model returns, and nothing that is made of it."""
         return self._forward is None and type(self).run is Task.run
+
+    def in_float(self, types: frozenset[torch.dtype]) -> tuple[Task, list[str]]:
+        """The task with data of these floating-point types as float32, and what to tell: the model was turned so."""
+        made, found = copy.copy(self), set[torch.dtype]()
+        for name, samples in self.data().items():
+            if isinstance(samples, IndexedSamples) and len(samples):
+                first = pytree.tree_leaves(next(samples.subset([0]).batches(1)))
+                found |= types & {leaf.dtype for leaf in first if isinstance(leaf, torch.Tensor)}
+                setattr(made, name, as_float(samples, types))
+        made._example = pytree.tree_map(partial(in_float, types=types), self._example)
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
+        return made, [f"data in {names} were turned into float32, as the model was"] if names else []
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
@@ -333,6 +357,11 @@ def as_call(inputs: Any) -> Call:
     if isinstance(inputs, tuple | list):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def fresh(inputs: Any) -> Any:
+    """The inputs with tensors of their own: a model may work in place, and the next call is given the same."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, inputs)
 
 
 def unwrap(output: Any) -> Any:

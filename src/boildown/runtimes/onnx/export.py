@@ -47,7 +47,7 @@ def export(program: bytes, path: Path) -> None:
         try:
             exported = torch.onnx.export(captured, dynamo=True, opset_version=OPSET, verbose=False)
         except Exception as error:
-            raise ExportError(_reason(error)) from error
+            raise ExportError(_grouped_by_batch(captured) or _reason(error)) from error
     assert exported is not None  # None is what the deprecated exporter returns
     model = exported.model
     if (weight := sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)) > _LARGEST:
@@ -89,6 +89,18 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _grouped_by_batch(program: ExportedProgram) -> str:
+    """What to say of a convolution whose number of groups follows from the size of the batch; empty without one."""
+    for node in program.graph.nodes:
+        if "conv" in str(node.target) and any(isinstance(arg, Node) for arg in node.args[6:]):
+            return (
+                f"The convolution {node.name} has as many groups as follow from the size of the batch: an ONNX file "
+                "fixes their number.\n  Keep the batch an axis of its own (unfold, and einsum with each sample's "
+                "weights), or use runtime='eager'."
+            )
+    return ""
 
 
 def _reason(error: BaseException) -> str:
