@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files are locke
 HOLD = """
 import sys, time
 from boildown.execution import quiet
-quiet.patient(quiet.Patience(run="stuck")).__enter__()
+named = quiet.patient(quiet.Patience(run="stuck"))
+named.__enter__()
 with quiet.quiet() if sys.argv[1] == "times" else quiet.computing():
     print("holds", flush=True)
     time.sleep(60)

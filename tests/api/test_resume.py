@@ -245,7 +245,7 @@ def test_resume_refuses_an_artifact_that_was_changed(plugged, still, tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_process_that_has_loaded_no_method_rebuilds_edited_candidates(plugged, tmp_path):

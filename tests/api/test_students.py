@@ -125,7 +125,9 @@ def test_a_chain_goes_on_from_what_an_earlier_attempt_has_made(mirror, tmp_path)
         assert [record.attempt for record in journal.records("loss")] == [1]
     first, second = run.candidates[1:]
     assert second.parent == first.key
-    assert second.notes[: len(first.notes) - 1] == first.notes[:-1]
+    made = [note for note in first.notes if "taught with" in note or "losses" in note]
+    assert made
+    assert [note for note in second.notes if note in made] == made
 
 
 def test_no_training_data_is_said_in_words(mirror, tmp_path):
@@ -189,8 +191,8 @@ def test_a_student_of_a_factory_learns_in_a_child(mirror, tmp_path, monkeypatch)
         runtime="mirror", runs=tmp_path / "runs",
     )  # fmt: skip
     assert [result.state.value for result in run.candidates[1:]] == ["missed"] * 3
-    assert "student 0, taught with" in run.candidates[2].notes[0]
-    assert run.candidates[3].notes[0] == "student own_student:build, trained for 2 steps"
+    assert any("student 0, taught with" in note for note in run.candidates[2].notes)
+    assert "student own_student:build, trained for 2 steps" in run.candidates[3].notes
     with Journal.open(run.path, readonly=True) as journal:
         assert [record.attempt for record in journal.records("loss")] == [1], "the chain went on from attempt 1"
         assert 'students=["own_student:build"]' in journal.facts["command"].replace("'", '"')
@@ -217,7 +219,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(mirror, tmp_path):
     context = Context(Data(mirror.task().train, None), students={"0": line()})
     whole = Retrain(steps=300).apply(Candidate(mirror.model()), mirror.task(), context)
     assert weights_hash(run.candidates[1].module()) == weights_hash(whole.model)
-    assert run.candidates[1].notes[0] == "student 0, trained for 300 steps"
+    assert "student 0, trained for 300 steps" in run.candidates[1].notes
     assert not (folder / "training").exists()
     with Journal.open(folder, readonly=True) as journal:
         assert [record.data["steps"] for record in journal.records("steps")] == [300], "timed once, and kept"

@@ -15,7 +15,7 @@ from torch import nn
 
 from boildown.domain.artifact import Artifact
 from boildown.engine.deliver import deliver, save_sample
-from boildown.errors import ExportError, InputError, contained, in_words
+from boildown.errors import ExportError, InputError, contained, text_of
 from boildown.execution.child import Child
 from boildown.runtimes import get, plugged
 from boildown.runtimes.base import Runtime
@@ -107,5 +107,5 @@ def _member(called: str, member: str) -> Iterator[None]:
     except ExportError:
         raise
     except Exception as error:
-        said = in_words(error).rstrip(".")
+        said = text_of(error).partition("\n")[0].rstrip(" .") or type(error).__name__
         raise InputError.of(f"{called} breaks what a runtime must do, in {member}: {said}.", _CURE) from error
