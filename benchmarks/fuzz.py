@@ -56,8 +56,8 @@ from boildown.report import facts, write
 from boildown.report.text import summary
 from boildown.runtimes import get
 from boildown.surgery import edits, trainable
+from boildown.surgery.checkpoints import load
 from boildown.surgery.store import load_candidate, save_candidate
-from boildown.surgery.weights import load
 from boildown.tasks.metrics import METRICS, metric
 from boildown.training.checkpoint import Checkpoint
 

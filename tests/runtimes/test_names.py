@@ -75,7 +75,7 @@ CASES: dict[str, tuple[nn.Module, Any, list[str], list[str]]] = {
         Tree(), ({"ids.x": rows(), "c": rows()},), ["inputs_ids_x", "inputs_c"], ["score_a", "b_0", "b_1"],
     ),
     "one": (nn.Sequential(nn.Linear(4, 3)), (rows(),), ["input"], ["logits"]),
-    "taken": (Taken(), (rows(),), ["logits"], ["logits_0", "logits_1", "logits_2", "logits_4"]),
+    "taken": (Taken(), (rows(),), ["logits"], ["logits_0", "logits_1", "logits_2", "logits_3"]),
     "letters": (Letters(), (rows(),), ["input"], ["a", "logits_0", "logits", "gr_e"]),
     "text": (Tokens(), texts(), ["input_ids", "attention_mask"], ["logits"]),
 }  # fmt: skip

@@ -265,7 +265,7 @@ def _fit(model: nn.Module, own: Mapping[str, Any], entries: Mapping[str, _Entry]
             fit.renamed |= ("parametrizations." in key) != ("parametrizations." in name)
     for key, entry in under.items():
         short = _normal(key).removeprefix(prefix)
-        if entry.inside in fit.inside:
+        if entry.inside in fit.inside or not fit.inside:
             known = short.rpartition(".")[2] in _BESIDE or short in beside - names.keys()
             (fit.left if known else fit.unexpected).append(key.removeprefix(entry.inside))
     fit.left += [key.removeprefix(entry.inside) for key, entry in outside if entry.inside in fit.inside]
