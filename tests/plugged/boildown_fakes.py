@@ -83,7 +83,8 @@ class Shrink:
 class Stall:
     """Never ends."""
 
-    card: ClassVar[bd.Card] = replace(Shrink.card, name="stall", minutes=0.02, order=901)
+    # No ladder chooses it by itself: it lowers what no target here asks for.
+    card: ClassVar[bd.Card] = replace(Shrink.card, name="stall", minutes=0.02, order=901, lowers=("memory",))
 
     checks: bool = bd.setting(True, "whether it asks if it may go on")
 
