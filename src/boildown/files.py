@@ -7,13 +7,16 @@ The way is walked name by name from a folder that the caller vouches for, with O
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from boildown.errors import StrangeFileError
 
@@ -34,6 +37,19 @@ _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISREG, "a file"),
 )
+
+
+def as_json(data: Any) -> str:
+    """Plain data as the text of a JSON file; numbers that JSON lacks become null, and what else it lacks text."""
+    return json.dumps(_finite(data), indent=2, default=str) + "\n"
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def opened(path: Path, below: Path | None = None) -> BufferedReader:

@@ -33,7 +33,7 @@ from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import FIRST, SCORING, named
-from boildown.engine.timing import in_doubt
+from boildown.engine.timing import of_the_machine
 from boildown.errors import AttemptError, DeadlineError, InputError, JournalError, Mistakes, WorkerLost, contained
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
@@ -136,12 +136,7 @@ def measure(
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
         with _bounded(path, seconds, most):
-            if job.asks("latency"):
-                found["latency"] = bench.latency(artifact)
-                if in_doubt(job, found):
-                    found["latency"] = bench.latency(artifact, look=2)
-            if job.asks("memory"):
-                found["memory"] = bench.memory(artifact)
+            found |= of_the_machine(job, bench, artifact, found)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine)

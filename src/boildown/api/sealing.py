@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from boildown import files
 from boildown.domain.preprocess import Preprocess, missing
 from boildown.engine.handover import DESCRIPTION, SAMPLES, SCRIPT
-from boildown.engine.manifest import CARD, README, seal, write_json
+from boildown.engine.manifest import CARD, README, seal
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow
 from boildown.report.card import card, readme
@@ -52,7 +53,7 @@ def sealing(journal: Journal, row: AttemptRow) -> Callable[[Path], None]:
                 *sorted({_PACKAGES[raw.kind] for raw in said.inputs if raw.kind in _PACKAGES}),
             ],
         }
-        write_json(folder / CARD, told)
+        (folder / CARD).write_text(files.as_json(told), encoding="utf-8")
         (folder / README).write_text(readme(told), encoding="utf-8")
         seal(folder, artifact.runtime, artifact.name, about["identity"])
 

@@ -26,7 +26,7 @@ from boildown.engine import manifest
 from boildown.engine.budget import Budget
 from boildown.engine.job import Job
 from boildown.engine.manifest import CARD, MANIFEST, SAMPLE, handed_over
-from boildown.engine.timing import in_doubt
+from boildown.engine.timing import of_the_machine
 from boildown.errors import AttemptError, InputError, UntrustedFileError, WorkerLost, contained, in_words
 from boildown.execution.child import Child
 from boildown.journal.journal import FILE, Journal
@@ -289,12 +289,7 @@ def _measured(
         candidate = load_candidate(best.artifact.folder, first, job.students)
         found |= {measurement.metric: measurement for measurement in bench.operations(candidate, first)}
     if recorded.hardware == bench.machine:
-        if job.asks("latency"):
-            found["latency"] = bench.latency(artifact)
-            if in_doubt(job, found):
-                found["latency"] = bench.latency(artifact, look=2)
-        if job.asks("memory"):
-            found["memory"] = bench.memory(artifact)
+        found |= of_the_machine(job, bench, artifact, found)
     return judge(job.target, found, job.confidence, bench.machine)
 
 

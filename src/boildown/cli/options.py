@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from boildown.files import as_json
 from boildown.journal.runs import run_folders
 from boildown.methods.registry import listed
 
@@ -48,14 +48,4 @@ Which = Annotated[
 
 def echo_json(data: Any) -> None:
     """Print plain data as JSON on standard output; numbers that JSON lacks become null."""
-    typer.echo(json.dumps(_finite(data), indent=2, default=str))
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return data
+    typer.echo(as_json(data), nl=False)

@@ -29,20 +29,7 @@ _CURE = "Take the folder from a copy, or from its run again."
 def seal(folder: Path, runtime: str, name: str, identity: Mapping[str, str]) -> None:
     """Write the manifest of a folder: the file to load, who made it, and the sha256 of every other file."""
     told = {"runtime": runtime, "artifact": name, "made": dict(identity), "files": hashes(folder)}
-    write_json(folder / MANIFEST, told)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Plain data as JSON; what it lacks becomes null or text."""
-    path.write_text(json.dumps(_finite(data), indent=2, default=str) + "\n", encoding="utf-8")
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if abs(data) < float("inf") else None
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+    (folder / MANIFEST).write_text(files.as_json(told), encoding="utf-8")
 
 
 def handed_over(folder: Path) -> bool:

@@ -1,15 +1,31 @@
-"""When a latency is timed for a verdict a second time, and never a third."""
+"""What a verdict says of the machine: when a latency is timed a second time, and never a third."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Measurement
 from boildown.domain.verdict import Status, judge
+from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 
 LOOKS = 2
 """How often an artifact is timed for a verdict at most; what was chosen by a timing is timed once more."""
+
+
+def of_the_machine(
+    job: Job, bench: Bench, artifact: Artifact, found: Mapping[str, Measurement]
+) -> dict[str, Measurement]:
+    """The figures of a verdict that hold for this machine, as far as they are asked for; `found`: the others."""
+    own: dict[str, Measurement] = {}
+    if job.asks("latency"):
+        own["latency"] = bench.latency(artifact)
+        if in_doubt(job, {**found, **own}):
+            own["latency"] = bench.latency(artifact, look=2)
+    if job.asks("memory"):
+        own["memory"] = bench.memory(artifact)
+    return own
 
 
 def in_doubt(job: Job, found: Mapping[str, Measurement]) -> bool:

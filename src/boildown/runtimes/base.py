@@ -20,6 +20,15 @@ from boildown.domain.rules import Rules
 from boildown.errors import InputError
 
 Array = NDArray[Any]
+CHECK = """
+if __name__ == "__main__":
+    run, sample = load(), np.load(here / "sample.npz")
+    outputs = run({{name[6:]: sample[name] for name in sample.files if name.startswith("input:")}})
+    for name, output in outputs.items():
+        np.testing.assert_allclose(output, sample["output:" + name], rtol=0.05, atol=0.05 * np.abs(output).max())
+    print("{file} runs and gives the recorded outputs")
+"""
+"""The end of a loader of `{file}`: run as a script it holds `load()` against the sample beside it."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
 from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
-from boildown.runtimes.base import Array, Port, Usual, Written
+from boildown.runtimes.base import CHECK, Array, Port, Usual, Written
 from boildown.runtimes.port_names import loaded
 
 _REFUSAL = "the eager runtime runs float candidates only"
@@ -45,13 +45,6 @@ def load():
             outputs = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
         return {{name: output.numpy() for name, output in zip(made, outputs, strict=True)}}
     return run
-
-if __name__ == "__main__":
-    run, sample = load(), np.load(here / "sample.npz")
-    outputs = run({{name[6:]: sample[name] for name in sample.files if name.startswith("input:")}})
-    for name, output in outputs.items():
-        np.testing.assert_allclose(output, sample["output:" + name], rtol=0.05, atol=0.05 * np.abs(output).max())
-    print("{file} runs and gives the recorded outputs")
 '''
 
 
@@ -72,7 +65,7 @@ class Eager(Usual):
 
     def loader(self, artifact: Artifact) -> str:
         """A few lines of PyTorch."""
-        return _LOADER.format(file=artifact.name)
+        return (_LOADER + CHECK).format(file=artifact.name)
 
     def export(self, program: bytes, path: Path) -> None:
         """Store the program as it is."""
