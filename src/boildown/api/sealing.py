@@ -8,7 +8,8 @@ from pathlib import Path
 
 from boildown import files
 from boildown.domain.preprocess import Preprocess, missing
-from boildown.engine.handover import DESCRIPTION, SAMPLES, SCRIPT
+from boildown.engine.handover import DESCRIPTION
+from boildown.engine.held import SAMPLES, SCRIPT
 from boildown.engine.manifest import CARD, README, seal
 from boildown.journal.journal import Journal
 from boildown.journal.rows import AttemptRow

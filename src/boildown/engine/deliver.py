@@ -13,7 +13,7 @@ import numpy as np
 from boildown import files
 from boildown.domain.artifact import Artifact
 from boildown.domain.preprocess import Preprocess
-from boildown.engine import handover
+from boildown.engine import handover, held
 from boildown.engine.described import made_of, made_up
 from boildown.engine.manifest import CARD, MANIFEST, README, SAMPLE
 from boildown.execution.child import Child
@@ -30,8 +30,8 @@ RESERVED = frozenset(
         CANDIDATE,
         WEIGHTS,
         handover.DESCRIPTION,
-        handover.SCRIPT,
-        handover.SAMPLES,
+        held.SCRIPT,
+        held.SAMPLES,
         handover.KEPT,
         CARD,
         README,
@@ -133,8 +133,8 @@ def _fill(
                 *told,
                 f"There is no predict.py: the runtime {runtime} has no loader with a function load().",
             )
-        (folder / handover.SCRIPT).write_text(script, encoding="utf-8")
-        return (*told, *child.call("boildown.engine.handover:held", str(folder), str(kept)))
+        (folder / held.SCRIPT).write_text(script, encoding="utf-8")
+        return (*told, *child.call("boildown.engine.held:held", str(folder), str(kept)))
 
 
 def _with_preprocessing(child: Child, artifact: Artifact, said: Preprocess, classes: Sequence[str] | None) -> str:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import ast
 import csv
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -24,17 +21,18 @@ from boildown.domain.preprocess import TENSORS, ColumnOf, Columns, Output, Prepr
 from boildown.domain.task import Task
 from boildown.engine import predict
 from boildown.engine.artifact import flatten
+from boildown.engine.held import CALLS, SAMPLES, calls_of
 from boildown.errors import InputError
 from boildown.runtimes.base import Array, Port
 from boildown.tasks.data import evenly_spaced
 
-DESCRIPTION, SCRIPT, SAMPLES = "preprocess.json", "predict.py", "samples"
+DESCRIPTION = "preprocess.json"
 KEPT = "handover"
 """The folder that a run keeps it in, beside the first model's artifact."""
 
 _COUNT = 5
 _MOST_BYTES = 20e6
-_CALLS, _LISTED = "calls.npz", "samples.json"
+_LISTED = "samples.json"
 
 
 def description(task: Task) -> Preprocess:
@@ -72,7 +70,7 @@ def keep(task: Task, folder: Path, *, samples: bool = True) -> None:
         for number, arrays in enumerate(made):
             calls |= {f"{len(kept)}:{number}:{port}": array for port, array in enumerate(arrays)}
         kept.append(place)
-    np.savez_compressed(folder / _CALLS, **calls)
+    np.savez_compressed(folder / CALLS, **calls)
     names = [f"{place}.npz" for place in range(1, len(kept) + 1)]
     if raw is not None and not is_tensor:
         (folder / SAMPLES).mkdir()
@@ -130,7 +128,7 @@ def _add_samples(
     plain = json.loads(said.dump())
     recorded: dict[str, Any] = {}
     told = []
-    for place, (name, arrays) in enumerate(zip(names, _calls(kept), strict=True)):
+    for place, (name, arrays) in enumerate(zip(names, calls_of(kept), strict=True)):
         calls = [dict(zip(inputs, call, strict=True)) for call in arrays]
         given = [dict(zip(outputs, run(call), strict=True)) for call in arrays]
         for number, its in enumerate(given):
@@ -160,37 +158,6 @@ def script(loader: str) -> str | None:
     return Path(predict.__file__).read_text(encoding="utf-8") if "load" in functions else None
 
 
-def held(folder: str, kept: str) -> list[str]:
-    """Run `predict.py` on the samples beside it, in a child process: what does not agree, in sentences."""
-    names = run_path(str(Path(folder) / SCRIPT))
-    listed = Path(folder) / SAMPLES / "answers.json"
-    if not listed.is_file():
-        return []
-    told, said = json.loads(listed.read_text(encoding="utf-8")), io.StringIO()
-    files = dict.fromkeys(str(Path(folder) / SAMPLES / each["file"]) for each in told)
-    try:
-        with redirect_stdout(said), redirect_stderr(said):
-            model = names["Model"]()
-            for (_name, calls), wanted in zip(model.things(list(files)), _calls(Path(kept)), strict=True):
-                if isinstance(calls, Exception):
-                    raise calls
-                for own, its in zip(calls, wanted, strict=True):
-                    if not all(map(_alike, own.values(), its)):
-                        return [
-                            "What predict.py makes of a raw sample is not what the data set made: mend preprocess=."
-                        ]
-            names["check"](model)
-    except (names["Refused"], ImportError) as error:
-        return [f"predict.py does not give the run's answers on its samples: {error}."]
-    return []
-
-
-def _alike(own: Array, wanted: Array) -> bool:
-    if own.shape != wanted.shape or own.dtype != wanted.dtype:
-        return False
-    return bool(np.allclose(own, wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max(initial=0)), equal_nan=True))
-
-
 def kept_description(kept: Path, classes: Sequence[str] | None) -> Preprocess:
     """The description that a run keeps. Raises InputError where it has been tampered with."""
     path = kept / DESCRIPTION
@@ -212,15 +179,6 @@ def _beside(said: Preprocess) -> Iterator[str]:
         for step in raw.steps:
             if isinstance(step, Tokenize) and step.file == Path(step.file).name:
                 yield step.file
-
-
-def _calls(kept: Path) -> Iterator[list[list[Array]]]:
-    """The flat inputs of every call, of each sample that is kept."""
-    with np.load(kept / _CALLS) as saved:
-        arrays = {tuple(map(int, name.split(":"))): saved[name] for name in saved.files}
-    for place in range(1 + max((key[0] for key in arrays), default=-1)):
-        numbers = sorted({key[1] for key in arrays if key[0] == place})
-        yield [[arrays[key] for key in sorted(arrays) if key[:2] == (place, number)] for number in numbers]
 
 
 def _write(said: Preprocess, raws: Sequence[Any], folder: Path) -> list[str]:

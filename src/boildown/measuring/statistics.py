@@ -345,10 +345,8 @@ def median_rank(n: int, level: float) -> int:
 
     The largest rank whose value exceeds the median with probability at most 1 - level.
     """
-    from scipy import stats  # half a second to load: when first used
-
-    rank = int(stats.binom.ppf(1.0 - level, n, 0.5))
-    return rank - 1 if stats.binom.cdf(rank, n, 0.5) > 1.0 - level else rank
+    beyond = special.bdtr(np.arange(n + 1), n, 0.5)  # scipy.stats takes a second to load, in every child that times
+    return int(np.searchsorted(beyond, 1.0 - level, side="right")) - 1
 
 
 def _chunks(resamples: int, n: int) -> list[int]:
