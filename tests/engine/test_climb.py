@@ -214,8 +214,13 @@ def cut(number, rung):
 
 def test_a_rung_cut_by_the_budget_ends_the_run_out_of_budget():
     short = Budget(1000.0)
-    climbed = climb(FakeClimber(FIRST, cut(1, "rung 1"), budget=short), Rungs(1), [])
+    climber = FakeClimber(FIRST, cut(1, "rung 1"), budget=short)
+    climbed = climb(climber, Rungs(1), attempts := [])
     assert climbed.outcome is Outcome.OUT_OF_BUDGET
+    assert "15.0 min, is too little for rung 1" in sentence(climbed, attempts, climber.job)
+    spent = Budget(1000.0, used=899.0)
+    climber = FakeClimber(FIRST, cut(1, "rung 1"), budget=spent)
+    assert "budget ended" in sentence(climb(climber, Rungs(1), attempts := []), attempts, climber.job)
     assert climb(FakeClimber(FIRST, cut(1, "rung 1")), Rungs(1), []).outcome is Outcome.TARGET_MISSED
 
 

@@ -16,14 +16,20 @@ from boildown.engine.rung import Rung, parse_rung
 from boildown.errors import BudgetError, Cancelled
 
 _LESS = {"size": "smaller", "latency": "faster"}
+_TOLD = 6.0
+"""Seconds of a budget that are worth a word."""
 
 
 @dataclass(frozen=True)
 class Climbed:
-    """How the climb ended, and the attempt to hand back; None only if not even attempt 0 was measured."""
+    """How the climb ended, and the attempt to hand back; None only if not even attempt 0 was measured.
+
+    left: the seconds of a budget that were too few for any rung that is open.
+    """
 
     outcome: Outcome
     best: Attempt | None
+    left: float = 0.0
 
 
 def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: bool = False) -> Climbed:
@@ -63,7 +69,8 @@ def climb(climber: Climber, ladder: Ladder, attempts: list[Attempt], *, again: b
         return Climbed(Outcome.CANCELLED, choose(attempts, job, climber.quality))
     except BudgetError:
         return run_out(attempts, job, climber.quality)
-    return Climbed(_outcome(attempts, topped, budget.seconds is not None), best)
+    left = budget.remaining if topped and budget.seconds is not None else 0.0
+    return Climbed(_outcome(attempts, topped, budget.seconds is not None), best, max(0.0, left))
 
 
 def run_out(attempts: Sequence[Attempt], job: Job, quality: str) -> Climbed:
@@ -106,8 +113,15 @@ def distance(attempt: Attempt) -> float:
 def sentence(climbed: Climbed, attempts: Sequence[Attempt], job: Job) -> str:
     """How the run ended, what to try next, and that it is the first model that is handed over, where it is."""
     outcome, best = climbed.outcome, climbed.best
+    told = outcome.sentence
+    if outcome is Outcome.OUT_OF_BUDGET and climbed.left >= _TOLD:
+        left, rungs = f"{climbed.left / 60:.1f} min", " and ".join(cut(attempts))
+        told = (
+            f"What is left of the budget, {left}, is too little for {rungs}: resume the run with a larger budget; "
+            "nothing finished is done again."
+        )
     if best is None or best.number:
-        return outcome.sentence
+        return told
     itself = "best/ holds the first model itself"
     if best.state is State.MET and enough(attempts[:1], job):
         return f"The first model meets the target as it is: {itself}, and nothing was climbed."
@@ -116,7 +130,7 @@ def sentence(climbed: Climbed, attempts: Sequence[Attempt], job: Job) -> str:
     less = " or ".join(_LESS.get(metric, f"cheaper in {metric}") for metric in job.costs)
     if best.state is State.MET:
         return f"No candidate meets the target and is {less} than the first model, which meets it: {itself}."
-    return f"{outcome.sentence} No candidate is {less} than the first model: {itself}."
+    return f"{told} No candidate is {less} than the first model: {itself}."
 
 
 def cut(attempts: Sequence[Attempt]) -> list[str]:
