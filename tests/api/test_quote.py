@@ -106,6 +106,19 @@ def test_a_quote_of_a_model_that_meets_the_target_says_so(plugged, tmp_path):
     assert tmp_path.exists(), "a folder of the user's stays, and an empty one too"
 
 
+def test_a_quote_without_time_says_what_it_did_not_forecast(plugged, tmp_path):
+    given = (plugged.model(), plugged.task(), ["size <= 0.9x"])
+    found = bd.quote(*given, ladder=["shrink"], runtime="mirror", runs=tmp_path, budget=0.01)
+    assert [line.late for line in found.lines] == [True]
+    assert "a larger budget leaves time for more" in str(found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quote_says_that_nothing_can_meet_the_target(digits_model, tmp_path):
+    found = bd.quote(digits_model, digits.task(), ["size <= 0.1x"], ladder=["quantize-static"], runs=tmp_path)
+    assert "nothing here can meet the target by forecast" in str(found)
+
+
 def test_a_quote_lists_the_rungs_with_costs_and_minutes_and_keeps_nothing(digits_model, tmp_path):
     runs = tmp_path / "runs"
     found = bd.quote(digits_model, digits.task(), TARGET, ladder=["quantize-static", "quantize-dynamic"], runs=runs)

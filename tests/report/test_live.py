@@ -182,6 +182,15 @@ def test_without_a_terminal_a_run_says_nothing():
     assert told(live) == ""
 
 
+def test_where_nothing_is_said_for_ten_seconds_what_is_under_way_is_told():
+    clock = [0.0]
+    live = Live(Console(file=io.StringIO(), width=200, highlight=False), lines=True, clock=lambda: clock[0])
+    live("step", {"what": "repair", "done": 3, "total": 31})
+    for clock[0] in (9.0, 11.0, 12.0, 20.0, 22.0):
+        live.beat()
+    assert told(live).splitlines() == ["now: repair, 3 of 31, 11 s so far", "now: repair, 3 of 31, 22 s so far"]
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
