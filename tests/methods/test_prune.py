@@ -173,7 +173,7 @@ def test_weights_that_have_changed_since_are_looked_at_anew(task):
 def test_a_ratio_that_nothing_can_meet_is_no_end_of_the_search(digits_model, task):
     """Where so little cannot go, the search goes on below."""
     search = Prune().search(Candidate(digits_model), task, context(task))
-    kept, _ = answer(search, lambda r: Standing(r, r, 0.0, excess=float("inf") if r > 0.9 else 0.0))
+    kept, _ = answer(search, lambda r: Standing(r, r, 0.0, excess=float("inf") if r > 0.9 else -0.5))
     assert 0.85 < kept.ratio <= 0.9
 
 

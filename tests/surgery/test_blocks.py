@@ -107,7 +107,7 @@ def test_errors_are_relative_and_zero_for_a_block_that_does_nothing():
 
     torch.manual_seed(0)
     module, _ = trainable(nn.Sequential(Adds(0.0), Adds(1.0), Adds(0.1), nn.Linear(4, 2)), (image(8, 4),), {})
-    errors = errors_without(module, find_blocks(module), [((image(8, 4),), {})])
+    errors = dict(errors_without(module, find_blocks(module), [((image(8, 4),), {})]))
     assert errors["0"] == 0.0
     assert 0 < errors["2"] < errors["1"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from typing import ClassVar, Literal, cast
 
 from boildown.domain.candidate import Candidate
@@ -16,6 +16,9 @@ from boildown.surgery.quantize import calibration_calls
 
 SEARCHED = 0.0
 _LEAST, _CLOSE, _MOST_VARIANTS = 0.1, 0.03, 6
+_NEAR, _EXACT, _MARGIN = 0.03, 0.02, 0.2
+"""How far below the target's bound, and below a ratio that was asked for, a cost is near enough; and how near to an end
+of an interval nothing is tried."""
 
 _MEMORY, _HELD, _FEWEST = 2e9, 8, 8
 """Bytes that two networks' values may take, how many of the largest they hold at once, and the fewest samples."""
@@ -44,9 +47,10 @@ class Smaller:
     by_costs: ClassVar[bool] = True
 
     def search(self, candidate: Candidate, task: Task, context: Context) -> Search:
-        """Bisect the ratio of MACs (or parameters) on measurements of the exported file.
+        """Close in on the ratio of MACs (or parameters) on measurements of the exported file.
 
-        Against the target where no ratio was asked for, against size or latency where those were. Returns
+        Against the target where no ratio was asked for, against size or latency where those were. Between a ratio that
+        is enough and one that is not, the next is read off the line through what both cost. Returns
         the largest ratio found to be enough, else the smallest there is: tried second where the first is not
         enough, since where it is not either nothing is. Where latency is what is not enough, and falls no longer,
         the rest is overhead: the larger of the two is returned, for what the smaller takes out gains nothing.
@@ -55,21 +59,25 @@ class Smaller:
             return cast(Method, self)
         counted = self.counted
         low, high = _LEAST, 1.0
+        near, under, over = _NEAR if self.ratio == SEARCHED else _EXACT, nan, nan
         kept = replace(self, of=counted, ratio=low)
         for turn in range(_MOST_VARIANTS):
-            middle = round((low + high) / 2 if turn else self.ratio or 0.5, 3)
+            middle = round(_between(low, high, under, over) if turn else self.ratio or 0.5, 3)
             tried = replace(self, of=counted, ratio=middle)
             standing = yield cast(Method, tried)
-            if self._enough(standing):
-                low, kept = middle, tried
+            excess = self._excess(standing)
+            if excess <= 0:
+                low, under, kept = middle, excess, tried
+                if excess >= -near:
+                    break
             else:
-                high = middle
+                high, over = middle, excess
                 if not turn and isfinite(standing.excess):
                     least = yield cast(Method, kept)
                     if self._overhead(standing, least, middle / low):
                         context.record(OVERHEAD, {"latency": min(standing.latency, least.latency), "ratio": middle})
                         return cast(Method, tried)
-                    if not self._enough(least):
+                    if (under := self._excess(least)) > 0:
                         break
             if high - low < _CLOSE:
                 break
@@ -88,10 +96,11 @@ class Smaller:
         """Whether nothing is left to search."""
         return self.ratio != SEARCHED and self.of == self.counted
 
-    def _enough(self, standing: Standing) -> bool:
+    def _excess(self, standing: Standing) -> float:
+        """By what share a cost is above what was asked for; 0 or less where it is enough."""
         if self.ratio != SEARCHED:
-            return (standing.size if self.of == "size" else standing.latency) <= self.ratio
-        return standing.excess <= 0
+            return (standing.size if self.of == "size" else standing.latency) / self.ratio - 1
+        return standing.excess
 
     def _overhead(self, larger: Standing, smaller: Standing, times: float) -> bool:
         """Whether latency falls no longer, and is what is missed: of sizes there is no overhead."""
@@ -119,6 +128,12 @@ class Smaller:
             raise AttemptError("What goes is chosen and repaired on calibration samples, and there are none.")
         fit = int(_MEMORY / (_HELD * largest)) if largest else self.samples
         return calibration_calls(task, context.data.calibration, min(self.samples, max(_FEWEST, fit)))
+
+
+def _between(low: float, high: float, under: float, over: float) -> float:
+    """The ratio without excess by the line through that of both ends; the middle where one is unknown."""
+    share = under / (under - over) if isfinite(under) and isfinite(over) else 0.5
+    return low + (high - low) * min(max(share, _MARGIN), 1 - _MARGIN)
 
 
 def quantized(candidate: Candidate) -> str | None:

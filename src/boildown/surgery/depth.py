@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx._pytree import tree_flatten_spec
 
 from boildown.domain.candidate import Edit
 from boildown.errors import Mistake, ModelError
@@ -105,16 +106,34 @@ def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return drop(model, args["blocks"])[0]
 
 
+@torch.no_grad()
 def errors_without(
-    module: GraphModule, blocks: Sequence[Block], calls: Sequence[Call], check: Callable[[], None] = lambda: None
-) -> dict[str, float]:
-    """Relative squared error of the outputs, on some calls, without each of the blocks alone."""
+    module: GraphModule, blocks: Iterable[Block], calls: Sequence[Call], check: Callable[[], None] = lambda: None
+) -> Iterator[tuple[str, float]]:
+    """The name of each block, and the relative squared error of the outputs on some calls without it alone."""
     reference = Reference(module, calls)
-    found = {}
+    flat = [tree_flatten_spec((tuple(args), dict(kwargs)), module._in_spec) for args, kwargs in calls]
     for block in blocks:
         check()
-        found[block.name] = reference.error(reference.outputs(_without(module, [block])))
-    return found
+        without = _Without(module, block)
+        yield block.name, reference.error([without.run(*inputs, enable_io_processing=False) for inputs in flat])
+
+
+class _Without(Interpreter):
+    """Runs a graph as if a block were not there: what came in goes on."""
+
+    def __init__(self, module: GraphModule, block: Block) -> None:
+        super().__init__(module)
+        self._block = block
+        self._came: Any = None
+
+    def run_node(self, n: Node) -> Any:
+        if n.name == self._block.output:
+            return self._came
+        value = super().run_node(n)
+        if n.name == self._block.input:
+            self._came = value
+        return value
 
 
 def _modules(node: Node) -> list[tuple[str, str]]:
