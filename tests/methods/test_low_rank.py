@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from boildown.domain.candidate import Candidate, Plan
+from boildown.engine.rung import Rung
+from boildown.engine.search import Variant, search
 from boildown.errors import AttemptError
 from boildown.methods.base import Context, Data, Standing
 from boildown.methods.low_rank import LowRank
@@ -166,11 +170,13 @@ def test_no_samples_is_said(digits_model, task):
 
 
 def test_latency_is_searched_on_measurements(digits_model, task):
-    search = LowRank(ratio=0.7, of="latency").search(Candidate(digits_model), task, context(task))
-    tried = [next(search)]
-    with pytest.raises(StopIteration) as ended:
-        while len(tried) < 9:
-            tried.append(search.send(Standing(tried[-1].ratio, 0.5 + 0.5 * tried[-1].ratio, 0.0, excess=0.0)))
-    assert {each.of for each in tried} == {"macs"}
-    assert ended.value.value.ratio == pytest.approx(0.4, abs=0.02)
+    searching = LowRank(ratio=0.7, of="latency").search(Candidate(digits_model), task, context(task))
+    tried = []
+
+    def make(method):
+        tried.append(method.ratio)
+        assert method.of == "macs"
+        return Variant(Rung((method,)), Path(), Standing(method.ratio, 0.5 + 0.5 * method.ratio, 0.0, excess=0.0))
+
+    assert search(searching, make, lambda _variant: None).ratio == pytest.approx(0.4, abs=0.02)
     assert len(tried) <= 4, "the line through two measurements leads there"
