@@ -46,6 +46,11 @@ def plugged(name: str) -> str:
     return _called(found[0]) if found else ""
 
 
+def formed(runtime: Runtime, form: str) -> dict[str, str]:
+    """The argument that asks a runtime for a form of its files; none for a runtime that has one form."""
+    return {"form": form} if len(runtime.forms) > 1 else {}
+
+
 _MEMBERS = {
     **dict.fromkeys(("name", "suffix"), "text"),
     "rules": "boildown.domain.rules.Rules",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import LEAN
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import InputError
@@ -42,11 +43,12 @@ class Port:
 
 @dataclass(frozen=True)
 class Written:
-    """What the writer made: bytes on disk, the form chosen, and facts worth telling."""
+    """What the writer made: bytes on disk, the form chosen, facts for the journal, and notes for a person."""
 
     size: int
     form: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -71,13 +73,15 @@ class Runtime(Protocol):
     suffix: str
     rules: Rules
     """What it quantizes, and how."""
+    forms: tuple[str, ...]
+    """The forms in which it writes files; where it is one, `refuses` and `write` are not asked for any."""
 
     def version(self) -> str:
         """Name and version, for keys and environments: a new one measures anew."""
         ...
 
-    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
-        """Why it cannot write a candidate with such a plan or rewrite, in words; None where it may.
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
+        """Why it cannot write a candidate with such a plan or rewrite in such a form, in words; None where it may.
 
         Asked before a method is applied, with a plan that is empty: nothing is calibrated for a runtime in vain.
         """
@@ -95,10 +99,12 @@ class Runtime(Protocol):
         """
         ...
 
-    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
+    def write(
+        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None, form: str = LEAN
+    ) -> Written:
         """Write the deployable artifact from an exported float file and a plan or a rewrite.
 
-        Without either it is the float artifact, written as leanly as the others.
+        Without either it is the float artifact, written as leanly as the others. form: see `Deployment`.
         """
         ...
 
@@ -147,11 +153,12 @@ class Runtime(Protocol):
 
 
 class Usual:
-    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file without a stamp."""
+    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one form, one file without a stamp."""
 
     rules = Rules()
+    forms: tuple[str, ...] = (LEAN,)
 
-    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
         """Nothing is refused beforehand."""
         return None
 

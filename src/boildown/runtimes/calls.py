@@ -11,8 +11,9 @@ from runpy import run_path
 from typing import Any
 
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import LEAN
 from boildown.domain.preprocess import Preprocess
-from boildown.runtimes import get
+from boildown.runtimes import formed, get
 from boildown.runtimes.base import Array, Port, Session, Written
 
 
@@ -26,9 +27,10 @@ def export(runtime: str, program: bytes, path: str) -> None:
     get(runtime).export(program, Path(path))
 
 
-def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None) -> Written:
+def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> Written:
     """`Runtime.write` by the runtime's name."""
-    return get(runtime).write(Path(exported), Path(path), plan, rewrite)
+    chosen = get(runtime)
+    return chosen.write(Path(exported), Path(path), plan, rewrite, **formed(chosen, form))
 
 
 def with_preprocessing(
