@@ -116,6 +116,9 @@ def test_measure_is_a_gate(command, project, latest, tmp_path):
     closed = command("measure", artifact, "--config", config, "--target", "size <= 0.1x", "--json")
     assert closed.code == 1
     assert closed.data["status"] == "missed"
+    elsewhere = command("measure", artifact, "--config", config, "--runtime", "eager")
+    assert elsewhere.code == 2
+    assert "can execute code when it is loaded" in elsewhere.err
 
 
 def test_measure_says_what_it_cannot_know(command, project, latest, tmp_path):

@@ -104,7 +104,7 @@ def read(
     with mistakes:
         _check_choices(asked)
     with mistakes:
-        rules = check_runtime(deployment.runtime).rules
+        rules = check_runtime(deployment.runtime, deployment.form).rules
     with mistakes:
         if asked["ladder"] != "auto":
             factories = replace(factories, students=(*names, *named_in(fixed_rungs(asked["ladder"]))))

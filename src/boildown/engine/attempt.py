@@ -14,6 +14,7 @@ from typing import Any
 from boildown import files
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import written_form
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
@@ -325,6 +326,7 @@ class Climber:
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
         attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
+        attempt.notes += written.notes
         attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
         self._record_layers(attempt, candidate)
@@ -466,7 +468,8 @@ class Climber:
     def _reused(self, attempt: Attempt, rung: Rung) -> Candidate | None:
         """The same candidate finished by an earlier run, whose files are as they were.
 
-        Its artifact goes along where the same version of the runtime wrote it, and tells who made it as ours do.
+        Its artifact goes along where the same version of the runtime wrote it in the same form, and tells who made it
+        as ours do.
         """
         donor = self.maker.donor(attempt.key) or self.maker.outdated(rung)
         if donor is None:
@@ -476,6 +479,7 @@ class Climber:
         try:
             with Journal.open(run, readonly=True) as earlier:
                 told = [record for record in earlier.records() if record.attempt == row.number]
+                where = earlier.facts["deployment"]
                 for path in {*earlier.files(row), *(row.artifact.folder / name for name in (CANDIDATE, WEIGHTS))}:
                     if path.exists():
                         own = attempt.folder / path.relative_to(row.artifact.folder)
@@ -490,9 +494,11 @@ class Climber:
         for record in told:
             if record.kind in _KEPT:
                 self.journal.record(attempt.number, record.kind, record.data)
-        written = row.artifact.runtime, row.artifact.version, bool(row.artifact.content)
+        form = written_form(where["form"], where["runtime"])
+        written = row.artifact.runtime, row.artifact.version, form, bool(row.artifact.content)
         assert self.bench.first is not None
-        if written == (self.job.deployment.runtime, self.bench.version, bool(self.bench.first.content)):
+        ours = self.job.deployment.runtime, self.bench.version, self.bench.form, bool(self.bench.first.content)
+        if written == ours:
             attempt.artifact = row.artifact.at(attempt.folder)
         else:
             for path in row.artifact.at(attempt.folder).paths:

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import written_form
 from boildown.domain.grammar import format_value
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.target import Condition
@@ -109,6 +110,7 @@ class Bench:
         self._seconds = float("inf")
         self.runtime = get(job.deployment.runtime)
         self.version = self.runtime.version()
+        self.form = written_form(job.deployment.form, job.deployment.runtime)
         self._environment = {
             **environment(), "runtime": job.deployment.runtime, "version": self.version,
             "hardware": job.deployment.hardware,
@@ -163,7 +165,7 @@ class Bench:
             try:
                 written: Written = self._call(
                     "writing the file", "boildown.runtimes.calls:write",
-                    runtime, str(exported / name), str(fresh / name), candidate.plan, candidate.rewrite,
+                    runtime, str(exported / name), str(fresh / name), candidate.plan, candidate.rewrite, self.form,
                 )  # fmt: skip
                 beside = (path for path in fresh.rglob("*") if path.is_file())
                 artifact = Artifact.read(runtime, fresh / name, beside, version=self.version)

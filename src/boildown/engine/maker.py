@@ -28,6 +28,7 @@ from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
 from boildown.methods.base import Context, Method, Quantizing, Searching, by_costs, searches
+from boildown.runtimes import formed
 from boildown.surgery.store import load_candidate, save_candidate
 
 Emit = Callable[[str, Mapping[str, Any]], None]
@@ -88,11 +89,11 @@ class Maker:
 
         Links after the first meet a candidate that does not exist yet, and are asked when it does.
         """
-        runtime, name = self.bench.runtime, self.job.deployment.runtime
+        runtime, name, form = self.bench.runtime, self.job.deployment.runtime, self.bench.form
         for method in rung.methods:
             outline = method.outline() if isinstance(method, Quantizing) else None
             plan, rewrite = (outline, None) if isinstance(outline, Plan) else (None, outline)
-            if (reason := runtime.refuses(plan, rewrite)) is not None:
+            if (reason := runtime.refuses(plan, rewrite, **formed(runtime, form))) is not None:
                 return f"{method.card.name} does not apply: {reason} (runtime {name})"
         available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
         for method in rung.methods:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from boildown.domain.artifact import Artifact
+from boildown.domain.deployment import FORMS, LEAN
 from boildown.engine.deliver import deliver, save_sample
 from boildown.errors import ExportError, InputError, contained, text_of
 from boildown.execution.child import Child
@@ -25,13 +26,17 @@ _SECONDS = 120.0
 _CURE = "Mend or uninstall the package that it comes from, or choose another runtime."
 
 
-def check_runtime(name: str) -> Runtime:
+def check_runtime(name: str, form: str = LEAN) -> Runtime:
     """The runtime of this name.
 
-    Raises InputError where there is none, and for a plug-in that breaks the protocol, naming its entry point and the
-    member.
+    Raises InputError where there is none, where it writes no files of a form that there is, and for a plug-in that
+    breaks the protocol, naming its entry point and the member.
     """
     runtime = get(name)
+    if form in FORMS and form not in runtime.forms:
+        raise InputError.of(
+            f"The runtime {name} writes no files of the form {form!r}.", f"One of: {', '.join(runtime.forms)}."
+        )
     if called := plugged(name):
         with _member(called, "version"):
             version = runtime.version()

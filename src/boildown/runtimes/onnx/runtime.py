@@ -18,6 +18,7 @@ import onnxruntime
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import FORMS, LEAN, PORTABLE
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
@@ -57,10 +58,17 @@ class OnnxRuntime(Usual):
     name = "onnxruntime"
     suffix = ".onnx"
     rules = Rules()
+    forms = FORMS
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
         return f"onnxruntime {onnxruntime.__version__}"
+
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
+        """What takes an operator of ONNX Runtime's own, in a form without such."""
+        if form == PORTABLE and rewrite is not None and rewrite.args.get("embeddings", 8) < 8:
+            return "4-bit embedding tables take an operator of ONNX Runtime's own: leave them at 8 bits, or form='lean'"
+        return None
 
     def load_exporter(self) -> None:
         """Import torch, and what it and the exporter import only when they are used: together some seconds."""
@@ -73,14 +81,16 @@ class OnnxRuntime(Usual):
 
         export(program, path)
 
-    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
+    def write(
+        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None, form: str = LEAN
+    ) -> Written:
         """Write the leanest artifact: as it is, with a plan laid in, or rewritten.
 
-        A plan is written as Q/DQ and as QOperator, whichever is smaller; then ONNX Runtime is asked
-        whether every quantized convolution runs on integers. Facts: `exported` (bytes before), with
-        a plan also `forms` (bytes of each form), `quantized_convolutions` and the counts of
-        `kernels` ONNX Runtime ends up with. Raises ExportError if the plan does not fit or a
-        quantized convolution would run in float.
+        A plan is written as Q/DQ and, unless it is to be portable, as QOperator, whichever is smaller;
+        then ONNX Runtime is asked whether every quantized convolution runs on integers. Facts:
+        `exported` (bytes before), with a plan also `forms` (bytes of each form), `quantized_convolutions`
+        and the counts of `kernels` ONNX Runtime ends up with. Raises ExportError if the plan does not
+        fit or a quantized convolution would run in float.
         """
         import onnx_ir as ir
 
@@ -88,12 +98,14 @@ class OnnxRuntime(Usual):
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
-        model = ir.load(exported)
+        if (reason := self.refuses(plan, rewrite, form)) is not None:
+            raise ExportError(f"The file cannot be written in the form {form}: {reason}.")
+        portable, model = form == PORTABLE, ir.load(exported)
         lean.clean(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
         if rewrite is not None:
             tune.tune(model)
-            proto, found = dynamic.quantize(model, rewrite)
+            proto, found = dynamic.quantize(model, rewrite, portable=portable)
             lean.strip(proto)
             form, data = "dynamic", proto.SerializeToString()
             facts |= found
@@ -106,7 +118,7 @@ class OnnxRuntime(Usual):
             convolutions = qdq.insert(model, plan)
             tune.tune(model)
             written = {}
-            for form, change in (("qdq", None), ("qoperator", qoperator.convert)):
+            for form, change in (("qdq", None), ("qoperator", qoperator.convert))[: 1 if portable else 2]:
                 if change is not None:
                     change(model)
                 proto = ir.to_proto(model)
