@@ -77,7 +77,7 @@ def test_candidates_are_keyed_by_the_hardware_that_is_meant_and_by_rules(plugged
         return link_keys(rung, "first", Job(task, resolve(task, 0), Target(()), deployment=where, **options))[-1]
 
     assert key() == key(where={"batch": 8, "threads": 4}) == key(where={"hardware": "x86-any"})
-    assert len({key(), key(["avx512_vnni"]), key(where={"hardware": "arm64"}), key(rules=FLOAT)}) == 4
+    assert len({key(), key(["avx512_vnni"]), key(where={"hardware": "arm64"}), key(rules=(FLOAT,))}) == 4
 
 
 def test_this_machine_has_a_name():

@@ -28,6 +28,7 @@ from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
+from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
@@ -52,7 +53,7 @@ def measure(
     first: str | Path | None = None,
     confidence: float | None = None,
     deployment: Deployment | None = None,
-    runtime: str | None = None,
+    runtime: str | Sequence[str] | None = None,
     latency: Latency | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -64,7 +65,8 @@ def measure(
 
     Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself, and both must be the files that the run measured. `trust` vouches for files of a format
+    by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
+    or several are, the one that their run has written them for. `trust` vouches for files of a format
     that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
     that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
     four fifths of what is free; held on Linux alone. Raises
@@ -83,10 +85,10 @@ def measure(
     with mistakes:
         seconds = parse_time(limit, "limit")
     meant, artifact, reference = deployment_of(asked), None, None
+    own, other = _runtimes(path, base, runtime, meant)
     with mistakes:
-        chosen = check_runtime(meant.runtime)
-        artifact = _artifact(meant.runtime, chosen, path)
-        reference = None if base is None else _artifact(meant.runtime, chosen, base)
+        artifact = _artifact(own, check_runtime(own), path)
+        reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
         wanted = parse_target(conditions(target), task.metrics)
@@ -110,7 +112,8 @@ def measure(
     assert artifact is not None
     splits = judged_alone(task.test or task.validation)
     job = Job(
-        task, splits, wanted, confidence=confidence, deployment=meant, batch_size=batch_size or BATCH, seed=seed
+        task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
+        batch_size=batch_size or BATCH, seed=seed,
     )  # fmt: skip
     read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
     with (
@@ -127,7 +130,7 @@ def measure(
             with _bounded(path, seconds, most):
                 bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
-            raise InputError.of(f"{path} cannot be opened by {meant.runtime}: {error}", "Export it again.") from error
+            raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
         found = {"size": bench.size(artifact)}
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
             quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
@@ -139,7 +142,7 @@ def measure(
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
-        return judge(wanted, found, confidence, bench.machine)
+        return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
 
 
 @contextlib.contextmanager
@@ -163,6 +166,27 @@ def _bounded(path: Path, seconds: float, memory: int | None) -> Iterator[None]:
 
 _NO_MEMORY = ("bad_alloc", "bad allocation", "MemoryError", "Failed to allocate memory", "can't allocate memory")
 """What libraries say that get no memory."""
+
+
+def _runtimes(path: Path, base: Path | None, runtime: str | Sequence[str] | None, meant: Deployment) -> tuple[str, str]:
+    """What runs an artifact, and the first model's."""
+    if isinstance(runtime, str) and len(meant.runtimes) == 1:
+        return meant.first, meant.first
+    written = _written_for(path)
+    own = written if written in meant.runtimes or meant.runtime == Deployment().runtime else meant.first
+    return own or meant.first, (_written_for(base) if base is not None else "") or own or meant.first
+
+
+def _written_for(path: Path) -> str:
+    """The runtime that a file was written for, by what lies beside it or by its run; empty where nobody says."""
+    with contextlib.suppress(ValueError):
+        told = manifest.read(path.parent)
+        return str(told["runtime"]) if told["artifact"] == path.name else ""
+    if (run := _run_of(path)) is not None:
+        with contextlib.suppress(JournalError, OSError), Journal.open(run, readonly=True) as journal:
+            rows = [row.artifact for row in journal.attempts() if row.artifact is not None]
+            return next((kept.runtime for kept in rows if kept.path.resolve() == path.resolve()), "")
+    return ""
 
 
 def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:
@@ -214,4 +238,7 @@ def _first_beside(path: Path) -> Path | None:
     for parent in path.resolve().parents[:4]:
         if (found := parent / FIRST / path.name).is_file():
             return found
+    if (run := _run_of(path)) is not None:  # where that is for another runtime, its file may be called otherwise
+        with contextlib.suppress(JournalError, OSError), Journal.open(run, readonly=True) as journal:
+            return next((row.artifact.path for row in journal.attempts() if not row.number and row.artifact), None)
     return None

@@ -53,6 +53,11 @@ class Result:
         return self._attempt.rung
 
     @property
+    def runtime(self) -> str:
+        """What runs its file."""
+        return self._attempt.runtime or self._run.job.deployment.first
+
+    @property
     def key(self) -> str:
         """What the candidate was made of and how, as a hash: equal keys are equal candidates."""
         return self._attempt.key
@@ -269,7 +274,7 @@ def take(
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
     with Journal.open(folder, readonly=True) as journal, readable(folder):
-        beside = files_for(journal.facts) if as_ is not None else []
+        beside = files_for(journal.facts, artifact.runtime) if as_ is not None else []
         seal = sealing(journal, row)
 
         def finish(made: Path) -> None:
@@ -313,6 +318,7 @@ def show(folder: Path) -> dict[str, Any]:
                     "sentence": row.sentence,
                     "parent": row.parent,
                     "key": row.candidate_key,
+                    "runtime": None if row.artifact is None else row.artifact.runtime,
                     "artifact": None if row.artifact is None else _inside(row.artifact.path, folder),
                     "sha256": None if row.artifact is None else row.artifact.sha256,
                     "content": None if row.artifact is None else row.artifact.digest,

@@ -25,7 +25,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
     "deployment": {
-        "runtime": (str,),
+        "runtime": (str, list),
         "form": (str,),
         "hardware": (str,),
         "batch": (int,),
@@ -35,7 +35,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "latency": {"batch": (int,), "threads": (int,)},
     "ladder": {"rungs": (str, list)},
     "run": {
-        "runtime": (str,),
+        "runtime": (str, list),
         "hardware": (str,),
         "device": (str,),
         "seed": (int,),

@@ -47,7 +47,7 @@ def measure(
     read = read_config(config)
     deployment = read.arguments.get("deployment")
     if deployment is not None and runtime is not None:
-        deployment, runtime = replace(deployment, runtime=runtime), None
+        deployment = replace(deployment, runtime=runtime)
     verdict = bd.measure(
         artifact,
         read.task,

@@ -28,7 +28,7 @@ from boildown.engine.maker import NOT_REUSED, Emit, Maker
 from boildown.engine.outlook import outlook
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
-from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.rung import Rung, parse_rung, runtime_of
 from boildown.engine.search import measure_variant
 from boildown.engine.timing import in_doubt
 from boildown.errors import (
@@ -90,6 +90,11 @@ class Attempt:
     def sentence(self) -> str:
         """How it stands, in words."""
         return self.failure or (self.verdict.sentence() if self.verdict else "")
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that it is made for; empty for the first of the deployment."""
+        return runtime_of(self.rung)
 
     @property
     def settled(self) -> str:
@@ -292,10 +297,24 @@ class Climber:
             self.bench.rung = str(settled)
             if str(settled) != attempt.rung:
                 attempt.notes.append(f"settings found by measurement: {settled}")
-            candidate = self.maker.make(settled, attempt.folder)
+            candidate = self._known(attempt, settled) or self.maker.make(settled, attempt.folder)
+            self.maker.made(settled)
         attempt.notes += candidate.notes
         self._made(attempt, candidate)
         return candidate
+
+    def _known(self, attempt: Attempt, settled: Rung) -> Candidate | None:
+        """The candidate of a rung that this run has made before, for another runtime: it is not made again."""
+        count, folder = self.maker.known(settled)
+        if count < len(settled.methods) or folder is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
+            candidate = load_candidate(folder, self.first, self.job.students)
+            save_candidate(candidate, attempt.folder, self.first, self.folder / FIRST)
+            attempt.notes.append(f"made before, in {folder.relative_to(self.folder).as_posix()}")
+            self.maker.went_on = True
+            return candidate
+        return None
 
     def _made(self, attempt: Attempt, candidate: Candidate) -> None:
         """It is made: what is left of the budget may be spent on judging it."""
@@ -317,7 +336,7 @@ class Climber:
     def _measure_student(self, attempt: Attempt, folder: Path) -> Standing:
         """Export and measure a candidate on the way to the attempt's own: a glance, no verdict samples."""
         candidate = load_candidate(folder, self.first, self.job.students)
-        standing = measure_variant(candidate, folder, self.first, self.job, self.bench)
+        standing = measure_variant(candidate, folder, self.first, self.job, self.bench, runtime=attempt.runtime)
         costs = {m.metric: m.ratio for m in self.bench.operations(candidate, self.first)}
         kind = "link" if folder.name.startswith(LINK) else "student"
         self.journal.record(attempt.number, kind, {"name": folder.name, **costs, **asdict(standing)})
@@ -325,7 +344,9 @@ class Climber:
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
-        attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
+        attempt.artifact, written = self.bench.write(
+            candidate, weights_hash(candidate.model), attempt.folder, attempt.runtime
+        )
         attempt.notes += written.notes
         attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
@@ -365,7 +386,7 @@ class Climber:
         """Time it for its verdict; every look that has a bound to decide is journalled, a recalled one as well."""
         assert attempt.artifact is not None
         found = attempt.measurements["latency"] = self.bench.latency(attempt.artifact, look=look)
-        data = f"{LATENCY}{attempt.artifact.digest}"
+        data = f"{LATENCY}{attempt.artifact.digest}" + (f" in {attempt.runtime}" if attempt.runtime else "")
         if found.look > sum(look.data == data for look in self.journal.looks()):
             self.journal.add_look(attempt.number, data)
 
@@ -386,7 +407,7 @@ class Climber:
 
     def _conclude(self, attempt: Attempt) -> None:
         job = self.job
-        attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine)
+        attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine, attempt.runtime)
         attempt.state = _STATES[attempt.verdict.status]
         if attempt.number and (said := slower(attempt.measurements)) and said not in attempt.notes:
             attempt.notes.append(said)
@@ -497,8 +518,8 @@ class Climber:
         form = written_form(where["form"], where["runtime"])
         written = row.artifact.runtime, row.artifact.version, form, bool(row.artifact.content)
         assert self.bench.first is not None
-        ours = self.job.deployment.runtime, self.bench.version, self.bench.form, bool(self.bench.first.content)
-        if written == ours:
+        runtime = attempt.runtime or self.job.deployment.first
+        if written == (runtime, self.bench.versions[runtime], self.bench.form, bool(self.bench.first.content)):
             attempt.artifact = row.artifact.at(attempt.folder)
         else:
             for path in row.artifact.at(attempt.folder).paths:

@@ -104,7 +104,7 @@ class Context:
     device: str = "cpu"
     hardware: str = HERE
     rules: Rules = Rules()
-    """What the runtime quantizes and how."""
+    """What the runtime quantizes and how; for a method that does not quantize always what ONNX Runtime does."""
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     """`progress(what, done, total)`: show how far a long step is."""
     check: Callable[[], None] = lambda: None
@@ -223,6 +223,11 @@ class Quantizing(Method, Protocol):
     def outline(self) -> Plan | Edit:
         """A plan that may be empty, or the rewrite of the exported file."""
         ...
+
+
+def quantizes(method: Method) -> bool:
+    """Whether what it makes depends on what a runtime quantizes: anything else is made once for all runtimes."""
+    return isinstance(method, Quantizing) or method.card.family == "quantization"
 
 
 @runtime_checkable

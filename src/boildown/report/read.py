@@ -124,6 +124,7 @@ def facts(journal: Journal) -> ReportFacts:
         row.number: line(
             row, measured[row.number], compare, quality, rankings=rankings.get(row.number, ()),
             curves=curves.get(row.number, ()), best=row is chosen, front=row.number in unbeaten,
+            runtimes=_runtimes(known),
         )
         for row in rows
     }  # fmt: skip
@@ -250,6 +251,13 @@ def _interval(interval: Interval | None, unit: str, condition: Condition) -> str
 def _settings(known: Mapping[str, Any]) -> Pairs:
     names = ("goal", "confidence", "budget", "ladder", "deployment", "seed", "model", "boildown")
     return pairs({name: known[name] for name in names if known.get(name) is not None})
+
+
+def _runtimes(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the run's files are for, as it was deployed to."""
+    deployment = known.get("deployment")
+    named = deployment.get("runtime", ()) if isinstance(deployment, Mapping) else ()
+    return tuple(map(str, named)) if isinstance(named, list) else (str(named),)
 
 
 def _timings(known: Mapping[str, Any], rows: Sequence[AttemptRow]) -> Pairs:

@@ -42,9 +42,23 @@ def _figure(figure: Figure) -> str:
 
 def _attempts(shown: ReportFacts) -> list[str]:
     quality = shown.quality or "quality"
-    head = ("#", "", "rung", "state", "size", "ratio", "drop", "latency", "min")
+    head = (
+        "#",
+        "",
+        "rung",
+        "runtime" if any(a.runtime for a in shown.attempts) else "",
+        "state",
+        "size",
+        "ratio",
+        "drop",
+        "latency",
+        "min",
+    )
     rows = [
-        (str(a.number), "*" if a.best else "", a.rung, a.state, a.size, a.ratio, a.drop, a.latency, a.minutes)
+        (
+            *(str(a.number), "*" if a.best else "", a.chain, a.runtime, a.state),
+            *(a.size, a.ratio, a.drop, a.latency, a.minutes),
+        )
         for a in shown.attempts
     ]
     top, *lines = table([tuple(f"{quality} drop" if name == "drop" else name for name in head), *rows], head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,7 +11,21 @@ from boildown.domain.rules import Rules
 from boildown.errors import InputError, Mistake, contained, in_words
 from boildown.runtimes.base import Array, Executed, Port, Runtime, Session, Usual, Written
 
-__all__ = ["Array", "Executed", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
+__all__ = [
+    "AUTO",
+    "Array",
+    "Executed",
+    "Port",
+    "Runtime",
+    "Session",
+    "Usual",
+    "Written",
+    "at_hand",
+    "formed",
+    "get",
+    "names",
+    "plugged",
+]
 
 _GROUP = "boildown.runtimes"
 _OWN = {
@@ -22,6 +37,23 @@ _OWN = {
 def names() -> tuple[str, ...]:
     """Every known runtime: the shipped ones, then plug-ins."""
     return *_OWN, *sorted({point.name for point in entry_points(group=_GROUP)} - set(_OWN))
+
+
+AUTO = "auto"
+"""What stands for every runtime that is `at_hand`."""
+
+_SLOW = ("eager",)
+"""Shipped runtimes that serve what no other can take."""
+
+
+def at_hand() -> tuple[str, ...]:
+    """The shipped runtimes that are installed and worth trying, ONNX Runtime first; plug-ins are to be named."""
+    found = []
+    for name in _OWN:
+        with suppress(InputError):  # not installed
+            if name not in _SLOW:
+                found.append(get(name).name)
+    return tuple(found)
 
 
 def get(name: str) -> Runtime:
@@ -52,7 +84,7 @@ def formed(runtime: Runtime, form: str) -> dict[str, str]:
 
 
 _MEMBERS = {
-    **dict.fromkeys(("name", "suffix"), "text"),
+    **dict.fromkeys(("name", "suffix", "exporter"), "text"),
     "rules": "boildown.domain.rules.Rules",
     **dict.fromkeys(("version", "export", "write", "open", "refuses", "stamp", "about", "files", "loader"), "a method"),
     **dict.fromkeys(("with_preprocessing", "executed"), "a method"),

@@ -92,6 +92,8 @@ class Runtime(Protocol):
     """What it quantizes, and how."""
     forms: tuple[str, ...]
     """The forms in which it writes files; where it is one, `refuses` and `write` are not asked for any."""
+    exporter: str
+    """The runtime whose exports `write` takes, which is asked to `export` in its place; empty for its own."""
 
     def version(self) -> str:
         """Name and version, for keys and environments: a new one measures anew."""
@@ -181,6 +183,7 @@ class Usual:
 
     rules = Rules()
     forms: tuple[str, ...] = (LEAN,)
+    exporter = ""
 
     def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
         """Nothing is refused beforehand."""

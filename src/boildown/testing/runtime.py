@@ -20,6 +20,7 @@ from boildown.domain.target import Target
 from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.errors import BoildownError, ExportError, InputError
+from boildown.runtimes import get
 from boildown.runtimes.base import Array, Runtime
 from boildown.surgery.calibrate import calibrate
 from boildown.surgery.graph import Graph, capture
@@ -217,8 +218,9 @@ def _place(runtime: Runtime, folder: Path) -> Path:
 
 
 def _exported(runtime: Runtime, graph: Graph, folder: Path) -> Path:
-    path = _place(runtime, folder)
-    runtime.export(graph.serialize(), path)
+    exporter = get(runtime.exporter) if runtime.exporter else runtime
+    path = _place(exporter, folder)
+    exporter.export(graph.serialize(), path)
     return path
 
 
