@@ -98,11 +98,11 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_of_two_runtimes_are_timed_in_a_process_each(fakes: None, tmp_path: Path) -> None:
-    slow, fast = fake(tmp_path / "a.mirror", seconds=0.004), fake(tmp_path / "b.brisk", seconds=0.002)
+    slow, fast = fake(tmp_path / "a.mirror", seconds=0.02), fake(tmp_path / "b.brisk", seconds=0.01)
     m = Measurement.from_json(in_child(rivals(slow, fast)))
-    assert m.ratio == pytest.approx(0.5, abs=0.1)
-    assert m.value == pytest.approx(0.002, rel=0.3)
-    assert m.first == pytest.approx(0.004, rel=0.3)
+    assert m.ratio == pytest.approx(0.5, abs=0.2)
+    assert 0.01 <= m.value < m.first
+    assert m.first >= 0.02
     assert (m.environment["runtime"], m.environment["first runtime"]) == ("brisk 1", "mirror 1")
     opened = {line.split()[0]: set() for line in (tmp_path / "log").read_text().splitlines()}
     for line in (tmp_path / "log").read_text().splitlines():
