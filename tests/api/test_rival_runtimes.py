@@ -221,3 +221,31 @@ def test_the_command_line_and_the_configuration_name_several(mirror, command, tm
         assert [line["asked"] for line in told.data["rungs"]] == ["shrink(size=0.6)", "shrink(size=0.6) @ brisk"]
     config.write_text(text + "[deployment]\nruntime = 3\n")
     assert "runtime in [deployment] is 3" in command("compress", config, "--dry-run").err
+
+
+def test_onnx_runtime_and_openvino_for_real(digits_model, digits_task, tmp_path):
+    pytest.importorskip("openvino")
+    run = bd.compress(
+        digits_model, digits_task, ["accuracy drop <= 3 pp", "size <= 0.35x", "latency <= 50x"], goal="fastest",
+        ladder="quantize-static", deployment=bd.Deployment(["onnxruntime", "openvino"]), runs=tmp_path,
+    )  # fmt: skip
+    _, own, other = run.candidates
+    assert [result.state for result in run.candidates] == [bd.State.MISSED, bd.State.MET, bd.State.MET], str(run)
+    assert own.key != other.key, "each has rules of its own"
+    assert len(list((run.path / "exports").iterdir())) == 1, "and both write from one export"
+    latency = other.measurements["latency"]
+    assert latency.environment["runtime"].startswith("openvino")
+    assert latency.environment["first runtime"].startswith("onnxruntime")
+    assert latency.first == pytest.approx(own.measurements["latency"].first, rel=0.9)
+    assert run.best.runtime == min((own, other), key=lambda result: result.measurements["latency"].ratio).runtime
+    with Journal.open(run.path, readonly=True) as journal:
+        assert any(look.data.endswith("fastest") for look in journal.looks())
+    again = bd.resume(run.path, digits_model, digits_task)
+    assert again.best.files.digest == run.best.files.digest
+    assert [result.measurements for result in again.candidates] == [result.measurements for result in run.candidates]
+    for result in (own, other):
+        taken = result.export(tmp_path / result.runtime)
+        assert result.runtime in (taken.parent / "load.py").read_text(encoding="utf-8")
+        assert bd.measure(taken, digits_task, ["accuracy >= 0.5"]).measurements["accuracy"].environment["runtime"] == (
+            result.runtime
+        )

@@ -97,6 +97,7 @@ class OpenVino(Usual):
 
     name = "openvino"
     suffix = ".onnx"
+    exporter = "onnxruntime"
     rules = Rules(grids=(), joins=("concatenate",))
     """An int8 layer gives floats where none reads it as integers, and sums are added up in float: a grid before would
     only round them (ResNet-20: 33.4 dB against 32.6, at 0.32x of the time against 0.35x)."""
