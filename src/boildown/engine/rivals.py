@@ -32,11 +32,11 @@ def may_gain(rung: Rung, runtime: str, job: Job) -> bool:
     Where time or memory counts, of all that it can write; else of what it quantizes by rules of its own.
     """
     deployment = job.deployment
-    if refusal(rung, get(runtime), written_form(deployment.form, deployment.runtime)) is not None:
-        return False
     before = deployment.runtimes[: deployment.runtimes.index(runtime)]
     own = job.rules_of(runtime) not in map(job.rules_of, before)
-    return (own and any(map(quantizes, rung.methods))) or any(map(job.is_about, _OF_RUNTIMES))
+    if not (own and any(map(quantizes, rung.methods))) and not any(map(job.is_about, _OF_RUNTIMES)):
+        return False
+    return refusal(rung, get(runtime), written_form(deployment.form, deployment.runtime)) is None
 
 
 def refusal(rung: Rung, runtime: Runtime, form: str) -> str | None:
