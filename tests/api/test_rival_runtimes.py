@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
-import no_clock
 import pytest
 import torch
 from torch import nn
 
 import boildown as bd
+import no_clock
 from boildown.api.asked import deployment_of, plain_deployment
 from boildown.cli.config import read_config
 from boildown.domain.measurement import Measurement
