@@ -17,7 +17,7 @@ from boildown.report.read import finding_line
 from boildown.report.words import printable, short
 
 SCHEMA = 1
-_TAGS = {"onnxruntime": "onnx", "eager": "pytorch"}
+_TAGS = {"onnxruntime": "onnx", "openvino": "openvino", "eager": "pytorch"}
 _MOST = 5
 """Of classes and notes that a person is shown; card.json has all of them."""
 

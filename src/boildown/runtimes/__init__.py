@@ -16,6 +16,7 @@ _GROUP = "boildown.runtimes"
 _OWN = {
     "onnxruntime": ("boildown.runtimes.onnx.runtime", "OnnxRuntime"),
     "eager": ("boildown.runtimes.eager", "Eager"),
+    "openvino": ("boildown.runtimes.openvino", "OpenVino"),
 }
 
 
