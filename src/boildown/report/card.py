@@ -67,7 +67,10 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
             "classes": known.get("classes"),
             "notes": list(row.notes),
             "repeat": str(known.get("command", "")),
-            "artifact": {"runtime": row.artifact.runtime, "name": row.artifact.name, "sha256": row.artifact.sha256},
+            "artifact": {
+                "runtime": row.artifact.runtime, "version": row.artifact.version, "name": row.artifact.name,
+                "sha256": row.artifact.sha256,
+            },
         }  # fmt: skip
 
 
@@ -111,6 +114,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {' | '.join(map(_text, cells))} |")
         lines.append("")
     sizes = ", ".join(f"{name} {count:,}" for name, count in card["judged on"]["sizes"].items() if _counts(count))
+    versions = [f"{k} {v}" for k, v in (card["environment"].get("packages") or {}).items() if v]
     judged, fingerprint = card["judged on"]["samples"], str(card["judged on"]["fingerprint"])[:16]
     facts = {
         "Judged on": f"{judged:,} samples with fingerprint {fingerprint} (of the run: {sizes})" if judged else "",
@@ -125,7 +129,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
         ),
         "File": f"{artifact['name']}, sha256 {artifact['sha256']}",
         "Needs": card["needs"] or artifact["runtime"],
-        "Versions": ", ".join(f"{k} {v}" for k, v in (card["environment"].get("packages") or {}).items() if v),
+        "Versions": ", ".join(dict.fromkeys(filter(None, (*versions, artifact.get("version"))))),
         "Classes": _some(card["classes"] or ()),
         "Raw inputs": card["preprocessing"],
         "Samples": card["samples"],
