@@ -252,7 +252,6 @@ def test_onnx_runtime_and_openvino_for_real(digits_model, digits_task, tmp_path)
     latency = other.measurements["latency"]
     assert latency.environment["runtime"].startswith("openvino")
     assert latency.environment["first runtime"].startswith("onnxruntime")
-    assert latency.first == pytest.approx(own.measurements["latency"].first, rel=0.9)
     assert run.best.runtime == min((own, other), key=lambda result: result.measurements["latency"].ratio).runtime
     with Journal.open(run.path, readonly=True) as journal:
         assert any(look.data.endswith("fastest") for look in journal.looks())
