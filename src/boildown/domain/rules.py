@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["convolution", "linear"]
+Recurrent = Literal["lstm", "gru", "rnn", "cell", "loop"]
+"""What computes step by step on its own results: layers over a sequence, cells, and linear layers in a loop."""
 
 MOVES = (
     *("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.unflatten.int"),
@@ -28,7 +30,10 @@ class Rules:
     quantized. fused: whether a rectifier is part of the layer before it, so that the grid lies behind it. moves:
     operators that only move numbers, and so keep the grid. signed: whether activations are signed, or unsigned.
     per_channel: one scale per output channel of a weight, or one for all of it. never: layers and joins that stay
-    float whatever else is said, by the operator's name in PyTorch.
+    float whatever else is said, by the operator's name in PyTorch. dynamic: the recurrent layers whose products are
+    integer, with grids for their inputs found while they run, where one multiplies by `dynamic_from` weights at least:
+    finding grids takes its time, too. stored: those whose weights may be kept as integers, for size only, and are
+    computed in float, as smaller ones are. A linear layer in a loop that neither names is quantized as any other.
     """
 
     layers: tuple[Kind, ...] = ("convolution", "linear")
@@ -39,11 +44,20 @@ class Rules:
     signed: bool = False
     per_channel: bool = True
     never: tuple[str, ...] = ()
+    dynamic: tuple[Recurrent, ...] = ()
+    dynamic_from: int = 0
+    stored: tuple[Recurrent, ...] = ()
+
+    def without_dynamic(self) -> Rules:
+        """These rules where nothing finds grids while it runs: of recurrent layers the weights alone are integers."""
+        return replace(self, dynamic=(), stored=self.stored + self.dynamic)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for keys."""
-        return asdict(self)
+        """Plain data, for keys; without what was added later and says nothing."""
+        return {name: said for name, said in asdict(self).items() if said or name not in _LATER}
 
+
+_LATER = ("dynamic", "dynamic_from", "stored")
 
 FLOAT = Rules(layers=())
 """The rules of a runtime that computes in float alone."""

@@ -231,7 +231,8 @@ class Bench:
             as_deployed = f", at batch {self.job.deployment.batch} as deployed" if alone < LEAST_ALONE else ""
             return f"made from the exported file; judged by its scores alone{as_deployed}"
         least = LEAST_ALONE if candidate.plan is None else _PLAN_DECIBEL
-        if alone < least:
+        found_at_run_time = candidate.plan is not None and bool(candidate.plan.dynamic)
+        if alone < least and not found_at_run_time:
             raise ParityError(f"In the artifact {_company(alone)}: at least {least:.0f} dB expected.")
         with self.timed("measure"), torch.no_grad():
             graph = self.graph(candidate)
@@ -256,6 +257,8 @@ class Bench:
                 "between calls; or the export of an operator is wrong."
             )
         doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
+        if found_at_run_time and alone < LEAST_ALONE:
+            doubt += f"; grids that it finds while it runs depend on the batch: scored at {self.job.deployment.batch}"
         return f"artifact and model agree to {decibel:.1f} dB{doubt}"
 
     def alone(self, candidate: Candidate | None, artifact: Artifact) -> float:
@@ -583,10 +586,10 @@ class Bench:
         """(in batches of how many an artifact is scored, what its measurements' keys say of it).
 
         Where its answers depend on the rest of the batch, as with dynamic scales of activations, that is the
-        deployment's batch; a quantized model with a plan has been held against its simulation.
+        deployment's batch; a quantized model whose plan has all the grids has been held against its simulation.
         """
         usual, deployed = self.job.batch_size, self.job.deployment.batch
-        if candidate is not None and candidate.plan is not None:
+        if candidate is not None and candidate.plan is not None and not candidate.plan.dynamic:
             return usual, {}
         try:
             alone = self.alone(candidate, artifact)

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from boildown.domain.candidate import Plan
 from boildown.surgery.graph import Graph, attribute_of
+from boildown.surgery.recurrent import kind_of
 
 LAYERS = "layers"
 """The kind of record."""
@@ -26,17 +27,21 @@ def layers(graph: Graph, plan: Plan | None) -> list[dict[str, Any]]:
             tensor, name = attribute_of(weight, graph.module), str(weight.target)
             if tensor is None or tensor.ndim < 2 or name in found or not tensor.is_floating_point():
                 continue
-            read = [plan.activations[value.name].bits for value in _values(node) if value.name in plan.activations]
+            read = _bits_read(node, name, plan)
             found[name] = {
                 "name": name.removesuffix(".weight"),
                 "node": node.name,
                 "kind": str(node.target).removeprefix("aten.").partition(".")[0],
                 "shape": list(tensor.shape),
                 "bits": plan.weights[name].bits if name in plan.weights else None,
-                "input bits": read[0] if read and name in plan.weights else None,
+                "input bits": read if name in plan.weights else None,
             }
     return list(found.values())
 
 
-def _values(node: Node) -> list[Node]:
-    return [value for value in node.all_input_nodes if value.op != "get_attr"]
+def _bits_read(node: Node, weight: str, plan: Plan) -> int | None:
+    """Bits of the values that a layer multiplies by its weight; None where they are float."""
+    if weight in plan.dynamic or kind_of(node):
+        return 8 if weight in plan.dynamic else None
+    values = (value.name for value in node.all_input_nodes if value.op != "get_attr")
+    return next((plan.activations[name].bits for name in values if name in plan.activations), None)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.domain.candidate import Plan, Quantizer
+from boildown.surgery.calibrate import recurrent_weights
 from boildown.surgery.graph import Graph
 from boildown.surgery.plan import Placement, clamps
 from boildown.surgery.simulate import fake_quantize, round_bias, simulate
@@ -46,7 +47,7 @@ class Aware:
         missing, and the logarithms of the steps: one for each weight's output channel, and one for
         all values that share a scale.
         """
-        module = simulate(self.graph, self.plan)
+        module = simulate(self.graph, self._learned)
         with torch.no_grad():
             for layer in self.placement.layers:
                 module.get_parameter(layer.weight).copy_(self.graph.parameter(layer.weight))
@@ -138,7 +139,21 @@ class Aware:
             weights[name] = replace(self.plan.weights[name], scale=tuple(grid.tolist()))
             weight = model.get_parameter(name)
             weight.copy_(fake_quantize(weight, weights[name]))
-        return Plan({name: activations[name] for name in self.placement.activations}, weights, biases)
+        bits = [quantizer.bits for name, quantizer in self.plan.weights.items() if name not in weights]
+        if bits:
+            weights |= recurrent_weights(model.get_parameter, self.placement, bits[0])
+        return replace(
+            self.plan,
+            activations={name: activations[name] for name in self.placement.activations},
+            weights=weights,
+            biases=biases,
+        )
+
+    @property
+    def _learned(self) -> Plan:
+        """The plan without recurrent layers, which train in float."""
+        own = self.placement.weights
+        return replace(self.plan, weights={name: self.plan.weights[name] for name in own}, dynamic=())
 
     @cached_property
     def _keys(self) -> dict[str, str]:

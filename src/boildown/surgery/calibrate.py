@@ -47,7 +47,8 @@ def calibrate(
     check: Check = lambda: None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Plan:
-    """Quantizers for every place, from the values seen on `batches` of (args, kwargs).
+    """Quantizers for every place, and for the weights of recurrent layers, from the values seen on `batches` of
+    (args, kwargs).
 
     `percentile` (in %) is the share of values that neither end of a range may cut off more of;
     it is used only with `ranges="percentile"`. `ranges="mse"` also searches the weights' scales.
@@ -91,12 +92,13 @@ def calibrate(
         )
         other = weights.get(layer.weight, found)
         weights[layer.weight] = replace(found, scale=tuple(map(max, found.scale, other.scale)))
+    weights |= recurrent_weights(graph.parameter, placement, weight_bits, search=ranges == "mse")
     if not rules.per_channel:
         weights = {
             name: replace(found, scale=(max(found.scale),), zero_point=(0,), axis=None)
             for name, found in weights.items()
         }
-    return Plan(activations, weights)
+    return Plan(activations, weights, dynamic=placement.dynamic)
 
 
 # ---- ranges ----------------------------------------------------------------------------------
@@ -181,6 +183,14 @@ def weight_quantizer(
     silent = scale < torch.finfo(torch.float32).tiny
     scale = torch.where(silent, float(scale.max()) if bool((~silent).any()) else 1.0, scale)
     return Quantizer(name, bits, True, tuple(scale.tolist()), (0,) * len(scale), axis=0)
+
+
+def recurrent_weights(
+    parameter: Callable[[str], Tensor], placement: Placement, bits: int = 8, *, search: bool = False
+) -> dict[str, Quantizer]:
+    """Quantizers of the recurrent layers' weights; `parameter` gives a weight by its name."""
+    names = dict.fromkeys(name for layer in placement.recurrent for name in layer.weights)
+    return {name: weight_quantizer(name, parameter(name), bits, search=search) for name in names}
 
 
 # ---- observation -----------------------------------------------------------------------------

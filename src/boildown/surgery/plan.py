@@ -1,7 +1,8 @@
 """Placement: which values and weights of a graph get quantizers.
 
 What a runtime computes on integers, its `Rules` say. A value is quantized once, and its grid shared by
-everything that only moves it. Attention products, softmax, normalizations and transposed convolutions stay float.
+everything that only moves it. What a recurrent layer reads gets no grid of its own here: its range is found while it
+runs, or it is computed in float. Attention products, softmax, normalizations and transposed convolutions stay float.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.fx import Node
 from boildown.domain.rules import Kind, Rules
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, attribute_of, tensor_of
 from boildown.surgery.ordinary import fixed_values
+from boildown.surgery.recurrent import SEQUENCES, in_loops, kind_of, matrices
 
 aten = torch.ops.aten
 
@@ -47,6 +49,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Recurrence:
+    """One call of a recurrent layer whose weights become integers.
+
+    `node` is its value, `weights` are qualified names of its matrices, output channels along axis 0. `dynamic`: its
+    products are integer, with grids for their inputs found while it runs; else it computes in float.
+    """
+
+    node: str
+    weights: tuple[str, ...]
+    dynamic: bool
+
+
+@dataclass(frozen=True)
 class Placement:
     """Where quantizers go, before any range is known.
 
@@ -54,17 +69,24 @@ class Placement:
     shares: a value that only moves data -> the value whose scale and zero point it shares.
     layers: the quantized layers, in the order of the graph.
     left: layers that stay float -> the reason in words.
+    recurrent: the recurrent layers of which at least the weights become integers, in the order of the graph.
     """
 
     activations: tuple[str, ...]
     shares: Mapping[str, str]
     layers: tuple[Layer, ...]
     left: Mapping[str, str] = field(default_factory=dict)
+    recurrent: tuple[Recurrence, ...] = ()
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The quantized parameters' names."""
+        """The names of the quantized parameters, recurrent layers' apart."""
         return tuple(dict.fromkeys(layer.weight for layer in self.layers))
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """The parameters of recurrent layers whose products are integer."""
+        return tuple(dict.fromkeys(name for layer in self.recurrent if layer.dynamic for name in layer.weights))
 
     @property
     def shared(self) -> frozenset[str]:
@@ -95,7 +117,8 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
     through moves of data only, are left float unless a quantized layer reads them.
     """
     nodes = list(graph.module.graph.nodes)
-    layers, left = _layers(graph, rules, frozenset(skip))
+    recurrent, floating = _recurrent(graph, rules, frozenset(skip))
+    layers, left = _layers(graph, rules, frozenset(skip), {layer.node for layer in recurrent})
     demanded = {_origin(cast(Node, node.args[0]), rules) for node in layers}
     quantized: dict[Node, Node] = {}
     """Each quantized value -> the value whose range it has."""
@@ -115,8 +138,75 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
         tuple(node.name for node in quantized),
         {node.name: source.name for node, source in quantized.items() if node is not source},
         tuple(_layer(node, quantized, rules) for node in layers),
-        left,
+        {**left, **floating},
+        recurrent,
     )
+
+
+def _recurrent(graph: Graph, rules: Rules, skip: frozenset[str]) -> tuple[tuple[Recurrence, ...], dict[str, str]]:
+    """The recurrent layers whose weights become integers, and why others stay float."""
+    loops = in_loops(graph.module)
+    # What reads a value that the file does not name can find a grid for it while it runs, as those in loops do.
+    loops |= {node: None for node in graph.module.graph.nodes if node.target is LINEAR and _unread(node, rules)}
+    kinds = {node: kind for node in graph.module.graph.nodes if (kind := kind_of(node, loops)) is not None}
+    reasons = {node: _why_recurrent_stays(node, kinds, graph, rules, skip) for node in kinds}
+    # A weight is on one grid wherever it is read.
+    stay = {weight for node, reason in reasons.items() if reason is not None for weight in matrices(node)}
+    found = []
+    for node, kind in kinds.items():
+        if not stay.intersection(matrices(node)):
+            names = tuple(str(weight.target) for weight in matrices(node))
+            large = _multiplied(node, graph) >= rules.dynamic_from
+            found.append(Recurrence(node.name, names, kind in rules.dynamic and large))
+    placed = {layer.node for layer in found}
+    left = {node.name: reason or "another call of it stays float" for node, reason in reasons.items()
+            if node.name not in placed and kinds[node] != "loop"}  # fmt: skip
+    return tuple(found), left
+
+
+def _why_recurrent_stays(
+    node: Node, kinds: Mapping[Node, str], graph: Graph, rules: Rules, skip: frozenset[str]
+) -> str | None:
+    """Why the weights of a recurrent layer stay as they are; None where they become integers."""
+    weights = matrices(node)
+    tensors = [attribute_of(weight, graph.module) for weight in weights]
+    if node.name in skip or any(str(weight.target) in skip for weight in weights):
+        return "asked to stay float"
+    if kinds[node] not in rules.dynamic + rules.stored or str(node.target) in rules.never:
+        return "the runtime computes it in float"
+    if not all(isinstance(tensor, nn.Parameter) and tensor.dtype is torch.float32 for tensor in tensors):
+        return "its weights are computed or constant, not parameters of float32"
+    if any(kinds.get(reader) != kinds[node] for weight in weights for reader in weight.users):
+        return "something else uses the same weight"
+    if _projects(node):
+        return "the exported file does not hold the weights of an LSTM with projections as they are"
+    if sum(tensor.numel() for tensor in tensors if tensor is not None) < _LEAST_RECURRENT:
+        return "it has too few weights to gain by"
+    return None
+
+
+def _multiplied(node: Node, graph: Graph) -> int:
+    """How many weights a recurrent layer multiplies by at once: those of an LSTM's or GRU's layer in one direction, or
+    the largest matrix of what is computed product by product."""
+    sizes = [graph.parameter(str(weight.target)).numel() for weight in matrices(node)]
+    together = node.target in SEQUENCES and SEQUENCES[node.target] != "rnn"
+    return 2 * sum(sizes) // len(sizes) if together else max(sizes)
+
+
+_LEAST_RECURRENT = 1024
+"""Weights of a recurrent layer that are worth being integers."""
+
+
+def _projects(node: Node) -> bool:
+    """Whether a recurrent layer over a sequence has a third matrix for each layer and direction."""
+    if node.target not in SEQUENCES:
+        return False
+    layers, both_ways = cast("tuple[int, bool]", (node.args[4], node.args[7]))
+    return len(matrices(node)) > 2 * layers * (1 + both_ways)
+
+
+def _unread(node: Node, rules: Rules) -> bool:
+    return _unnamed(_origin(cast(Node, node.args[0]), rules))
 
 
 def _kind(node: Node) -> Kind | None:
@@ -124,9 +214,13 @@ def _kind(node: Node) -> Kind | None:
     return "convolution" if node.target in CONVOLUTIONS else "linear" if node.target is LINEAR else None
 
 
-def _layers(graph: Graph, rules: Rules, skip: frozenset[str]) -> tuple[dict[Node, None], dict[str, str]]:
+def _layers(
+    graph: Graph, rules: Rules, skip: frozenset[str], apart: Collection[str]
+) -> tuple[dict[Node, None], dict[str, str]]:
+    """The layers whose products are integer, but for those `apart`, and why others stay float."""
     nodes, fixed = graph.module.graph.nodes, fixed_values(graph.module)
-    reasons = {node: _why_float(node, graph, rules, skip) for node in nodes if _kind(node) is not None}
+    own = [node for node in nodes if _kind(node) is not None and node.name not in apart]
+    reasons = {node: _why_float(node, graph, rules, skip) for node in own}
     for node in reasons:
         alike = (other in reasons and other.args[1] is node.args[1] for other in _readers(node))
         if node.args[0] in fixed:
@@ -154,7 +248,7 @@ def _why_float(node: Node, graph: Graph, rules: Rules, skip: frozenset[str]) -> 
         return "its weight or bias is computed or constant, not a parameter"
     if tensor.dtype is not torch.float32:
         return f"its weight is {tensor.dtype}"
-    if _unnamed(_origin(cast(Node, node.args[0]), rules)):
+    if _unread(node, rules):
         return "its input is a result of an LSTM cell, which the exported file does not name"
     return None
 

@@ -62,4 +62,5 @@ def only(plan: Plan, layer: Layer) -> Plan:
     """The part of a plan that concerns one layer: its weight, bias, input and output."""
     values = {name: plan.activations[name] for name in (layer.input, layer.output) if name in plan.activations}
     corrections = {layer.weight: plan.biases[layer.weight]} if layer.weight in plan.biases else {}
-    return replace(plan, activations=values, weights={layer.weight: plan.weights[layer.weight]}, biases=corrections)
+    weights = {layer.weight: plan.weights[layer.weight]}
+    return replace(plan, activations=values, weights=weights, biases=corrections, dynamic=())

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from boildown.domain.candidate import Plan, Quantizer
 from boildown.errors import ModelError
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, bias_name, has_parameter, set_parameter
+from boildown.surgery.recurrent import let_find_grids, matrices
 
 _INT32 = 2**31 - 1
 
@@ -25,22 +26,31 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
 
     Weights are on their grids, biases are rounded as int32 with the plan's corrections, and every
     quantized value is rounded for all its readers; of the graph's outputs only one that is an input is
-    not. Gradients pass straight through the rounding of activations. Raises ModelError if the plan names values or
+    not. Layers whose weights are `dynamic` round what they multiply to grids found at every call. Gradients
+    pass straight through the rounding of activations. Raises ModelError if the plan names values or
     weights that the graph does not have.
     """
     module = graph.copy()
     nodes = {node.name: node for node in module.graph.nodes}
     layers: dict[str, list[Node]] = {}
+    recurrent: dict[str, list[Node]] = {}
     for node in nodes.values():
         if node.target in CONVOLUTIONS or node.target is LINEAR:
             layers.setdefault(str(cast(Node, node.args[1]).target), []).append(node)
-    if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers))):
+        for weight in matrices(node):
+            recurrent.setdefault(str(weight.target), []).append(node)
+    if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers | recurrent))):
         raise ModelError.of(
             f"The quantization plan names what this model does not have: {', '.join(missing[:5])}",
             "Use the plan with the model it was made for, or calibrate again.",
         )
     for name, quantizer in plan.weights.items():
-        _quantize_layers(module, layers[name], quantizer, plan)
+        if name in layers and name not in plan.dynamic:
+            _quantize_layers(module, layers[name], quantizer, plan)
+        else:
+            set_parameter(module, name, fake_quantize(module.get_parameter(name).detach(), quantizer))
+    for node in dict.fromkeys(node for name in plan.dynamic for node in recurrent[name]):
+        let_find_grids(module, node)
     last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
     for name, quantizer in plan.activations.items():
         value = nodes[name]
