@@ -56,7 +56,7 @@ class OnnxRuntime(Usual):
 
     name = "onnxruntime"
     suffix = ".onnx"
-    rules = Rules()
+    rules = Rules(dynamic=("lstm", "rnn", "cell", "loop"), dynamic_from=90_000, stored=("gru",))
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
