@@ -37,12 +37,15 @@ def setting(
     choices: tuple[Any, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field that is a setting of a method: its default, what it does, what it admits.
 
-    least, most: bounds of a number, both admitted.
+    least, most: bounds of a number, both admitted. later: candidates of versions that did not have it are those of its
+    default, and keep their keys.
     """
-    return field(default=default, metadata={"summary": summary, "choices": choices, "least": least, "most": most})
+    metadata = {"summary": summary, "choices": choices, "least": least, "most": most, "later": later}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -256,5 +259,11 @@ def levels(before: float, after: float, times: float) -> bool:
 
 
 def settings_of(method: Method) -> dict[str, Any]:
-    """The settings of a method as plain data, for keys, the journal and the page of its card."""
+    """The settings of a method as plain data, for the journal and the page of its card."""
     return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+
+
+def keyed_settings(method: Method) -> dict[str, Any]:
+    """The settings that a candidate's key holds: all but those that came later and are at their defaults."""
+    later = {f.name: f.default for f in fields(method) if f.metadata.get("later")}  # type: ignore[arg-type]
+    return {name: value for name, value in settings_of(method).items() if name not in later or value != later[name]}

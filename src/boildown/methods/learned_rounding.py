@@ -13,11 +13,20 @@ from boildown.domain.candidate import Candidate, Plan, Quantizer
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
-from boildown.surgery.calibrate import Call, calibrate
+from boildown.surgery.calibrate import Call, calibrate, recurrent_weights
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
-from boildown.surgery.quantize import nothing_to_quantize, placed, refuse_other_grids
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    nothing_to_quantize,
+    placed,
+    refuse_other_grids,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 from boildown.surgery.rounding import Rounded, Rounding, round_weights
 
 _PARTS = 16
@@ -68,6 +77,7 @@ class LearnedRounding:
     edges: str = setting("same", "bits of the first and the last layer: as the others, or 8", choices=("same", "8"))
     steps: int = setting(400, "steps of learning per layer")
     samples: int = setting(512, "how many calibration samples to use at most, those of the guard included")
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""
@@ -91,7 +101,7 @@ class LearnedRounding:
         fitted, guard = _split(context.data.calibration, self.samples)
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
+        placement = placed(graph, with_recurrent(context.rules, self._of_recurrent))
         calls = [[call for inputs in part for call in task.calls(inputs)] for part in (fitted, guard)]
         activations = self._activations(graph, placement, calls[0], context)
 
@@ -123,7 +133,9 @@ class LearnedRounding:
         with torch.no_grad():
             for name, weight in best.weights.items():
                 model.get_parameter(name).copy_(weight)
-        return candidate.derive(model=model, edits=(edit,), plan=best.plan, notes=(note,))
+        recurrent = recurrent_weights(graph.parameter, placement, weight_bits(context.hardware))
+        plan = replace(best.plan, weights={**best.plan.weights, **recurrent}, dynamic=placement.dynamic)
+        return candidate.derive(model=model, edits=(edit,), plan=plan, notes=(note, *told_recurrent(placement)))
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """The kernels of int8, for 4 bits too, which fold at load; those of floats where activations stay floats."""
@@ -140,6 +152,11 @@ class LearnedRounding:
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """Rounded to nearest, from a few samples."""
         return replace(self, rounding="nearest", refit=False, samples=FEW).apply(candidate, task, context)
+
+    @property
+    def _of_recurrent(self) -> OfRecurrent:
+        """Where activations stay float, those of recurrent layers do."""
+        return "weights" if (self.recurrent, self.activations) == ("dynamic", "float") else self.recurrent
 
     def _bits(self, placement: Placement) -> dict[str, int]:
         ends = {placement.weights[0], placement.weights[-1]} if self.edges == "8" else set()

@@ -20,7 +20,17 @@ from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_q
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement
-from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, refuse_other_grids, weight_bits
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    calibration_calls,
+    nothing_to_quantize,
+    placed,
+    refuse_other_grids,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 from boildown.training import (
     DistillationLoss,
     DivergenceError,
@@ -88,6 +98,7 @@ class QuantizeAware(Lasting):
     )
     ema: float = setting(0.0, "decay of a moving average of the weights; 0 for none", least=0.0, most=0.9999)
     samples: int = setting(256, "how many calibration samples to start from at most", least=1)
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether there is data to train on, and anything to quantize that is not yet."""
@@ -109,7 +120,7 @@ class QuantizeAware(Lasting):
         samples, judges = held_out(training_samples(context), task.validation, context.seed)
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
+        placement = placed(graph, with_recurrent(context.rules, self.recurrent))
         calls = calibration_calls(task, context.data.calibration or samples, self.samples)
         aware = Aware(graph, placement, self._plan(graph, placement, calls, context))
         teacher = (context.first or candidate) if self.teacher == "first" else candidate
@@ -124,6 +135,7 @@ class QuantizeAware(Lasting):
         if not after < before:
             learned, notes = course.student, ("not trained: it was no better on samples it had not seen",)
         model, edit = fold(candidate.model, *task.example())
+        notes = (*notes, *told_recurrent(placement))
         return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=notes)
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
@@ -135,7 +147,7 @@ class QuantizeAware(Lasting):
         """The static plan that training starts from, from a few samples."""
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
+        placement = placed(graph, with_recurrent(context.rules, self.recurrent))
         calls = calibration_calls(task, context.data.calibration or training_samples(context), FEW)
         model, edit = fold(candidate.model, *task.example())
         return candidate.derive(model=model, edits=(edit,), plan=self._plan(graph, placement, calls, context))

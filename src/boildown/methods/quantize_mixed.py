@@ -15,7 +15,15 @@ from boildown.methods.base import FEW, Card, Context, Lowers, Method, Pace, Sear
 from boildown.surgery.calibrate import Ranges, calibrate, correct_biases
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
-from boildown.surgery.quantize import calibration_calls, restrict, weight_bits
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    calibration_calls,
+    restrict,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 from boildown.surgery.sensitivity import sensitivity
 
 SEARCH = -1
@@ -71,6 +79,7 @@ class QuantizeMixed:
     percentile: float = setting(99.99, "the percentile kept when ranges = percentile")
     bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
     samples: int = setting(256, "how many calibration samples to use at most")
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether there are layers to quantize and layers to leave float."""
@@ -95,6 +104,7 @@ class QuantizeMixed:
         """
         if self.fixed:
             return self
+        context = replace(context, rules=with_recurrent(context.rules, self.recurrent))
         count = len(place(capture(candidate.model, *task.example()), context.rules).layers)
         found: dict[QuantizeMixed, Standing] = {}
         start = replace(self, layers=max(self.layers, 0))
@@ -124,6 +134,7 @@ class QuantizeMixed:
         samples = context.data.calibration
         if samples is None:
             raise AttemptError("Static quantization needs calibration samples, and there are none.")
+        context = replace(context, rules=with_recurrent(context.rules, self.recurrent))
         graph = capture(candidate.model, *task.example())
         kept = self._float(graph, task, samples, context)
         placement = place(graph, context.rules, skip=kept)
@@ -136,7 +147,7 @@ class QuantizeMixed:
         if self.bias_correction:
             calls = calibration_calls(task, samples, self.samples)
             plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
-        return candidate.derive(plan=plan, notes=(_told(placement),))
+        return candidate.derive(plan=plan, notes=(_told(placement), *told_recurrent(placement)))
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """Its file is larger than with every layer in int8; float layers may run faster."""

@@ -13,7 +13,16 @@ from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
 from boildown.surgery.graph import Graph, capture
-from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, weight_bits
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    calibration_calls,
+    nothing_to_quantize,
+    placed,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,12 @@ class QuantizeStatic:
         version=1,
         family="quantization",
         summary="int8 weights and activations after training, ranges calibrated on samples",
-        when="Convolutional and linear models that run on a CPU with int8 instructions; needs no training.",
-        when_not="Most of the time is spent outside convolutions and linear layers.",
+        when=(
+            "Convolutional, linear and recurrent models that run on a CPU with int8 instructions; needs no training. "
+            "A large LSTM computes in integers beside the convolutions; a small one, and a GRU, for which ONNX Runtime "
+            "has no kernel, get int8 weights for size only."
+        ),
+        when_not="Most of the time is spent outside convolutions, linear and recurrent layers.",
         source=(
             "Krishnamoorthi, Quantizing deep convolutional networks (arXiv 1806.08342); bias correction as in "
             "Nagel et al., Data-free quantization (arXiv 1906.04721), section 4.2, measured on samples; "
@@ -47,10 +60,11 @@ class QuantizeStatic:
     bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
     equalize: bool = setting(False, "move scales between layers so that their channels have like ranges")
     samples: int = setting(256, "how many calibration samples to use at most", least=1)
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether anything in the model can be quantized that is not yet."""
-        return nothing_to_quantize(candidate, task)
+        return nothing_to_quantize(candidate, task, recurrent=self.recurrent != "float")
 
     def outline(self) -> Plan:
         """A plan is asked of the runtime."""
@@ -58,6 +72,7 @@ class QuantizeStatic:
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The same float model with a quantization plan. Raises AttemptError without samples."""
+        context = replace(context, rules=with_recurrent(context.rules, self.recurrent))
         if context.data.calibration is None:
             raise AttemptError("Static quantization needs calibration samples, and there are none.")
         calls = calibration_calls(task, context.data.calibration, self.samples)
@@ -67,7 +82,8 @@ class QuantizeStatic:
             if found is not None:
                 candidate = candidate.derive(model=found[0], edits=(found[1],))
         graph = capture(candidate.model, *task.example())
-        return candidate.derive(plan=quantize(graph, calls, self, context))
+        notes = told_recurrent(placed(graph, context.rules))
+        return candidate.derive(plan=quantize(graph, calls, self, context), notes=notes)
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """Integers compute as much as floats did."""
