@@ -19,6 +19,7 @@ from boildown.surgery.aware import Aware
 from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_quantizer
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
+from boildown.surgery.guard import guarded_biases
 from boildown.surgery.plan import Placement
 from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, refuse_other_grids, weight_bits
 from boildown.training import (
@@ -50,7 +51,7 @@ class QuantizeAware(Lasting):
 
     card: ClassVar[Card] = Card(
         name="quantize-aware",
-        version=2,
+        version=3,
         family="quantization",
         summary="int8 or int4 weights and int8 activations, trained with their rounding; step sizes learned",
         when="Quantization after training costs too much quality, as with 4-bit weights or a pruned network.",
@@ -110,8 +111,13 @@ class QuantizeAware(Lasting):
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
         placement = placed(graph, context.rules)
-        calls = calibration_calls(task, context.data.calibration or samples, self.samples)
-        aware = Aware(graph, placement, self._plan(graph, placement, calls, context))
+        calibration = context.data.calibration or samples
+        calls = calibration_calls(task, calibration, self.samples)
+        plan, told = guarded_biases(
+            graph, placement, self._plan(graph, placement, calls, context), task, calibration, self.samples, calls,
+            check=context.check, progress=context.progress,
+        )  # fmt: skip
+        aware = Aware(graph, placement, plan)
         teacher = (context.first or candidate) if self.teacher == "first" else candidate
         course = _Course(self, aware.module(), teacher.model, task, samples, judges, context)
         effort = 1.0 if self.lr else 1 + len(RATES) / TRIAL
@@ -124,7 +130,7 @@ class QuantizeAware(Lasting):
         if not after < before:
             learned, notes = course.student, ("not trained: it was no better on samples it had not seen",)
         model, edit = fold(candidate.model, *task.example())
-        return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=notes)
+        return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=(*told, *notes))
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """The plans of those that do not train, with other values in them."""
@@ -138,10 +144,12 @@ class QuantizeAware(Lasting):
         placement = placed(graph, context.rules)
         calls = calibration_calls(task, context.data.calibration or training_samples(context), FEW)
         model, edit = fold(candidate.model, *task.example())
-        return candidate.derive(model=model, edits=(edit,), plan=self._plan(graph, placement, calls, context))
+        plan = self._plan(graph, placement, calls, context)
+        plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
+        return candidate.derive(model=model, edits=(edit,), plan=plan)
 
     def _plan(self, graph: Graph, placement: Placement, calls: Sequence[Call], context: Context) -> Plan:
-        """The static plan, the scales of 4-bit weights by least squared error."""
+        """The static plan before its biases are corrected, the scales of 4-bit weights by least squared error."""
         eight = weight_bits(context.hardware)
         plan = calibrate(graph, placement, calls, weight_bits=eight, check=context.check, progress=context.progress)
         narrow = set() if self.bits == 8 else set(placement.weights)
@@ -159,8 +167,7 @@ class QuantizeAware(Lasting):
             for layer in placement.layers
             if layer.weight in narrow
         }
-        plan = replace(plan, weights={**plan.weights, **searched})
-        return correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
+        return replace(plan, weights={**plan.weights, **searched})
 
 
 @dataclass(frozen=True)

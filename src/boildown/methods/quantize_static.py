@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 from boildown.domain.candidate import Candidate, Plan
@@ -12,8 +13,10 @@ from boildown.errors import AttemptError
 from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import capture, captured
+from boildown.surgery.guard import BIASES, EQUALIZATION, RANGES, Fitted, guarded
 from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, weight_bits
+from boildown.surgery.simulate import simulate
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class QuantizeStatic:
 
     card: ClassVar[Card] = Card(
         name="quantize-static",
-        version=1,
+        version=2,
         family="quantization",
         summary="int8 weights and activations after training, ranges calibrated on samples",
         when="Convolutional and linear models that run on a CPU with int8 instructions; needs no training.",
@@ -57,46 +60,77 @@ class QuantizeStatic:
         return Plan()
 
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
-        """The same float model with a quantization plan. Raises AttemptError without samples."""
-        if context.data.calibration is None:
+        """The same float model with a quantization plan, but for the steps that held-out samples say are worse.
+
+        Raises AttemptError without samples.
+        """
+        samples = context.data.calibration
+        if samples is None:
             raise AttemptError("Static quantization needs calibration samples, and there are none.")
-        calls = calibration_calls(task, context.data.calibration, self.samples)
-        if self.equalize:
-            example = task.example()
-            found = equalized(candidate.model, example, calls, check=context.check, progress=context.progress)
-            if found is not None:
-                candidate = candidate.derive(model=found[0], edits=(found[1],))
+        asked = {EQUALIZATION: self.equalize, RANGES: self.ranges != "minmax", BIASES: self.bias_correction}
+        every = calibration_calls(task, samples, self.samples)
+        plain = cache(lambda: self._ranged(candidate, task, every, frozenset(), context))
+
+        def fit(calls: Sequence[Call]) -> Fitted[Candidate]:
+            @cache
+            def ranged(steps: frozenset[str]) -> Candidate:
+                return self._ranged(candidate, task, calls, steps, context) if steps else plain()
+
+            def made(steps: frozenset[str]) -> Candidate:
+                before = ranged(steps - {BIASES})
+                if BIASES not in steps or before.plan is None:
+                    return before
+                graph = capture(before.model, *task.example())
+                placement, told = placed(graph, context.rules), (context.check, context.progress)
+                plan = correct_biases(graph, placement, before.plan, calls, check=told[0], progress=told[1])
+                return before.derive(plan=plan)
+
+            return made
+
+        made, notes = guarded(
+            capture(candidate.model, *task.example()).module,
+            task,
+            samples,
+            self.samples,
+            every,
+            [step for step, wanted in asked.items() if wanted],
+            fit,
+            lambda made: simulate(captured(made, *task.example()), made.plan or Plan()),
+            check=context.check,
+        )
+        return replace(made, notes=notes)
+
+    def _ranged(
+        self, candidate: Candidate, task: Task, calls: Sequence[Call], steps: frozenset[str], context: Context
+    ) -> Candidate:
+        """The candidate with ranges, equalized before where that is one of the steps."""
+        if EQUALIZATION in steps:
+            example, told = task.example(), (context.check, context.progress)
+            found = equalized(candidate.model, example, calls, check=told[0], progress=told[1])
+            candidate = candidate if found is None else candidate.derive(model=found[0], edits=(found[1],))
         graph = capture(candidate.model, *task.example())
-        return candidate.derive(plan=quantize(graph, calls, self, context))
+        plan = calibrate(
+            graph,
+            placed(graph, context.rules),
+            calls,
+            ranges=self.ranges if RANGES in steps else "minmax",
+            percentile=self.percentile,
+            weight_bits=weight_bits(context.hardware),
+            rules=context.rules,
+            check=context.check,
+            progress=context.progress,
+        )
+        return candidate.derive(plan=plan)
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """Integers compute as much as floats did."""
         return {"params": "", "macs": ""}
 
     def duration(self, pace: Pace) -> float:
-        """Ranges and two rounds of corrections."""
-        return pace.calibrating(4, self.samples)
+        """Ranges and two rounds of corrections, at most once more for the guard."""
+        return pace.calibrating(6, self.samples)
 
     def sketch(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """Rough ranges from a few samples."""
         rough = replace(self, samples=FEW, ranges="minmax", bias_correction=False, equalize=False)
         return rough.apply(candidate, task, context)
-
-
-def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, context: Context) -> Plan:
-    """The plan for a captured graph from calibration calls: place, calibrate, correct biases."""
-    placement = placed(graph, context.rules)
-    plan = calibrate(
-        graph,
-        placement,
-        calls,
-        ranges=settings.ranges,
-        percentile=settings.percentile,
-        weight_bits=weight_bits(context.hardware),
-        rules=context.rules,
-        check=context.check,
-        progress=context.progress,
-    )
-    if settings.bias_correction:
-        plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
-    return plan

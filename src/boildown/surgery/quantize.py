@@ -25,10 +25,14 @@ def nothing_to_quantize(candidate: Candidate, task: Task) -> str | None:
     return None
 
 
-def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
-    """Every call of the model that the task makes for the first `limit` calibration samples."""
+def calibration_calls(task: Task, samples: Samples, limit: int, parts: int = 1) -> list[Call]:
+    """Every call of the model that the task makes for the first `limit` calibration samples.
+
+    parts: how many batches there are at least, where there are as many samples.
+    """
     chosen = samples if len(samples) <= limit else samples.subset(range(limit))
-    return [call for inputs, _ in chosen.batches(min(_BATCH, limit)) for call in task.calls(inputs)]
+    size = min(_BATCH, max(1, -(-len(chosen) // parts)))
+    return [call for inputs, _ in chosen.batches(size) for call in task.calls(inputs)]
 
 
 def weight_bits(hardware: str) -> int:
