@@ -67,6 +67,10 @@ class Quantizer:
         return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
 
 
+GATE = 1 / 255
+"""The step of the function inside of a hard-swish or SiLU between two grids."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The quantization of a candidate as data.
@@ -77,12 +81,14 @@ class Plan:
     biases: by the same layer's weight name, the correction to add to the float bias (one number
         per output channel) before it is rounded to int32 with scale = input scale * weight scale.
     version: of the graph's names (see `surgery.graph.capture`).
+
+    Between two unsigned grids, the function inside of a hard-swish or SiLU is on a grid of its own, of steps of `GATE`.
     """
 
     activations: Mapping[str, Quantizer] = field(default_factory=dict)
     weights: Mapping[str, Quantizer] = field(default_factory=dict)
     biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    version: int = 2
+    version: int = 3
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

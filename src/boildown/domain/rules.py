@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["convolution", "linear"]
+Join = Literal["add", "concatenate", "multiply", "average"]
 
 MOVES = (
     *("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.unflatten.int"),
@@ -19,30 +20,36 @@ MOVES = (
 
 @dataclass(frozen=True)
 class Rules:
-    """What a runtime quantizes and how; by default what ONNX Runtime fuses into integer kernels.
+    """What a runtime quantizes and how; by default layers, sums and concatenations, on ONNX Runtime's grids.
 
     Activations have one grid per tensor, weights a symmetric one.
 
     layers: the kinds whose products are integer; none where the runtime computes in float alone. grids: the kinds
     whose output must be on a grid for that. joins: the operators that are integer between values that all are
-    quantized. fused: whether a rectifier is part of the layer before it, so that the grid lies behind it. moves:
-    operators that only move numbers, and so keep the grid. signed: whether activations are signed, or unsigned.
-    per_channel: one scale per output channel of a weight, or one for all of it. never: layers and joins that stay
-    float whatever else is said, by the operator's name in PyTorch.
+    quantized; a product of a quantized value and a smaller one, as the gate of squeeze and excitation is, counts
+    for one too, and an average is that over all axes behind the channels. fused: whether a rectifier is part of the
+    layer before it, so that the grid lies behind it. moves: operators that only move numbers, and so keep the grid.
+    signed: whether activations are signed, or unsigned. per_channel: one scale per output channel of a weight, or one
+    for all of it. never: layers and joins that stay float whatever else is said, by the operator's name in PyTorch.
+    activations: functions of one value that are integer between two grids, by their names. fuses: functions that are
+    part of the layer before them as a rectifier is, by their names.
     """
 
     layers: tuple[Kind, ...] = ("convolution", "linear")
     grids: tuple[Kind, ...] = ("convolution",)
-    joins: tuple[Literal["add", "concatenate"], ...] = ("add", "concatenate")
+    joins: tuple[Join, ...] = ("add", "concatenate")
     fused: bool = True
     moves: tuple[str, ...] = MOVES
     signed: bool = False
     per_channel: bool = True
     never: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
+    fuses: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, for keys."""
-        return asdict(self)
+        """Plain data, for keys; rules that say nothing of what was added later have the keys they had."""
+        plain = asdict(self)
+        return {name: value for name, value in plain.items() if value or name not in ("activations", "fuses")}
 
 
 FLOAT = Rules(layers=())

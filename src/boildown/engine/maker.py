@@ -28,6 +28,7 @@ from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
 from boildown.methods.base import Context, Method, Quantizing, Searching, by_costs, searches
+from boildown.surgery.plan import place
 from boildown.surgery.store import load_candidate, save_candidate
 
 Emit = Callable[[str, Mapping[str, Any]], None]
@@ -143,11 +144,16 @@ class Maker:
                 Journal.open(found[0], readonly=True) as journal,
             ):
                 made_for = journal.facts["deployment"].get("hardware")
-            if made_for == deployment.hardware and self.job.rules == Rules():
+            if made_for == deployment.hardware and self._placed_alike(Rules()):
                 return found
             why = f"made for {made_for} by the rules of ONNX Runtime, and wanted for {deployment}"
             self.journal.record(self.number, NOT_REUSED, {"run": found[0].name, "why": why})
         return None
+
+    def _placed_alike(self, rules: Rules) -> bool:
+        """Whether other rules quantize the same of the first model."""
+        graph = self.bench.graph(self.first)
+        return rules == self.job.rules or place(graph, rules) == place(graph, self.job.rules)
 
     def begin(self, number: int, end: float) -> None:
         """An attempt begins."""

@@ -74,6 +74,7 @@ def calibrate(
                 limits[name] = percentile_range(histogram.counts, *limits[name], percentile)
             else:
                 limits[name] = mse_range(histogram.counts, *limits[name], activation_bits)
+    limits |= placement.ranges
     activations: dict[str, Quantizer] = {}
     for name in placement.activations:
         source = placement.shares.get(name, name)

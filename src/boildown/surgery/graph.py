@@ -40,6 +40,7 @@ from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError, text_of
 from boildown.runtimes.port_names import TOLD
+from boildown.surgery.activations import recognise
 from boildown.surgery.nodes import attribute_of as attribute_of
 from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
@@ -48,7 +49,7 @@ from boildown.surgery.ordinary import make_ordinary
 
 aten = torch.ops.aten
 
-LATEST = 2
+LATEST = 3
 """The version of the names of a captured graph's nodes and parameters."""
 
 CONVOLUTIONS = frozenset(
@@ -238,9 +239,9 @@ def capture(
     `args` and `kwargs` are one example call; the first axis of their tensors is the batch, which
     becomes dynamic where the model allows it (see `Graph.static_batch`). The keys and values that a
     decoder of transformers returns for its next call are left out. `version` is that of the names, which plans and
-    edits speak of: in the first, layers are left as they are written. The model is left as it was,
-    training flags included. A second capture of the same unchanged model with the same input
-    shapes is free. Raises ExportError naming the line that cannot be captured.
+    edits speak of: in the first, layers are left as they are written, up to the second activation functions are.
+    The model is left as it was, training flags included. A second capture of the same unchanged model with the same
+    input shapes is free. Raises ExportError naming the line that cannot be captured.
     """
     kwargs = dict(kwargs or {})
     key = version, _key(model, args, kwargs)
@@ -254,6 +255,8 @@ def capture(
         _drop_copies(module)
         _compute_once(module)
         module = make_ordinary(module) if version > 1 else module
+        if version > 2:
+            recognise(module)
         _loosen_views(module)
         _fold_norms(module)
         graph = Graph(_export(copy.deepcopy(GraphModule(module, module.graph)), args, kwargs))

@@ -1,14 +1,15 @@
 """Placement: which values and weights of a graph get quantizers.
 
 What a runtime computes on integers, its `Rules` say. A value is quantized once, and its grid shared by
-everything that only moves it. Attention products, softmax, normalizations and transposed convolutions stay float.
+everything that only moves it. Attention products, softmax, normalizations and transposed convolutions stay float, and
+activation functions that the rules do not name.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -25,6 +26,12 @@ aten = torch.ops.aten
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 _COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 _CLAMPS = frozenset({aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default})
+_POOLS = frozenset(
+    {aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default}
+)
+
+TANH = (-1.0, 128 / 127)
+"""The range of a hyperbolic tangent whose integers are those of a sigmoid: 127 steps to either side of 0."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,14 @@ class Placement:
     shares: a value that only moves data -> the value whose scale and zero point it shares.
     layers: the quantized layers, in the order of the graph.
     left: layers that stay float -> the reason in words.
+    ranges: quantized values whose grid is known beforehand -> its range.
     """
 
     activations: tuple[str, ...]
     shares: Mapping[str, str]
     layers: tuple[Layer, ...]
     left: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -92,16 +101,21 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
     layer reads it, if a quantized layer makes it whose output must be on a grid (by default a
     convolution), or if it joins values that are all quantized; a rectifier that is the only reader
     of such a value is quantized in its place, where it is fused. Values on their way to an output,
-    through moves of data only, are left float unless a quantized layer reads them.
+    through moves of data only, are left float unless a quantized layer reads them. Functions, products and averages of
+    quantized values are quantized on their way to a quantized layer.
     """
     nodes = list(graph.module.graph.nodes)
     layers, left = _layers(graph, rules, frozenset(skip))
     demanded = {_origin(cast(Node, node.args[0]), rules) for node in layers}
+    ahead, fixed = _ahead(nodes, layers, rules), fixed_values(graph.module)
     quantized: dict[Node, Node] = {}
     """Each quantized value -> the value whose range it has."""
     seats = set()
     for node in nodes:
-        if (node in layers and _kind(node) in rules.grids) or _joins(node, quantized, rules):
+        between = _between(node, quantized, fixed, rules) if node in ahead else None
+        if between is not None:
+            quantized |= {gate: gate for gate in between}
+        if between is not None or (node in layers and _kind(node) in rules.grids) or _joins(node, quantized, rules):
             seats.add(_seat(node, rules))
         if node in quantized.values():
             quantized[node] = node
@@ -111,11 +125,13 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
         elif node in demanded or (node in seats and not _ends(node, rules)):
             late = _late_clamp(node, rules)
             quantized[node] = node if late is None or _ends(late, rules) else late
+    quantized = {node: quantized[node] for node in nodes if node in quantized}
     return Placement(
         tuple(node.name for node in quantized),
         {node.name: source.name for node, source in quantized.items() if node is not source},
         tuple(_layer(node, quantized, rules) for node in layers),
         left,
+        {node.name: TANH for node in quantized if _from_table(node, quantized, rules)},
     )
 
 
@@ -201,10 +217,10 @@ def clamps(node: Node) -> bool:
 
 
 def _seat(node: Node, rules: Rules) -> Node:
-    """Where the quantizer of a value goes: behind the rectifier that is its only reader, where that is fused."""
-    if rules.fused and len(node.users) == 1:
+    """Where the quantizer of a value goes: behind the function that is its only reader, where that is fused."""
+    if len(node.users) == 1:
         (reader,) = node.users
-        if clamps(reader):
+        if (rules.fused and clamps(reader)) or (str(reader.target) in rules.fuses and reader.args[0] is node):
             return reader
     return node
 
@@ -218,7 +234,7 @@ def _late_clamp(node: Node, rules: Rules) -> Node | None:
     while len(seat.users) == 1 and _moves(reader := next(iter(seat.users)), rules):
         seat = reader
     clamp = _seat(seat, rules)
-    return clamp if clamp is not seat is not node else None
+    return clamp if clamps(clamp) and clamp is not seat is not node else None
 
 
 def _origin(node: Node, rules: Rules) -> Node:
@@ -255,6 +271,64 @@ def _joins(node: Node, quantized: Mapping[Node, Node], rules: Rules) -> bool:
     else:
         return False
     return all(isinstance(part, Node) and part in quantized for part in parts)
+
+
+def _ahead(nodes: Sequence[Node], layers: Collection[Node], rules: Rules) -> set[Node]:
+    """The values that a quantized layer reads, perhaps after what can be integer."""
+    ahead: set[Node] = set()
+    for node in reversed(nodes):
+        if any((user in layers and user.args[0] is node) or (user in ahead and _passes(user, rules))
+               for user in node.users):  # fmt: skip
+            ahead.add(node)
+    return ahead
+
+
+def _passes(node: Node, rules: Rules) -> bool:
+    known = (aten.add.Tensor, aten.cat.default, aten.mul.Tensor)
+    return node.target in known or clamps(node) or _moves(node, rules) or _is_function(node, rules) or _averages(node)
+
+
+def _between(node: Node, quantized: Collection[Node], fixed: Collection[Node], rules: Rules) -> tuple[Node, ...] | None:
+    """What else must be quantized for a function, product or average to be integer; None where it is not one."""
+    if str(node.target) in rules.never:
+        return None
+    if _is_function(node, rules) or ("average" in rules.joins and _averages(node)):
+        return () if node.args[0] in quantized else None
+    if node.target is not aten.mul.Tensor or "multiply" not in rules.joins:
+        return None
+    factors = node.args[:2]
+    rest = tuple(factor for factor in factors if isinstance(factor, Node) and factor not in quantized)
+    gates = all(_gates(factor, node) and factor not in fixed for factor in rest)
+    return rest if gates and len(rest) < 2 and all(isinstance(factor, Node) for factor in factors) else None
+
+
+def _gates(factor: Node, product: Node) -> bool:
+    """Whether a float factor is smaller than the product, so that a grid for it costs next to nothing."""
+    value, whole = tensor_of(factor), tensor_of(product)
+    if factor.op != "call_function" or _unnamed(factor) or value is None or whole is None:
+        return False
+    return str(value.shape) != str(whole.shape) and value.dtype is torch.float32
+
+
+def _is_function(node: Node, rules: Rules) -> bool:
+    return str(node.target) in rules.activations
+
+
+def _from_table(node: Node, quantized: Collection[Node], rules: Rules) -> bool:
+    """Whether a node is a hyperbolic tangent between two grids."""
+    known = node.target is aten.tanh.default and _is_function(node, rules)
+    return known and not rules.signed and node.args[0] in quantized
+
+
+def _averages(node: Node) -> bool:
+    """Whether a node is the average over all axes behind the channels."""
+    value = tensor_of(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
+    if value is None or value.ndim < 3:
+        return False
+    if node.target is aten.mean.dim:
+        axes = cast("Sequence[int] | None", node.args[1]) or ()
+        return {axis % value.ndim for axis in axes} == {*range(2, value.ndim)} and not node.kwargs
+    return node.target in _POOLS and set(cast("Sequence[int]", node.args[1])) == {1}
 
 
 def _ends(node: Node, rules: Rules) -> bool:

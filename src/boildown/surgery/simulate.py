@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from boildown.domain.candidate import Plan, Quantizer
+from boildown.domain.candidate import GATE, Plan, Quantizer
 from boildown.errors import ModelError
+from boildown.surgery.activations import GATES
 from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, bias_name, has_parameter, set_parameter
+
+aten = torch.ops.aten
 
 _INT32 = 2**31 - 1
 
@@ -41,6 +44,8 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
         )
     for name, quantizer in plan.weights.items():
         _quantize_layers(module, layers[name], quantizer, plan)
+    for name in plan.activations:
+        _round_gate(nodes[name], plan)
     last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
     for name, quantizer in plan.activations.items():
         value = nodes[name]
@@ -56,6 +61,19 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
         )
     module.recompile()
     return module
+
+
+def _round_gate(node: Node, plan: Plan) -> None:
+    """Let a hard-swish or SiLU between two grids multiply by integers: the function inside is on its own grid."""
+    gate, value = GATES.get(node.target), node.args[0] if node.args else None
+    grid = plan.activations.get(value.name) if isinstance(value, Node) else None
+    if gate is None or grid is None or grid.signed or plan.activations[node.name].signed:
+        return
+    with node.graph.inserting_before(node):
+        inner = node.graph.call_function(gate, (value,))
+        rounded = node.graph.call_function(torch.fake_quantize_per_tensor_affine, (inner, GATE, 0, 0, 255))
+    inner.meta["val"] = rounded.meta["val"] = node.meta["val"]
+    node.target, node.args = aten.mul.Tensor, (value, rounded)
 
 
 def fake_quantize(value: Tensor, quantizer: Quantizer) -> Tensor:

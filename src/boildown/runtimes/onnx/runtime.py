@@ -56,7 +56,13 @@ class OnnxRuntime(Usual):
 
     name = "onnxruntime"
     suffix = ".onnx"
-    rules = Rules()
+    rules = Rules(
+        joins=("add", "concatenate", "multiply", "average"),
+        activations=(
+            *("aten.hardsigmoid.default", "aten.hardswish.default", "aten.leaky_relu.default"),
+            *("aten.sigmoid.default", "aten.silu.default", "aten.tanh.default"),
+        ),
+    )
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
@@ -84,7 +90,7 @@ class OnnxRuntime(Usual):
         """
         import onnx_ir as ir
 
-        from boildown.runtimes.onnx import dynamic, lean, qdq, qoperator, tune
+        from boildown.runtimes.onnx import between, dynamic, lean, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
@@ -104,6 +110,7 @@ class OnnxRuntime(Usual):
             form, data = "float", proto.SerializeToString()
         else:
             convolutions = qdq.insert(model, plan)
+            between.rewrite(model)
             tune.tune(model)
             written = {}
             for form, change in (("qdq", None), ("qoperator", qoperator.convert)):
