@@ -99,6 +99,10 @@ class Inverted(nn.Module):
         return x + self.layers(x) if self.skips else self.layers(x)
 
 
+def _eighths(channels: float) -> int:
+    return max(8, 8 * round(channels / 8))
+
+
 class MobileNetV3Small(nn.Module):
     """Howard et al., Searching for MobileNetV3 (2019), table 2; for 32 x 32 pixels without the first two strides."""
 
@@ -109,17 +113,17 @@ class MobileNetV3Small(nn.Module):
         (576, 96, 5, 1, True, nn.Hardswish), (576, 96, 5, 1, True, nn.Hardswish),
     )  # fmt: skip
 
-    def __init__(self, size: int, classes: int = 10) -> None:
+    def __init__(self, size: int, classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
-        small = size < 64
-        units: list[nn.Module] = [self._unit(3, 16, 3, 1 if small else 2)]
-        channels = 16
+        small, channels, last = size < 48, _eighths(16 * width), _eighths(576 * width)
+        units: list[nn.Module] = [self._unit(3, channels, 3, 1 if small else 2)]
         for number, (wide, outputs, kernel, stride, excited, function) in enumerate(self.UNITS):
             stride = 1 if small and number == 0 else stride
-            units.append(Inverted(channels, wide, outputs, kernel, stride, excited, function))
-            channels = outputs
-        self.features = nn.Sequential(*units, self._unit(channels, 576, 1, 1))
-        self.hidden, self.head = nn.Linear(576, 1024), nn.Linear(1024, classes)
+            sizes = channels, _eighths(wide * width), _eighths(outputs * width)
+            units.append(Inverted(*sizes, kernel, stride, excited, function))
+            channels = sizes[-1]
+        self.features = nn.Sequential(*units, self._unit(channels, last, 1, 1))
+        self.hidden, self.head = nn.Linear(last, 1024), nn.Linear(1024, classes)
 
     @staticmethod
     def _unit(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -138,6 +142,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         nn.Flatten(), nn.Linear(32, 10)), (16, 28, 28)),
     "MobileNetV3 small, 32": (lambda: MobileNetV3Small(32), (3, 32, 32)),
     "MobileNetV3 small, 224": (lambda: MobileNetV3Small(224), (3, 224, 224)),
+    "MobileNetV3 small 0.35, 48 x 192": (lambda: MobileNetV3Small(48, 2, 0.35), (3, 48, 192)),
 }  # fmt: skip
 
 

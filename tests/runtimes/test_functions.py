@@ -28,7 +28,7 @@ Function = Callable[[Tensor], Tensor]
 RULES = get("onnxruntime").rules
 INTEGER = {
     *("QLinearConv", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool"),
-    *("QGemm", "QuantizeLinear", "Transpose", "Flatten", "Reshape"),
+    *("QGemm", "QuantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze"),
 }
 
 CLAIMED: dict[str, Function] = {

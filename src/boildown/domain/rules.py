@@ -32,7 +32,8 @@ class Rules:
     signed: whether activations are signed, or unsigned. per_channel: one scale per output channel of a weight, or one
     for all of it. never: layers and joins that stay float whatever else is said, by the operator's name in PyTorch.
     activations: functions of one value that are integer between two grids, by their names. fuses: functions that are
-    part of the layer before them as a rectifier is, by their names.
+    part of the layer before them as a rectifier is, by their names. narrow: up to how many channels the first layers
+    stay float, where few products are behind each of many numbers and such a function behind the first.
     """
 
     layers: tuple[Kind, ...] = ("convolution", "linear")
@@ -45,11 +46,12 @@ class Rules:
     never: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
     fuses: tuple[str, ...] = ()
+    narrow: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for keys; rules that say nothing of what was added later have the keys they had."""
         plain = asdict(self)
-        return {name: value for name, value in plain.items() if value or name not in ("activations", "fuses")}
+        return {name: value for name, value in plain.items() if value or name not in ("activations", "fuses", "narrow")}
 
 
 FLOAT = Rules(layers=())
