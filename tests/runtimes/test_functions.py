@@ -31,6 +31,13 @@ INTEGER = {
     *("QGemm", "QuantizeLinear", "Transpose", "Flatten", "Reshape", "Squeeze"),
 }
 
+
+def _slopes(low: float, high: float) -> nn.PReLU:
+    function = nn.PReLU(8)
+    function.weight.data = torch.linspace(low, high, 8)
+    return function
+
+
 CLAIMED: dict[str, Function] = {
     "hardswish": F.hardswish,
     "hardswish in place": nn.Hardswish(inplace=True),
@@ -45,8 +52,11 @@ CLAIMED: dict[str, Function] = {
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
     "leaky_relu in place": nn.LeakyReLU(inplace=True),
     "relu6": nn.ReLU6(),
+    "prelu": nn.PReLU(),
+    "prelu by channel": _slopes(0.1, 0.3),
+    "prelu with any slopes": _slopes(-0.5, 1.5),
 }
-OTHERS: dict[str, Function] = {"prelu": nn.PReLU(8), "gelu": nn.GELU(), "gelu, tanh": nn.GELU("tanh"), "elu": F.elu}
+OTHERS: dict[str, Function] = {"gelu": nn.GELU(), "gelu, tanh": nn.GELU("tanh"), "elu": F.elu}
 
 
 class Branches(nn.Module):
@@ -141,8 +151,12 @@ def test_functions_that_are_claimed_are_integers_and_as_simulated(tmp_path: Path
     assert kernels["QLinearConv"] == len(CLAIMED)  # the last of each branch gives floats
     assert kernels["QLinearSigmoid"] == 4
     assert kernels["QLinearLeakyRelu"] == 2
-    assert kernels["QLinearMul"] == kernels["QLinearAdd"] == 6
-    assert set(kernels) & {"HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "Mul", "Add", "Clip"} == set()
+    assert kernels["QLinearMul"] == 6 + 3
+    assert kernels["QLinearAdd"] == 6 + 2 * 3
+    assert (
+        set(kernels) & {"HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Mul", "Add", "Clip"}
+        == set()
+    )
 
 
 def test_functions_that_are_not_stay_float_and_agree(tmp_path: Path) -> None:

@@ -67,10 +67,6 @@ class Quantizer:
         return cls(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
 
 
-GATE = 1 / 255
-"""The step of the function inside of a hard-swish or SiLU between two grids."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """The quantization of a candidate as data.
@@ -82,7 +78,7 @@ class Plan:
         per output channel) before it is rounded to int32 with scale = input scale * weight scale.
     version: of the graph's names (see `surgery.graph.capture`).
 
-    Between two unsigned grids, the function inside of a hard-swish or SiLU is on a grid of its own, of steps of `GATE`.
+    Between two unsigned grids, what is inside of a function is on grids of its own (see `domain.functions`).
     """
 
     activations: Mapping[str, Quantizer] = field(default_factory=dict)

@@ -10,13 +10,22 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from boildown.domain.candidate import GATE, Plan, Quantizer
+from boildown.domain.candidate import Plan, Quantizer
+from boildown.domain.functions import GATE, TOP, Grid, leaks
 from boildown.errors import ModelError
 from boildown.surgery.activations import GATES
-from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, bias_name, has_parameter, set_parameter
+from boildown.surgery.graph import (
+    CONVOLUTIONS,
+    LINEAR,
+    Graph,
+    attribute_of,
+    bias_name,
+    has_parameter,
+    set_parameter,
+)
 
 aten = torch.ops.aten
 
@@ -45,7 +54,7 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
     for name, quantizer in plan.weights.items():
         _quantize_layers(module, layers[name], quantizer, plan)
     for name in plan.activations:
-        _round_gate(nodes[name], plan)
+        _round_inside(nodes[name], plan)
     last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
     for name, quantizer in plan.activations.items():
         value = nodes[name]
@@ -63,17 +72,30 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
     return module
 
 
-def _round_gate(node: Node, plan: Plan) -> None:
-    """Let a hard-swish or SiLU between two grids multiply by integers: the function inside is on its own grid."""
-    gate, value = GATES.get(node.target), node.args[0] if node.args else None
+def _round_inside(node: Node, plan: Plan) -> None:
+    """Let a function between two unsigned grids compute in the steps, and on the grids, that integers take."""
+    value = node.args[0] if node.args else None
     grid = plan.activations.get(value.name) if isinstance(value, Node) else None
-    if gate is None or grid is None or grid.signed or plan.activations[node.name].signed:
+    if grid is None or grid.signed or plan.activations[node.name].signed:
         return
     with node.graph.inserting_before(node):
-        inner = node.graph.call_function(gate, (value,))
-        rounded = node.graph.call_function(torch.fake_quantize_per_tensor_affine, (inner, GATE, 0, 0, 255))
-    inner.meta["val"] = rounded.meta["val"] = node.meta["val"]
-    node.target, node.args = aten.mul.Tensor, (value, rounded)
+        if node.target in GATES:
+            gate = node.graph.call_function(GATES[node.target], (value,))
+            node.target, node.args = aten.mul.Tensor, (value, _rounded(gate, (GATE, 0)))
+        elif node.target is aten.prelu.default:
+            slopes = attribute_of(node.args[1], cast(nn.Module, node.graph.owning_module))
+            if slopes is not None:
+                grids = leaks(slopes.flatten().tolist(), grid)
+                leak = node.graph.call_function(aten.sub.Tensor, (node.args[1], 1))
+                axes = [-1, *[1] * (node.meta["val"].ndim - 2)]
+                leak = node.graph.call_function(aten.view.default, (_rounded(leak, grids[0]), axes))
+                below = node.graph.call_function(aten.clamp.default, (value, None, 0))
+                product = node.graph.call_function(aten.mul.Tensor, (below, leak))
+                node.target, node.args = aten.add.Tensor, (value, _rounded(product, grids[1]))
+
+
+def _rounded(value: Node, grid: Grid) -> Node:
+    return value.graph.call_function(torch.fake_quantize_per_tensor_affine, (value, *grid, 0, TOP))
 
 
 def fake_quantize(value: Tensor, quantizer: Quantizer) -> Tensor:

@@ -3,7 +3,8 @@
 It has tables of a sigmoid and of a leaky rectifier, sums, products and averages that saturate, and no more. A
 hard-sigmoid is such a sum: read with another scale, integers are multiplied; the constant of the sum shifts them, and a
 grid from 0 to 1 clips. A hard-swish or SiLU is a value times such a function of it. The integers of a hyperbolic
-tangent are those of a sigmoid, read with another scale and zero point.
+tangent are those of a sigmoid, read with another scale and zero point. A leaky rectifier with a slope per channel is a
+value plus a product.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from boildown.domain.candidate import GATE
+from boildown.domain.candidate import Quantizer
+from boildown.domain.functions import GATE, TOP, Grid, leaks
+from boildown.runtimes.base import Array
 from boildown.runtimes.onnx.lean import add_constant, constant, tidy
 from boildown.runtimes.onnx.qdq import dequantized, only_reader
 
-_TOP = 255
 _CLOSE = 1e-5
 
 
@@ -36,7 +38,7 @@ def _hard_swish(graph: ir.Graph, node: ir.Node) -> None:
         return
     gate = ir.node("HardSigmoid", [value], {"alpha": 1 / 6, "beta": 0.5})
     gate.outputs[0].name = f"{node.outputs[0].name}/gate"
-    quantizer, dequantizer = _on_grid(graph, gate.outputs[0], GATE)
+    quantizer, dequantizer = _on_grid(graph, gate.outputs[0], (GATE, 0))
     product = ir.node("Mul", [value, dequantizer.outputs[0]])
     _instead(graph, node, [gate, quantizer, dequantizer, product])
     _hard_sigmoid(graph, gate)
@@ -49,7 +51,7 @@ def _product(graph: ir.Graph, node: ir.Node) -> None:
         if gate is None or gate.op_type != "Sigmoid" or gate.inputs[0] is not value:
             continue
         if value is not None and _is_read(value) and only_reader(gate.outputs[0], "Mul") is node:
-            quantizer, dequantizer = _on_grid(graph, gate.outputs[0], GATE)
+            quantizer, dequantizer = _on_grid(graph, gate.outputs[0], (GATE, 0))
             node.replace_input_with(node.inputs.index(other), dequantizer.outputs[0])
             graph.insert_after(gate, [quantizer, dequantizer])
         return
@@ -60,12 +62,9 @@ def _hard_sigmoid(graph: ir.Graph, node: ir.Node) -> None:
     scale, zero = _grid(node)
     alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     scaled = _reread(graph, node.inputs[0], alpha)
-    if scaled is None or alpha <= 0 or beta <= 0 or zero or scale * _TOP > 1 + _CLOSE:
+    if scaled is None or alpha <= 0 or beta <= 0 or zero or scale * TOP > 1 + _CLOSE:
         return
-    stored = add_constant(graph, f"/top/{_TOP}", np.uint8(_TOP))
-    inputs = [stored, _number(graph, beta / _TOP), add_constant(graph, "/zero", np.uint8(0))]
-    shift = ir.node("DequantizeLinear", inputs)
-    shift.outputs[0].name = f"{node.outputs[0].name}/shift"
+    shift = _stored(graph, f"{node.outputs[0].name}/shift", np.uint8(TOP), (beta / TOP, 0))
     total = ir.node("Add", [scaled.outputs[0], shift.outputs[0]])
     _instead(graph, node, [scaled, shift, total])
 
@@ -77,8 +76,30 @@ def _tanh(graph: ir.Graph, node: ir.Node) -> None:
     if result is None or scaled is None or abs(scale * zero - 1) > _CLOSE:
         return
     _instead(graph, node, [scaled, ir.node("Sigmoid", [scaled.outputs[0]])])
-    result.replace_input_with(1, _number(graph, scale / 2))
-    result.replace_input_with(2, add_constant(graph, "/zero", np.uint8(0)))
+    for position, part in enumerate(_parts(graph, (scale / 2, 0)), 1):
+        result.replace_input_with(position, part)
+
+
+def _prelu(graph: ir.Graph, node: ir.Node) -> None:
+    """A value plus the product of what is negative of it with the slopes less 1: sums and a product on grids."""
+    value, slopes, name = node.inputs[0], constant(node.inputs[1]), node.outputs[0].name
+    read = dequantized(value)
+    scale, zero = (None, None) if read is None else map(constant, read[1:3])
+    if value is None or slopes is None or scale is None or zero is None or not _is_read(value):
+        return
+    grids = leaks(slopes.ravel().tolist(), Quantizer("", 8, False, (float(scale),), (int(zero),)))
+    step, origin = grids[0]
+    nothing = _stored(graph, f"{name}/nothing", np.uint8(0), (float(scale), 0))
+    below = ir.node("Add", [value, nothing.outputs[0]])
+    below.outputs[0].name = f"{name}/below"
+    negative = _on_grid(graph, below.outputs[0], (float(scale), TOP))
+    integers = np.clip(np.rint((slopes - 1) / np.float32(step)) + origin, 0, TOP).astype(np.uint8)
+    leak = _stored(graph, f"{name}/leak", integers, grids[0])
+    product = ir.node("Mul", [negative[1].outputs[0], leak.outputs[0]])
+    product.outputs[0].name = f"{name}/product"
+    rounded = _on_grid(graph, product.outputs[0], grids[1])
+    total = ir.node("Add", [value, rounded[1].outputs[0]])
+    _instead(graph, node, [nothing, below, *negative, leak, product, *rounded, total])
 
 
 def _average(graph: ir.Graph, node: ir.Node) -> None:
@@ -107,6 +128,7 @@ _RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
     "Mul": _product,
     "HardSigmoid": _hard_sigmoid,
     "Tanh": _tanh,
+    "PRelu": _prelu,
     "ReduceMean": _average,
 }
 
@@ -145,14 +167,25 @@ def _reread(graph: ir.Graph, value: ir.Value | None, factor: float) -> ir.Node |
     return times
 
 
-def _on_grid(graph: ir.Graph, value: ir.Value, scale: float) -> tuple[ir.Node, ir.Node]:
-    """What quantizes a value that is never negative, and what reads that."""
-    inputs = [_number(graph, scale), add_constant(graph, "/zero", np.uint8(0))]
-    quantizer = ir.node("QuantizeLinear", [value, *inputs])
+def _on_grid(graph: ir.Graph, value: ir.Value, grid: Grid) -> tuple[ir.Node, ir.Node]:
+    """What quantizes a value, and what reads that."""
+    quantizer = ir.node("QuantizeLinear", [value, *_parts(graph, grid)])
     quantizer.outputs[0].name = f"{value.name}/q"
-    dequantizer = ir.node("DequantizeLinear", [quantizer.outputs[0], *inputs])
+    dequantizer = ir.node("DequantizeLinear", [quantizer.outputs[0], *_parts(graph, grid)])
     dequantizer.outputs[0].name = f"{value.name}/dq"
     return quantizer, dequantizer
+
+
+def _stored(graph: ir.Graph, name: str, integers: Array | np.generic, grid: Grid) -> ir.Node:
+    """Integers of the file, read."""
+    node = ir.node("DequantizeLinear", [add_constant(graph, f"{name}/q", integers), *_parts(graph, grid)])
+    node.outputs[0].name = name
+    return node
+
+
+def _parts(graph: ir.Graph, grid: Grid) -> tuple[ir.Value, ir.Value]:
+    scale, zero = grid
+    return _number(graph, scale), add_constant(graph, f"/uint8/{zero}", np.uint8(zero))
 
 
 def _number(graph: ir.Graph, number: float) -> ir.Value:

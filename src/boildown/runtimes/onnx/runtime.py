@@ -60,7 +60,7 @@ class OnnxRuntime(Usual):
         joins=("add", "concatenate", "multiply", "average"),
         activations=(
             *("aten.hardsigmoid.default", "aten.hardswish.default", "aten.leaky_relu.default"),
-            *("aten.sigmoid.default", "aten.silu.default", "aten.tanh.default"),
+            *("aten.prelu.default", "aten.sigmoid.default", "aten.silu.default", "aten.tanh.default"),
         ),
         narrow=16,
     )
