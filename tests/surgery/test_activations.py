@@ -145,3 +145,25 @@ def test_the_simulation_rounds_what_a_value_is_multiplied_by():
 def test_rules_that_name_none_have_the_keys_they_had():
     assert not {"activations", "fuses"} & {*Rules().to_json()}
     assert INTEGERS.to_json()["activations"][0] == "aten.hardswish.default"
+
+
+def test_a_narrow_start_stays_float_where_it_is_large_and_smooth():
+    """Few products for each of many numbers, and a function behind: on integers that is slower."""
+
+    class Mobile(nn.Module):
+        def __init__(self, function, width=16) -> None:
+            super().__init__()
+            self.stem, self.each = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, groups=width)
+            self.wide, self.last, self.function = nn.Conv2d(width, 64, 1), nn.Conv2d(64, 8, 1), function
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.wide(self.function(self.each(self.function(self.stem(x))))).relu())
+
+    rules, large = replace(INTEGERS, narrow=16), torch.randn(2, 3, 32, 32)
+    placement = place(capture(Mobile(F.hardswish), (large,)), rules)
+    assert placement.weights == ("wide.weight", "last.weight")
+    assert set(placement.left.values()) == {"it is narrow and at the start: float is faster"}
+    assert placement.activations == ("hardswish_1", "relu")
+    for other, image in ((Mobile(F.relu), large), (Mobile(F.hardswish), X), (Mobile(F.hardswish, 24), large)):
+        assert len(place(capture(other, (image,)), rules).layers) == 4
+    assert len(place(capture(Mobile(F.hardswish), (large,)), INTEGERS).layers) == 4

@@ -62,7 +62,7 @@ class OnnxRuntime(Usual):
             *("aten.hardsigmoid.default", "aten.hardswish.default", "aten.leaky_relu.default"),
             *("aten.prelu.default", "aten.sigmoid.default", "aten.silu.default", "aten.tanh.default"),
         ),
-        narrow=16,
+        narrow=32,
     )
 
     def version(self) -> str:
