@@ -325,7 +325,7 @@ class Climber:
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
         attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
-        attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
+        attempt.notes += [self.bench.agree(candidate, attempt.artifact), *written.notes]
         self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
         self._record_layers(attempt, candidate)
 

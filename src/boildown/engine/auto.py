@@ -130,7 +130,7 @@ class Auto:
 
     def _whole(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, last: Method | None) -> Iterator[Option]:
         """Quantization and the like; harder settings after a gentler miss of a cost."""
-        usual = [rung for rung in self._usual if not _takes_out(rung)]
+        usual = [rung for rung in self._usual if not _takes_out(rung) and self._may_do(rung.methods[0], attempts[0])]
         if diagnosis is None or last is None:
             scores = dict.fromkeys(usual, 0)
             reason = "the cheapest method that lowers what the target asks for"
@@ -143,6 +143,19 @@ class Auto:
                 scores[rung] = 1 + max(scores.values(), default=0)
         for rung in sorted(scores, key=lambda rung: -scores[rung]):
             yield Option(rung, reason, min(_SURE, _UNSUITED * 2 ** scores[rung]))
+
+    def _may_do(self, method: Method, first: Attempt) -> bool:
+        """Whether what a method leaves at least of a cost may be little enough: one that compresses gently is for who
+        asks for no more than that."""
+        leaves, lowers = method.card.leaves, set(method.card.lowers)
+        if not leaves:
+            return True
+        for condition in self._job.target.conditions:
+            found = first.measurements.get(condition.metric)
+            whole = 1.0 if condition.form == "ratio" or found is None else found.value
+            if condition.metric in leaves and condition.bound <= leaves[condition.metric] * whole:
+                return False
+        return bool(self._asked) and self._asked <= lowers
 
     # -- methods that take parts out, and chains ---------------------------------------------------------
 
@@ -256,7 +269,7 @@ class Auto:
             made = attempt.verdict is not None or (
                 attempt.state is State.SKIPPED and (attempt.quote.get("size") or attempt.quote.get("misses"))
             )
-            known = any(rung == other for _, other in found)
+            known = any(rung == other for _, other in found) or any(method.card.leaves for method in rung.methods)
             if made and not known and not _takes_out(rung) and not self._missed_quality(attempt):
                 found.append((attempt, rung))
         others = {rung: _size(attempt) for attempt, rung in found[1:]} if "size" in self._asked else {}

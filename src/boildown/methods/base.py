@@ -37,12 +37,15 @@ def setting(
     choices: tuple[Any, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field that is a setting of a method: its default, what it does, what it admits.
 
-    least, most: bounds of a number, both admitted.
+    least, most: bounds of a number, both admitted. later: the method had candidates before it had this setting, and at
+    its default they are as they were.
     """
-    return field(default=default, metadata={"summary": summary, "choices": choices, "least": least, "most": most})
+    metadata = {"summary": summary, "choices": choices, "least": least, "most": most, "later": later}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Card:
     """What its sketch tells the truth about, if it makes one."""
     weak: tuple[Lowers, ...] = ()
     """What it lowers by little, or not on every network: `auto` looks elsewhere first where that is missed."""
+    leaves: Mapping[str, float] = field(default_factory=dict)
+    """The share of a cost that it leaves at least, on any network: `auto` climbs it where more may be left, and nothing
+    else is asked than what it lowers."""
     shape: tuple[str, ...] = ()
     """The settings that say how small its candidates are: carried over to a method in its place."""
     terminal: bool = False
@@ -258,3 +264,10 @@ def levels(before: float, after: float, times: float) -> bool:
 def settings_of(method: Method) -> dict[str, Any]:
     """The settings of a method as plain data, for keys, the journal and the page of its card."""
     return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+
+
+def keyed(method: Method) -> dict[str, Any]:
+    """The settings that a candidate's key holds: those that came later only where they are not at their default."""
+    told = settings_of(method)
+    unchanged = {f.name for f in fields(method) if f.metadata.get("later") and told[f.name] == f.default}  # type: ignore[arg-type]
+    return {name: value for name, value in told.items() if name not in unchanged}

@@ -42,11 +42,17 @@ class Port:
 
 @dataclass(frozen=True)
 class Written:
-    """What the writer made: bytes on disk, the form chosen, and facts worth telling."""
+    """What the writer made: bytes on disk, the form chosen, facts for the journal, and notes for who reads of it.
+
+    names: values of the captured graph, and what they are called in the artifact where one can look `inside` of it: on
+    the integers of their grid where the plan has one, else in float.
+    """
 
     size: int
     form: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Session(Protocol):
@@ -110,6 +116,15 @@ class Runtime(Protocol):
         """
         ...
 
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """Values inside of the artifact at `path` by their names in it, and its outputs, for flat inputs.
+
+        Names that it does not have are left out; None where it does not let itself be looked into.
+        """
+        ...
+
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """Write into the artifact at `path` who made it, of what and how; whether its format has a place for that.
 
@@ -157,6 +172,12 @@ class Usual:
 
     def load_exporter(self) -> None:
         """Nothing takes long."""
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """Nobody can look."""
+        return None
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """Its format has no place for that."""

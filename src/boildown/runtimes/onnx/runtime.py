@@ -56,7 +56,7 @@ class OnnxRuntime(Usual):
 
     name = "onnxruntime"
     suffix = ".onnx"
-    rules = Rules()
+    rules = Rules(layers=(*Rules.layers, "product"))
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
@@ -84,14 +84,23 @@ class OnnxRuntime(Usual):
         """
         import onnx_ir as ir
 
-        from boildown.runtimes.onnx import dynamic, lean, qdq, qoperator, tune
+        from boildown.runtimes.onnx import dynamic, half, lean, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
         model = ir.load(exported)
         lean.clean(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
-        if rewrite is not None:
+        names: dict[str, str] = {}
+        notes: tuple[str, ...] = ()
+        if rewrite is not None and rewrite.op == "half":
+            tune.tune(model)
+            found, notes = half.store(model, rewrite)
+            facts |= found
+            proto = ir.to_proto(model)
+            lean.strip(proto)
+            form, data = "half", proto.SerializeToString()
+        elif rewrite is not None:
             tune.tune(model)
             proto, found = dynamic.quantize(model, rewrite)
             lean.strip(proto)
@@ -100,7 +109,7 @@ class OnnxRuntime(Usual):
         elif plan is None:
             tune.tune(model)
             proto = ir.to_proto(model)
-            lean.strip(proto)
+            names = lean.strip(proto)
             form, data = "float", proto.SerializeToString()
         else:
             convolutions = qdq.insert(model, plan)
@@ -118,7 +127,15 @@ class OnnxRuntime(Usual):
             facts["quantized_convolutions"] = len(convolutions)
             facts["kernels"] = _kernels(data, convolutions, names)
         path.write_bytes(data)
-        return Written(len(data), form, facts)
+        return Written(len(data), form, facts, _values(names, plan), notes)
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """With the values as outputs of the file; what computes on integers still does."""
+        from boildown.runtimes.onnx.inside import inside
+
+        return inside(path, names, arrays, _options(threads))
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """As the file's producer and metadata."""
@@ -156,6 +173,13 @@ class OnnxRuntime(Usual):
         An ONNX file executes no code, so `trust` is not needed.
         """
         return OnnxSession(path, threads)
+
+
+def _values(names: Mapping[str, str], plan: Plan | None) -> dict[str, str]:
+    """What a file calls the values of the captured graph, by what it called all of them before it was stripped."""
+    grids = {} if plan is None else plan.activations
+    floats = {name: short for name, short in names.items() if name not in grids}
+    return floats | {name: names[integers] for name in grids if (integers := f"{name}/q") in names}
 
 
 def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) -> dict[str, int]:
