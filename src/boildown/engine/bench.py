@@ -33,6 +33,7 @@ from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.company import LEAST_ALONE, alone_and_together
 from boildown.engine.deliver import RESERVED
 from boildown.engine.job import Job
+from boildown.engine.parity import first_apart
 from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
@@ -68,6 +69,7 @@ _FLOAT_DECIBEL = 40.0
 _PLAN_DECIBEL = 20.0
 _PLAN_PROMISE = 30.0
 _GATE_SAMPLES = 128
+_LOOKED_INTO = 8
 _COMPARED = 512
 _GLANCE_SECONDS = 2.0
 _FEW = 256
@@ -118,6 +120,8 @@ class Bench:
         """Seconds that scoring the first artifact on all samples took."""
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[str, float] = {}
+        self._names: dict[str, Mapping[str, str]] = {}
+        """What the values of the graph are called inside of an artifact that was written here."""
 
     def move(self, folder: Path) -> None:
         """The run folder has been renamed."""
@@ -179,6 +183,7 @@ class Bench:
                         f"The runtime {runtime} writes a file called {clash[0]}, as boildown does beside it.\n"
                         "  Let it give its files other names."
                     )
+                self._names[artifact.digest] = written.names
                 return artifact.move(folder), written
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -246,17 +251,51 @@ class Bench:
                     own, named = fresh((args, kwargs))  # the model may work in place
                     ours.append(_numbers(reference(*own, **named)))
                     theirs.append(_numbers(exported(*args, **kwargs)))
-        least = _FLOAT_DECIBEL if candidate.plan is None else _PLAN_DECIBEL
+        least, usual = (_FLOAT_DECIBEL,) * 2 if candidate.plan is None else (_PLAN_DECIBEL, _PLAN_PROMISE)
         decibel = signal_to_noise(np.concatenate(ours), np.concatenate(theirs))
+        told = f"artifact and model agree to {decibel:.1f} dB"
+        if decibel >= usual:
+            return told
+        apart = self._apart(candidate, artifact)
+        if apart == "" and candidate.plan is not None and math.isfinite(decibel):
+            return (
+                f"{told}, less than usual: the network amplifies rounding, for given equal inputs each layer agrees to "
+                "within one step"
+            )
+        if apart and candidate.plan is not None:
+            raise ParityError(
+                f"A layer of the artifact computes something else than its simulation in PyTorch: given equal inputs, "
+                f"{apart} ({decibel:.1f} dB of agreement of the outputs on real samples).\n"
+                "  The export of that layer is wrong: leave it float, or replace it in the model."
+            )
         if not decibel >= least:
             what = "the model" if candidate.plan is None else "its simulation in PyTorch"
+            first = f" The first that differs given equal inputs: {apart}." if apart else ""
             raise ParityError(
                 f"The artifact's outputs differ from those of {what}: {decibel:.1f} dB of agreement on real "
-                f"samples, at least {least:.0f} dB expected. The model may depend on randomness or on state kept "
-                "between calls; or the export of an operator is wrong."
+                f"samples, at least {least:.0f} dB expected.{first} The model may depend on randomness or on state "
+                "kept between calls; or the export of an operator is wrong."
             )
-        doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
-        return f"artifact and model agree to {decibel:.1f} dB{doubt}"
+        return f"{told}, less than usual"
+
+    def _apart(self, candidate: Candidate, artifact: Artifact) -> str | None:
+        """The first layer that an artifact computes otherwise, see `parity.first_apart`: looked at on a few samples."""
+        graph, example = self.graph(candidate), self.job.task.example()
+        samples = self.job.splits.search
+        count = min(graph.batch if graph.static_batch else _LOOKED_INTO, len(samples))
+        inputs, _ = next(iter(samples.subset(range(count)).batches(count)))
+        args, kwargs = self.job.task.calls(inputs)[0]
+        arrays = flatten(args, kwargs, example)
+
+        def look(names: Sequence[str]) -> Any:
+            return self._call(
+                "looking into the file", "boildown.runtimes.calls:inside",
+                artifact.runtime, str(artifact.path), names, arrays, os.cpu_count() or 1,
+            )  # fmt: skip
+
+        names = self._names.get(artifact.digest, {})
+        with self.timed("measure"):
+            return first_apart(graph, candidate.plan, names, graph.flatten(args, kwargs), count, look, self.check)
 
     def alone(self, candidate: Candidate | None, artifact: Artifact) -> float:
         """How well an artifact's outputs agree between a sample alone and in company, in decibel."""

@@ -50,7 +50,7 @@ _MEMBERS = {
     **dict.fromkeys(("name", "suffix"), "text"),
     "rules": "boildown.domain.rules.Rules",
     **dict.fromkeys(("version", "export", "write", "open", "refuses", "stamp", "about", "files", "loader"), "a method"),
-    "with_preprocessing": "a method",
+    **dict.fromkeys(("with_preprocessing", "inside"), "a method"),
 }
 
 

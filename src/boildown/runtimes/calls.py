@@ -64,6 +64,13 @@ def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: b
     return _open(runtime, path, threads, trust).run(arrays)
 
 
+def inside(
+    runtime: str, path: str, names: Sequence[str], arrays: Sequence[Array], threads: int
+) -> tuple[dict[str, Array], list[Array]] | None:
+    """`Runtime.inside` by the runtime's name."""
+    return get(runtime).inside(Path(path), names, arrays, threads)
+
+
 @lru_cache(maxsize=3)
 def _open(runtime: str, path: str, threads: int, trust: bool) -> Session:
     return get(runtime).open(Path(path), threads, trust=trust)
