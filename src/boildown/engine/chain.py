@@ -24,7 +24,7 @@ from boildown.errors import AttemptError
 from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
-from boildown.methods.base import Context, Data, Method, Sketching, settings_of
+from boildown.methods.base import Context, Data, Method, Sketching, keyed, settings_of
 from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
@@ -48,7 +48,7 @@ def link_key(parent: str, method: Method, job: Job, made_for: Mapping[str, Any] 
     """
     if made_for is None:
         made_for = {"hardware": job.deployment.hardware, "rules": hash_of(job.rules.to_json())}
-    splits, settings = job.splits, {**settings_of(method), **made_for}
+    splits, settings = job.splits, {**keyed(method), **made_for}
     if method.card.trains:
         settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]

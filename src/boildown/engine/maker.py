@@ -13,7 +13,6 @@ from typing import Any
 from boildown.domain.candidate import Candidate, Plan
 from boildown.domain.deployment import HERE
 from boildown.domain.measurement import Measurement
-from boildown.domain.rules import Rules
 from boildown.engine.bench import Bench
 from boildown.engine.chain import Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
 from boildown.engine.job import Job
@@ -28,6 +27,7 @@ from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
 from boildown.methods.base import Context, Method, Quantizing, Searching, by_costs, searches
+from boildown.runtimes import get
 from boildown.surgery.store import load_candidate, save_candidate
 
 Emit = Callable[[str, Mapping[str, Any]], None]
@@ -143,7 +143,7 @@ class Maker:
                 Journal.open(found[0], readonly=True) as journal,
             ):
                 made_for = journal.facts["deployment"].get("hardware")
-            if made_for == deployment.hardware and self.job.rules == Rules():
+            if made_for == deployment.hardware and self.job.rules == get("onnxruntime").rules:
                 return found
             why = f"made for {made_for} by the rules of ONNX Runtime, and wanted for {deployment}"
             self.journal.record(self.number, NOT_REUSED, {"run": found[0].name, "why": why})

@@ -12,7 +12,7 @@ from boildown.errors import AttemptError
 from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
 from boildown.surgery.calibrate import Call, Ranges, calibrate, correct_biases
 from boildown.surgery.equalize import equalized
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import LATEST, WRITTEN_OUT, Graph, capture
 from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, weight_bits
 
 
@@ -46,6 +46,7 @@ class QuantizeStatic:
     percentile: float = setting(99.99, "the percentile kept when ranges = percentile", least=50.0, most=100.0)
     bias_correction: bool = setting(True, "shift biases so that the quantized layers keep their mean outputs")
     equalize: bool = setting(False, "move scales between layers so that their channels have like ranges")
+    products: bool = setting(False, "the products of attention in int8 too, where the runtime has them", later=True)
     samples: int = setting(256, "how many calibration samples to use at most", least=1)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
@@ -66,8 +67,9 @@ class QuantizeStatic:
             found = equalized(candidate.model, example, calls, check=context.check, progress=context.progress)
             if found is not None:
                 candidate = candidate.derive(model=found[0], edits=(found[1],))
-        graph = capture(candidate.model, *task.example())
-        return candidate.derive(plan=quantize(graph, calls, self, context))
+        version = WRITTEN_OUT if self.products else LATEST
+        graph = capture(candidate.model, *task.example(), version=version)
+        return candidate.derive(plan=replace(quantize(graph, calls, self, context), version=version))
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """Integers compute as much as floats did."""
@@ -85,7 +87,7 @@ class QuantizeStatic:
 
 def quantize(graph: Graph, calls: Sequence[Call], settings: QuantizeStatic, context: Context) -> Plan:
     """The plan for a captured graph from calibration calls: place, calibrate, correct biases."""
-    placement = placed(graph, context.rules)
+    placement = placed(graph, context.rules, products=settings.products)
     plan = calibrate(
         graph,
         placement,

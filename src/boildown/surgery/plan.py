@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from boildown.surgery.ordinary import fixed_values
 aten = torch.ops.aten
 
 _PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+_PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default})
 _COPIES = frozenset({aten.clone.default, aten.contiguous.default})
 _CLAMPS = frozenset({aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default})
 
@@ -53,6 +54,7 @@ class Placement:
     activations: the quantized values, in the order of the graph.
     shares: a value that only moves data -> the value whose scale and zero point it shares.
     layers: the quantized layers, in the order of the graph.
+    products: the products of two activations that are integer, as in attention.
     left: layers that stay float -> the reason in words.
     """
 
@@ -60,6 +62,7 @@ class Placement:
     shares: Mapping[str, str]
     layers: tuple[Layer, ...]
     left: Mapping[str, str] = field(default_factory=dict)
+    products: tuple[str, ...] = ()
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -85,18 +88,22 @@ class Placement:
         return {name: tuple(members) for name, members in groups.items()}
 
 
-def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -> Placement:
+def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = (), products: bool = False) -> Placement:
     """Place quantizers on a graph, by the rules of a runtime.
 
     `skip` names layers, by node or weight, that stay float. A value is quantized if a quantized
     layer reads it, if a quantized layer makes it whose output must be on a grid (by default a
     convolution), or if it joins values that are all quantized; a rectifier that is the only reader
     of such a value is quantized in its place, where it is fused. Values on their way to an output,
-    through moves of data only, are left float unless a quantized layer reads them.
+    through moves of data only, are left float unless a quantized layer reads them. With `products`, those of two
+    activations are integer too, where the runtime has it.
     """
     nodes = list(graph.module.graph.nodes)
     layers, left = _layers(graph, rules, frozenset(skip))
-    demanded = {_origin(cast(Node, node.args[0]), rules) for node in layers}
+    factors = {node: node.args[:1] for node in layers}
+    if products and "product" in rules.layers:
+        factors |= _products(graph, frozenset(skip))
+    demanded = {_origin(cast(Node, value), rules) for values in factors.values() for value in values}
     quantized: dict[Node, Node] = {}
     """Each quantized value -> the value whose range it has."""
     seats = set()
@@ -106,7 +113,7 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
         if node in quantized.values():
             quantized[node] = node
         elif _moves(node, rules) and (source := node.all_input_nodes[0]) in quantized:
-            if not _ends(node, rules) or _feeds(node, layers, rules):
+            if not _ends(node, rules) or _feeds(node, factors, rules):
                 quantized[node] = quantized[source]
         elif node in demanded or (node in seats and not _ends(node, rules)):
             late = _late_clamp(node, rules)
@@ -116,7 +123,28 @@ def place(graph: Graph, rules: Rules = Rules(), *, skip: Collection[str] = ()) -
         {node.name: source.name for node, source in quantized.items() if node is not source},
         tuple(_layer(node, quantized, rules) for node in layers),
         left,
+        tuple(node.name for node in factors if node not in layers),
     )
+
+
+def _products(graph: Graph, skip: frozenset[str]) -> dict[Node, tuple[Any, ...]]:
+    """The products of two activations, each with what it multiplies."""
+    fixed = fixed_values(graph.module)
+    return {
+        node: node.args[:2]
+        for node in graph.module.graph.nodes
+        if node.target in _PRODUCTS
+        and node.name not in skip
+        and all(
+            isinstance(value, Node)
+            and value not in fixed
+            and (tensor := tensor_of(value)) is not None
+            and tensor.ndim > 1
+            and tensor.dtype is torch.float32
+            and not _unnamed(value)
+            for value in node.args[:2]
+        )
+    }
 
 
 def _kind(node: Node) -> Kind | None:
@@ -262,9 +290,8 @@ def _ends(node: Node, rules: Rules) -> bool:
     return any(user.op == "output" or (_moves(user, rules) and _ends(user, rules)) for user in node.users)
 
 
-def _feeds(node: Node, layers: Collection[Node], rules: Rules) -> bool:
+def _feeds(node: Node, factors: Mapping[Node, Sequence[Any]], rules: Rules) -> bool:
     """Whether a quantized layer reads a value, perhaps after moves of data."""
     return any(
-        (user in layers and user.args[0] is node) or (_moves(user, rules) and _feeds(user, layers, rules))
-        for user in node.users
+        node in factors.get(user, ()) or (_moves(user, rules) and _feeds(user, factors, rules)) for user in node.users
     )

@@ -40,9 +40,9 @@ def weight_bits(hardware: str) -> int:
     return 7 if resolved(hardware) == "x86-any" else 8
 
 
-def placed(graph: Graph, rules: Rules) -> Placement:
+def placed(graph: Graph, rules: Rules, *, products: bool = False) -> Placement:
     """Quantizers placed by the rules of a runtime. Raises AttemptError where there are none."""
-    placement = place(graph, rules)
+    placement = place(graph, rules, products=products)
     if not placement.layers:
         raise AttemptError(
             f"The runtime quantizes no layer of this model: {'; '.join(sorted(set(placement.left.values())))}.\n"
