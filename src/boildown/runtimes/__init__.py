@@ -8,9 +8,9 @@ from typing import Any
 
 from boildown.domain.rules import Rules
 from boildown.errors import InputError, Mistake, contained, in_words
-from boildown.runtimes.base import Array, Port, Runtime, Session, Usual, Written
+from boildown.runtimes.base import Array, Executed, Port, Runtime, Session, Usual, Written
 
-__all__ = ["Array", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
+__all__ = ["Array", "Executed", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
 
 _GROUP = "boildown.runtimes"
 _OWN = {
@@ -50,7 +50,7 @@ _MEMBERS = {
     **dict.fromkeys(("name", "suffix"), "text"),
     "rules": "boildown.domain.rules.Rules",
     **dict.fromkeys(("version", "export", "write", "open", "refuses", "stamp", "about", "files", "loader"), "a method"),
-    "with_preprocessing": "a method",
+    **dict.fromkeys(("with_preprocessing", "executed"), "a method"),
 }
 
 

@@ -49,6 +49,23 @@ class Written:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Executed:
+    """One step of what a runtime ends up running of an artifact.
+
+    name: of its weight, or of the value that it gives, as in the file. kind: the operator. precision: of what it
+    computes: int8, float32, bfloat16 and so on. seconds: mean per call; 0 where that is not known. weights: how many
+    numbers its constants hold. stored: the type that the file has for them; empty where that is not known.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    seconds: float = 0.0
+    weights: int = 0
+    stored: str = ""
+
+
 class Session(Protocol):
     """A loaded artifact."""
 
@@ -110,6 +127,13 @@ class Runtime(Protocol):
         """
         ...
 
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """What it ends up running of the artifact at `path` for these flat inputs, in order; empty where it cannot say.
+
+        The artifact is run for a fraction of a second, and once at least.
+        """
+        ...
+
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """Write into the artifact at `path` who made it, of what and how; whether its format has a place for that.
 
@@ -157,6 +181,10 @@ class Usual:
 
     def load_exporter(self) -> None:
         """Nothing takes long."""
+
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """It does not say."""
+        return ()
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """Its format has no place for that."""

@@ -13,7 +13,7 @@ from typing import Any
 from boildown.domain.candidate import Edit, Plan
 from boildown.domain.preprocess import Preprocess
 from boildown.runtimes import get
-from boildown.runtimes.base import Array, Port, Session, Written
+from boildown.runtimes.base import Array, Executed, Port, Session, Written
 
 
 def load_exporter(runtime: str) -> None:
@@ -62,6 +62,11 @@ def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[t
 def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: bool = False) -> list[Array]:
     """Flat inputs to flat outputs, in an artifact that stays loaded."""
     return _open(runtime, path, threads, trust).run(arrays)
+
+
+def executed(runtime: str, path: str, inputs: Sequence[Array], threads: int) -> tuple[Executed, ...]:
+    """`Runtime.executed` by the runtime's name."""
+    return get(runtime).executed(Path(path), inputs, threads)
 
 
 @lru_cache(maxsize=3)
