@@ -30,6 +30,7 @@ from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import fragment
 from boildown.report import write as write_report
+from boildown.report.floats import Floats, floats
 from boildown.report.text import summary
 from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
@@ -100,6 +101,12 @@ class Result:
         """By metric name."""
         return self._attempt.measurements
 
+    @property
+    def floats(self) -> Floats | None:
+        """What its file computes in float although it is quantized, layer by layer; None where nobody looked."""
+        with Journal.open(self._run.path, readonly=True) as journal:
+            return floats(journal.records(), self.number)
+
     def module(self) -> nn.Module:
         """The candidate as a PyTorch module, rebuilt from the first model, edits, plan and safetensors.
 
@@ -158,6 +165,14 @@ class Run:
     def candidates(self) -> list[Result]:
         """Every attempt, the first model included."""
         return [Result(attempt, self) for attempt in self._attempts]
+
+    def attempt(self, number: int) -> Result:
+        """The attempt of this number; 0 is the first model. Raises InputError where there is none."""
+        for result in self.candidates:
+            if result.number == number:
+                return result
+        have = ", ".join(str(attempt.number) for attempt in self._attempts)
+        raise InputError.of(f"Run {self.id} has no attempt {number}.", f"It has these: {have}.")
 
     @property
     def front(self) -> list[Result]:
@@ -292,6 +307,7 @@ def show(folder: Path) -> dict[str, Any]:
     """A run as plain data, read from its journal."""
     with Journal.open(folder, readonly=True) as journal, readable(folder):
         ending, facts, rows = journal.ending, journal.facts, journal.attempts()
+        records = journal.records()
         best = next((row.artifact for row in rows if ending and row.number == ending.best_attempt), None)
         delivered = None if best is None else folder / "best" / best.name
         return {
@@ -320,6 +336,7 @@ def show(folder: Path) -> dict[str, Any]:
                     "seconds": row.timings,
                     "notes": list(row.notes),
                     "verdict": row.verdict,
+                    "floats": None if (kept := floats(records, row.number)) is None else kept.to_json(),
                 }
                 for row in rows
             ],

@@ -20,6 +20,7 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
+from boildown.engine.floats import FLOATS, UNKNOWN, floats, not_faster
 from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
 from boildown.engine.layers import LAYERS, layers
@@ -45,6 +46,7 @@ from boildown.errors import (
 from boildown.journal.journal import Journal
 from boildown.journal.rows import FASTEST, LATENCY
 from boildown.methods.base import Standing
+from boildown.runtimes import get
 from boildown.surgery.store import CANDIDATE, WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import weights_hash
 
@@ -57,7 +59,8 @@ AGAIN = "again, with more time"
 _FEWER_MACS = 0.9
 _LONGER = 0.25
 """How much more time what was cut is given to be begun anew, and the least share that what goes on needs still."""
-_KEPT = (LAYERS, "changed", "curve", "loss", "sensitivity", "survivors")
+_WRITTEN = "written"
+_KEPT = (LAYERS, _WRITTEN, "changed", "curve", "loss", "sensitivity", "survivors")
 """The records of how a candidate was made that go along with it to the run that uses it again."""
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
 
@@ -186,6 +189,8 @@ class Climber:
                 self._deploy(attempt, candidate)
             self._measure(attempt, candidate)
             self._until(self.budget.limit(0.0))  # no more of it is spent on what only explains
+            if candidate.plan is not None or candidate.rewrite is not None:
+                self._explain(attempt, lambda: self._look_for_floats(attempt, candidate), UNKNOWN)
             if reused is None:
                 self._explain(attempt, lambda: self._measure_links(attempt, candidate), "links not measured")
             if skip and attempt.verdict is not None and attempt.verdict.missed & self.job.quality:
@@ -301,6 +306,22 @@ class Climber:
         attempt.candidate = candidate
         self._until(self.budget.left)
 
+    def _look_for_floats(self, attempt: Attempt, candidate: Candidate) -> None:
+        """See which layers of a quantized candidate run in float all the same. Raises DeadlineError without time."""
+        assert attempt.artifact is not None
+        if self.budget.remaining <= 0:
+            raise DeadlineError("No time was left to look.")
+        if not (executed := self.bench.executed(attempt.artifact)):
+            return
+        written = [record.data for record in self.journal.records(_WRITTEN) if record.attempt == attempt.number]
+        found = floats(
+            self.bench.graph(candidate), candidate, executed, written[-1].get("names", {}) if written else {},
+            get(attempt.artifact.runtime).rules,
+        )  # fmt: skip
+        self.journal.record(attempt.number, FLOATS, found)
+        if said := not_faster(found, attempt.measurements.get("latency")):
+            attempt.notes.append(said)
+
     def _measure_links(self, attempt: Attempt, candidate: Candidate) -> None:
         """Export and measure the candidates on the way to the attempt's own."""
         assert attempt.artifact is not None
@@ -326,7 +347,7 @@ class Climber:
         """Write the artifact and hold it against the model."""
         attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
         attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
-        self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
+        self.journal.record(attempt.number, _WRITTEN, {"form": written.form, **written.facts})
         self._record_layers(attempt, candidate)
 
     def _record_layers(self, attempt: Attempt, candidate: Candidate) -> None:

@@ -45,7 +45,7 @@ from boildown.measuring.sequential import ERROR, EarlyStop, reading_order
 from boildown.measuring.size import measure_size
 from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
-from boildown.runtimes.base import Array, Port, Written
+from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
@@ -322,6 +322,16 @@ class Bench:
             return memory_measure.summarise(firsts, own)
 
         return self._remembered(self.key("memory", artifact, **self._call_options), measured)
+
+    def executed(self, artifact: Artifact) -> tuple[Executed, ...]:
+        """What the runtime ends up running of an artifact, for one call of the deployment's batch."""
+        batch, threads = self.job.deployment.batch, self.job.deployment.threads
+        with self.timed("measure"):
+            found: tuple[Executed, ...] = self._call(
+                "looking at what the runtime runs", "boildown.runtimes.calls:executed",
+                artifact.runtime, str(artifact.path), self.sample(batch), threads,
+            )  # fmt: skip
+        return found
 
     def latency(self, artifact: Artifact, *, purpose: Purpose = "verdict", look: int = 1) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact.

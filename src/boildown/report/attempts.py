@@ -14,6 +14,7 @@ from boildown.journal.rows import AttemptRow
 from boildown.report import proof
 from boildown.report.axes import Axis
 from boildown.report.course import Curve, Ranking
+from boildown.report.floats import Floats
 from boildown.report.words import short
 
 
@@ -45,6 +46,8 @@ class AttemptLine:
     places: Mapping[str, float] | None = None
     noisy: frozenset[str] = frozenset()
     """The metrics whose figures are marked."""
+    floats: Floats | None = None
+    """What stayed float; None for one that is not quantized."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class AttemptLine:
 
 def line(
     row: AttemptRow, measured: Mapping[str, Measurement], axes: Sequence[Axis], quality: str, *,
-    rankings: tuple[Ranking, ...], curves: tuple[Curve, ...], best: bool, front: bool,
+    rankings: tuple[Ranking, ...], curves: tuple[Curve, ...], floats: Floats | None, best: bool, front: bool,
 ) -> AttemptLine:  # fmt: skip
     """An attempt as the journal knows it; `quality` names the metric whose drop is told."""
     places = {a.metric: value for a in axes if (value := a.value(measured, row.number)) is not None}
@@ -87,6 +90,7 @@ def line(
         front=front,
         places=places,
         noisy=frozenset(metric for metric, found in measured.items() if found.noisy),
+        floats=floats,
     )
 
 

@@ -13,6 +13,7 @@ from boildown.journal.journal import Journal, readable
 from boildown.journal.rows import AttemptRow
 from boildown.report.axes import NOT_SHOWN
 from boildown.report.changed import changed
+from boildown.report.floats import floats
 from boildown.report.read import finding_line
 from boildown.report.words import printable, short
 
@@ -29,7 +30,8 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
         known, verdict = journal.facts, None if row.verdict is None else Verdict.from_json(row.verdict)
         found = {} if verdict is None else verdict.measurements
         units = {name: m.unit for name, m in found.items()}
-        lost = changed(journal.records(), row.number, row.artifact.digest, known, units)
+        records = journal.records()
+        lost, kept = changed(records, row.number, row.artifact.digest, known, units), floats(records, row.number)
         samples = max((m.samples for m in found.values() if m.data == "verdict"), default=0)
         return {
             "schema": SCHEMA,
@@ -59,6 +61,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
                 "sentence": lost.sentence, "classes": [vars(line) for line in lost.classes],
                 "samples": [{**vars(sample), "picture": None} for sample in lost.samples],
             },
+            "floats": None if kept is None else kept.to_json(),
             "machine": "" if verdict is None else verdict.hardware,
             "deployment": known.get("deployment", {}),
             "environment": known.get("environment", {}),
@@ -118,6 +121,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
             f" {line['name']}: {line['before']} to {line['after']} of {line['samples']}."
             for line in card["lost"]["classes"][:_MOST]
         ),
+        "In float": _in_float(card["floats"]),
         "Machine": card["machine"],
         "Made by": f"boildown {card['boildown']}, run {card['run']}, attempt {number}" + (
             f"; the file itself by run {card['made']['run']}, attempt {card['made'].get('attempt', '')}"
@@ -137,6 +141,13 @@ def _body(card: Mapping[str, Any]) -> list[str]:
     if repeat := card["repeat"]:
         lines += ["", "Make it again:", "", *_code("sh" if repeat.startswith("boildown ") else "python", repeat)]
     return [*lines, "", "All figures are in card.json, the hashes of all files in manifest.json."]
+
+
+def _in_float(floats: Mapping[str, Any] | None) -> str:
+    """What stayed float: how much, and what counts most."""
+    if floats is None:
+        return ""
+    return "; ".join((floats["sentence"], *(f"{line['name']} ({line['reason']})" for line in floats["layers"][:_MOST])))
 
 
 def _text(text: str) -> str:

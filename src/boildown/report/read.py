@@ -20,6 +20,7 @@ from boildown.report import course, proof
 from boildown.report.attempts import AttemptLine, line
 from boildown.report.axes import NOT_SHOWN, Axis, axes
 from boildown.report.changed import Changed, changed
+from boildown.report.floats import floats
 from boildown.report.layers import Layers, layers
 from boildown.report.words import Pairs, duration, pairs, short
 
@@ -123,7 +124,8 @@ def facts(journal: Journal) -> ReportFacts:
     lines = {
         row.number: line(
             row, measured[row.number], compare, quality, rankings=rankings.get(row.number, ()),
-            curves=curves.get(row.number, ()), best=row is chosen, front=row.number in unbeaten,
+            curves=curves.get(row.number, ()), floats=floats(records, row.number), best=row is chosen,
+            front=row.number in unbeaten,
         )
         for row in rows
     }  # fmt: skip

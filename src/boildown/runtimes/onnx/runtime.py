@@ -21,7 +21,7 @@ from boildown.domain.candidate import Edit, Plan
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
-from boildown.runtimes.base import CHECK, Array, Port, Usual, Written
+from boildown.runtimes.base import CHECK, Array, Executed, Port, Usual, Written
 from boildown.runtimes.onnx.external import external_files
 
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -79,24 +79,25 @@ class OnnxRuntime(Usual):
         A plan is written as Q/DQ and as QOperator, whichever is smaller; then ONNX Runtime is asked
         whether every quantized convolution runs on integers. Facts: `exported` (bytes before), with
         a plan also `forms` (bytes of each form), `quantized_convolutions` and the counts of
-        `kernels` ONNX Runtime ends up with. Raises ExportError if the plan does not fit or a
-        quantized convolution would run in float.
+        `kernels` ONNX Runtime ends up with; of what is quantized its `names`, see `origins`.
+        Raises ExportError if the plan does not fit or a quantized convolution would run in float.
         """
         import onnx_ir as ir
 
-        from boildown.runtimes.onnx import dynamic, lean, qdq, qoperator, tune
+        from boildown.runtimes.onnx import dynamic, lean, origins, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
         model = ir.load(exported)
         lean.clean(model)
+        known = origins.known(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
         if rewrite is not None:
             tune.tune(model)
             proto, found = dynamic.quantize(model, rewrite)
-            lean.strip(proto)
+            names = lean.strip(proto)
             form, data = "dynamic", proto.SerializeToString()
-            facts |= found
+            facts |= {**found, "names": origins.origins(proto, names, known)}
         elif plan is None:
             tune.tune(model)
             proto = ir.to_proto(model)
@@ -111,10 +112,10 @@ class OnnxRuntime(Usual):
                     change(model)
                 proto = ir.to_proto(model)
                 names = lean.strip(proto)
-                written[form] = proto.SerializeToString(), names
+                written[form] = proto.SerializeToString(), names, origins.origins(proto, names, known)
             form = min(written, key=lambda form: len(written[form][0]))
-            data, names = written[form]
-            facts["forms"] = {form: len(data) for form, (data, _) in written.items()}
+            data, names, facts["names"] = written[form]
+            facts["forms"] = {form: len(data) for form, (data, *_) in written.items()}
             facts["quantized_convolutions"] = len(convolutions)
             facts["kernels"] = _kernels(data, convolutions, names)
         path.write_bytes(data)
@@ -156,6 +157,12 @@ class OnnxRuntime(Usual):
         An ONNX file executes no code, so `trust` is not needed.
         """
         return OnnxSession(path, threads)
+
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """See `executed.executed`."""
+        from boildown.runtimes.onnx.executed import executed
+
+        return executed(path, inputs, lambda: _options(threads))
 
 
 def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) -> dict[str, int]:
