@@ -1,4 +1,4 @@
-"""Eight networks in both runtimes, float and quantized; and what `runtime="auto"` makes of three targets.
+"""Eight networks in both runtimes, float and quantized; and what `runtime="auto"` makes of six targets.
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.runtimes [--rows NAME ...] [--quick] [--folder FOLDER] [--json FILE]
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.runtimes --auto [--rows NAME ...] [--quick] [--json FILE]
@@ -72,13 +72,27 @@ ROWS: Mapping[str, Row] = {
     **{name: Row(partial(small.trained, name), partial(small.task, name)) for name in small.NETWORKS},
 }
 
-AUTO: Mapping[str, tuple[tuple[str, ...], Any, Any]] = {
-    # integers alone, then with a float prefix
-    "mobilenet": ((WITHIN, "size <= 0.30x", "latency <= 0.60x"), RUNGS[:2], "fastest"),
-    "minilm": (("spearman drop <= 0.003", "size <= 0.26x", "latency <= 0.40x"), "auto", "first"),
-    "resnet56": ((WITHIN, "latency <= 0.36x"), "auto", "first"),
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of `runtime="auto"`."""
+
+    conditions: tuple[str, ...]
+    ladder: Any = "auto"
+    goal: Any = "first"
+    budget: str = "60 min"
+
+
+AUTO: Mapping[str, Target] = {
+    "mobilenet": Target(  # integers alone, then with a float prefix
+        (WITHIN, "size <= 0.30x", "latency <= 0.60x"), RUNGS[:2], "fastest"
+    ),
+    "minilm": Target(("spearman drop <= 0.003", "size <= 0.26x", "latency <= 0.40x")),
+    "resnet56": Target((WITHIN, "latency <= 0.36x")),
+    "lstm": Target((WITHIN, "size <= 0.28x")),
+    "gru": Target((WITHIN, "size <= 0.35x"), budget="6 min"),
+    "hardswish": Target((WITHIN, "latency <= 1x"), RUNGS[:2], "fastest"),
 }
-"""Target, ladder and goal of a network."""
 
 
 def main() -> None:
@@ -150,11 +164,11 @@ def measured(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
 
 def automatic(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
     """What `runtime="auto"` comes to, every attempt of every run."""
-    row, (target, ladder, goal) = ROWS[name], AUTO[name]
-    model, task, runs = row.model(folder), row.task(), []
+    row, asked, runs = ROWS[name], AUTO[name], []
+    model, task = row.model(folder), row.task()
     for _ in range(1 if quick else 3):
         run = bd.compress(
-            model, task, target, ladder=ladder, goal=goal, runtime="auto", budget="60 min",
+            model, task, asked.conditions, ladder=asked.ladder, goal=asked.goal, runtime="auto", budget=asked.budget,
             runs=folder / "auto" / name, fresh=True, verbose=False,
         )  # fmt: skip
         runs.append(
@@ -165,7 +179,7 @@ def automatic(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
                 "summary": str(run),
             }
         )
-    return {"name": name, "target": target, "runs": runs}
+    return {"name": name, "target": asked.conditions, "runs": runs}
 
 
 def told(attempt: bd.Result, metric: str) -> dict[str, Any]:

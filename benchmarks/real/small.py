@@ -1,8 +1,8 @@
 """Small networks with what quantizes badly, trained here in about a minute each on CIFAR-10.
 
 `lstm`: convolutions, and an LSTM over the columns of what they make. `gru`: 1-D convolutions over the rows of an image
-as if it were a sensor's signal, and a GRU. `hardswish`: inverted residuals with squeeze and excitation and hard-swish, as
-in MobileNetV3 (Howard et al., Searching for MobileNetV3, 2019).
+as if it were a sensor's signal, and a GRU. `hardswish`: inverted residuals with squeeze and excitation and hard-swish,
+as in MobileNetV3 (Howard et al., Searching for MobileNetV3, 2019).
 """
 
 from __future__ import annotations

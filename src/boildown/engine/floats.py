@@ -19,6 +19,7 @@ from boildown.engine.layers import weights
 from boildown.errors import AttemptError
 from boildown.runtimes.base import Executed
 from boildown.surgery.graph import LINEAR, Graph
+from boildown.surgery.nodes import base_name
 from boildown.surgery.plan import Layer, place
 
 FLOATS = "floats"
@@ -72,11 +73,12 @@ def floats(
     nodes = {node.name: node for node in graph.module.graph.nodes}
     others: dict[tuple[str, str], list[Executed]] = defaultdict(list)
     for step in executed:
-        owner = names.get(step.name, step.name)
         heavy = any(word in step.kind.lower() for word in _HEAVY)
-        if heavy and step.weights and owner not in homes:
-            owner = _behind(nodes.get(owner), homes, order)
-        if owner in homes and (heavy or step.weights):
+        owners = [names.get(name, name) for name in step.name.split(",")]  # several where a runtime fuses them
+        if heavy and step.weights:
+            owners += [_behind(nodes.get(owner), homes, order) for owner in owners]
+        owner = next((owner for owner in owners if owner in homes), "")
+        if owner and (heavy or step.weights):
             homes[owner].steps.append(step)
         else:
             others[step.kind, step.precision].append(step)
@@ -179,8 +181,8 @@ class _Reasons:
         placed = self._placed.get(node)
         if self._candidate.plan is not None and placed is not None:
             return self._of_placed(own.node, placed, kind)
-        if any(word in kind.lower() for word in _RECURRENT):
-            return f"no integer kernel for {kind}"
+        if (recurrent := base_name(own.node).partition("_")[0]) in _RECURRENT:
+            return f"no integer kernel for {recurrent.upper()}"
         if "gather" in kind.lower():
             return f"rows are looked up in it; {method} leaves them float"
         return f"{method} leaves {kind} float"

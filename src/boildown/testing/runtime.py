@@ -180,6 +180,15 @@ class RuntimeSuite:
         (path.parent / "load.py").write_text(script, encoding="utf-8")
         run_path(str(path.parent / "load.py"), run_name="__main__")
 
+    def test_it_tells_what_it_runs_or_nothing(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        steps = runtime.executed(path, [tensor.numpy() for tensor in self.inputs(2)])
+        assert all(step.name and step.kind and step.seconds >= 0 for step in steps)
+        heavy = [step for step in steps if step.weights >= 4 * 16]
+        assert len(heavy) == (3 if steps else 0)
+        assert all(step.precision.startswith(("float", "bfloat")) for step in heavy)
+
     def test_an_unknown_rewrite_is_refused(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
         with pytest.raises(ExportError):
             runtime.write(exported, _place(runtime, tmp_path / "x"), rewrite=Edit("turn-into-gold"))
