@@ -8,6 +8,7 @@ what it gives: of what the optimizer makes anew it keeps one of these.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 import time
@@ -25,6 +26,8 @@ from boildown.runtimes.base import Array, Executed
 
 _SECONDS = 0.2
 _MOST_CALLS = 50
+_USUAL = 0.8
+"""The share of the calls that a mean is of, the shortest ones."""
 _PROVIDERS = ["CPUExecutionProvider"]
 _MARKED = re.compile(r"<([^<>]+)>")
 _INSIDE = {"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "QAttention", "QEmbedLayerNormalization"}
@@ -46,15 +49,16 @@ def executed(
         node.name = f"<{_given(node)}>"
     with tempfile.TemporaryDirectory() as folder:
         optimized = _optimized(file, Path(folder), options())
+        before, after = _Constants(file), _Constants(optimized)
+        sources = [_source(node, before, after) for node in optimized.graph.node]
         timed = _timed(optimized, inputs, Path(folder), options())
-    before, after = _Constants(file), _Constants(optimized)
     found, waiting = [], defaultdict[str, float](float)
-    for node, (seconds, types) in zip(optimized.graph.node, timed, strict=True):
+    for node, source, (seconds, types) in zip(optimized.graph.node, sources, timed, strict=True):
         seconds += sum(waiting.pop(value, 0.0) for value in node.input)
         if _given(node) in after.behind:  # weights that are made ready at every call belong to who reads them
             waiting[_given(node)] += seconds
             continue
-        source, weights = _source(node, before, after), after.weights(node)
+        weights = after.weights(node)
         stored = (before.weights(source) if weights and source is not None else []) or weights
         largest = max(stored, key=_count, default=None)
         found.append(
@@ -75,6 +79,7 @@ class _Constants:
 
     def __init__(self, model: ModelProto) -> None:
         self.makers = {value: node for node in model.graph.node for value in node.output if value}
+        self._places = {_given(node): place for place, node in enumerate(model.graph.node)}
         self.behind = {tensor.name: [tensor] for tensor in model.graph.initializer}
         """Constant values -> the initializers that they are made of."""
         self.readers: dict[str, NodeProto] = {}
@@ -89,6 +94,10 @@ class _Constants:
                 for name in (value, *(tensor.name for tensor in self.behind.get(value, ()))):
                     self.readers.setdefault(name, node)
 
+    def place(self, node: NodeProto) -> int:
+        """Where a node stands among all."""
+        return self._places[_given(node)]
+
     def weights(self, node: NodeProto) -> list[TensorProto]:
         """The initializers of two or more axes that a node reads, perhaps behind others."""
         found = {t.name: t for value in node.input for t in self.behind.get(value, ()) if len(t.dims) > 1}
@@ -96,12 +105,15 @@ class _Constants:
 
 
 def _source(node: NodeProto, before: _Constants, after: _Constants) -> NodeProto | None:
-    """The node of the file that one of the optimized graph comes from; one with weights, if there is any."""
+    """The node of the file that one of the optimized graph comes from; one with weights where that has any."""
     names = [*_MARKED.findall(node.name), node.name.partition("_nchwc")[0], *node.output]
     found = [before.makers.get(name) for name in names]
     found += [before.readers.get(tensor.name) for tensor in after.weights(node)]
     there = [each for each in found if each is not None]
-    return next((each for each in there if before.weights(each)), there[0] if there else None)
+    source = next((each for each in there if before.weights(each)), there[0] if there else None)
+    while source is not None and after.weights(node) and not before.weights(source):  # an activation, or a sum, of it
+        source = max((before.makers[v] for v in source.input if v in before.makers), key=before.place, default=None)
+    return source
 
 
 def _optimized(file: ModelProto, folder: Path, options: onnxruntime.SessionOptions) -> ModelProto:
@@ -114,7 +126,9 @@ def _optimized(file: ModelProto, folder: Path, options: onnxruntime.SessionOptio
 def _timed(
     model: ModelProto, inputs: Sequence[Array], folder: Path, options: onnxruntime.SessionOptions
 ) -> list[tuple[float, list[str]]]:
-    """Mean seconds of every node in a call, and the types of what it takes and gives; the first call warms up."""
+    """Mean seconds of every node in a call, and the types of what it takes and gives.
+
+    The first call warms up, and of the others those that something else held up are left out."""
     for number, node in enumerate(model.graph.node):
         node.name = str(number)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -135,7 +149,8 @@ def _timed(
     found = []
     for node in model.graph.node:
         own = by_node[node.name]
-        seconds = sum(event["dur"] for event in own[len(own) // calls :]) / 1e6 / (calls - 1)
+        durations = sorted(event["dur"] for event in own[1:])[: math.ceil(_USUAL * (calls - 1))]
+        seconds = sum(durations) / len(durations) / 1e6 if durations else 0.0
         found.append((seconds, _types(own[0]["args"]) if own else []))
     return found
 
