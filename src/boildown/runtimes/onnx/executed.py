@@ -170,11 +170,12 @@ def _precision(kind: str, types: Sequence[str]) -> str:
 
 def _given(node: NodeProto) -> str:
     """The first value that a node gives."""
-    return next(filter(None, node.output))
+    value: str = next(filter(None, node.output))
+    return value
 
 
 def _stored(tensor: TensorProto) -> str:
-    name = TensorProto.DataType.Name(tensor.data_type).lower()
+    name: str = TensorProto.DataType.Name(tensor.data_type).lower()
     return _TYPES.get(name, name) if "float" in name or name == "double" else name
 
 
