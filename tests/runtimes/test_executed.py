@@ -143,6 +143,21 @@ def test_names_that_lead_nowhere_are_an_error_and_no_empty_table() -> None:
         floats(exported("residual").graph, candidate, executed, {}, RUNTIME.rules)
 
 
+def test_a_layer_that_the_runtime_gives_a_name_of_its_own_is_known_by_its_place() -> None:
+    """As OpenVINO does with recurrent layers, and with products that it transforms."""
+    graph, plan = exported("sensor").graph, plan_of("sensor")
+    steps = [
+        Executed("relu", "Convolution", "int8", 1e-3),
+        Executed("b.weight", "Convolution", "int8", 1e-3, 1152),
+        Executed("GRUSequence_7", "RNNSeq", "float32", 6e-3),
+        Executed("mean,linear", "FullyConnected", "int8", 2e-3),
+    ]
+    found = floats(graph, Candidate(None, "quantize-static", plan=plan), steps, {}, RUNTIME.rules)
+    assert (list(of_weights(found)), found["lost"], found["time"]) == (["gru"], [], pytest.approx(0.6))
+    found = floats(graph, Candidate(None, "quantize-static", plan=plan), steps[:2] + steps[3:], {}, RUNTIME.rules)
+    assert (found["layers"], found["lost"]) == ([], ["gru"])
+
+
 def size(shape: list[int]) -> int:
     total = 1
     for each in shape:

@@ -72,17 +72,29 @@ def floats(
     order = {node.name: place for place, node in enumerate(graph.module.graph.nodes)}
     nodes = {node.name: node for node in graph.module.graph.nodes}
     others: dict[tuple[str, str], list[Executed]] = defaultdict(list)
+    nameless: list[Executed] = []
     for step in executed:
         heavy = any(word in step.kind.lower() for word in _HEAVY)
-        owners = [names.get(name, name) for name in step.name.split(",")]  # several where a runtime fuses them
-        if heavy and step.weights:
+        called = step.name.split(",")  # several where a runtime fuses them
+        owners = [names.get(name, name) for name in called]
+        if heavy and (step.weights or "matmul" not in step.kind.lower()):
             owners += [_behind(nodes.get(owner), homes, order) for owner in owners]
         owner = next((owner for owner in owners if owner in homes), "")
         if owner and (heavy or step.weights):
             homes[owner].steps.append(step)
+        elif heavy and not any(name in names or name in nodes for name in called):
+            nameless.append(step)
         else:
             others[step.kind, step.precision].append(step)
-    if layers and not any(layer.steps for layer in layers):
+    lost = [own for own in layers if not own.steps]
+    if len(nameless) == len(lost) < len(layers):  # the runtime calls them by names of its own, and runs them in order
+        for own, step in zip(lost, nameless, strict=True):
+            own.steps.append(step)
+        lost = []
+    else:
+        for step in nameless:
+            others[step.kind, step.precision].append(step)
+    if layers and len(lost) == len(layers):
         raise AttemptError("No layer of the model is known again in what the runtime runs.")
     total = sum(layer.size for layer in layers) or 1
     seconds = sum(step.seconds for step in executed)
@@ -108,7 +120,7 @@ def floats(
         "of": len(layers),
         "weights": sum(each["weights"] for each in found),
         "time": sum(each["time"] for each in (*found, *rest)) if seconds else None,
-        "lost": [own.name for own in layers if not own.steps],
+        "lost": [own.name for own in lost],
     }
 
 
