@@ -195,6 +195,7 @@ class _Reasons:
             return self._of_placed(own.node, placed, kind)
         if (recurrent := base_name(own.node).partition("_")[0]) in _RECURRENT:
             return f"no integer kernel for {recurrent.upper()}"
+        kind = "LSTM" if recurrent == "lstm" else kind
         if "gather" in kind.lower():
             return f"rows are looked up in it; {method} leaves them float"
         return f"{method} leaves {kind} float"
