@@ -74,7 +74,7 @@ def floats(
     others: dict[tuple[str, str], list[Executed]] = defaultdict(list)
     nameless: list[Executed] = []
     for step in executed:
-        heavy = any(word in step.kind.lower() for word in _HEAVY)
+        heavy = _is_heavy(step.kind)
         called = step.name.split(",")  # several where a runtime fuses them
         owners = [names.get(name, name) for name in called]
         if heavy and (step.weights or "matmul" not in step.kind.lower()):
@@ -217,6 +217,10 @@ class _Reasons:
             if layer.weight in self._plan.weights:
                 return
             yield layer
+
+
+def _is_heavy(kind: str) -> bool:
+    return "convert" not in kind.lower() and any(word in kind.lower() for word in _HEAVY)
 
 
 def _is_float(step: Executed) -> bool:
