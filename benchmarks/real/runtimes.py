@@ -6,7 +6,8 @@
 For every network and runtime `compress` climbs the rungs below and hands over the fastest file within the target. Then
 the float and the best file of both runtimes are timed in turns, one thread, each in a process of its own, in three
 runs; latencies are medians, and ratios to ONNX Runtime's float file of the same run. Drops are those of the verdict,
-from the float file in the same runtime, each end of their interval at 95 %. The last three networks are trained here, and kept in --folder.
+from the float file in the same runtime, each end of their interval at 95 %. The last three networks are trained here,
+and kept in --folder.
 
 --auto climbs the targets of `AUTO`, three times each, and prints every attempt. --quick takes one run and few rounds.
 """
