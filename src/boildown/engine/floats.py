@@ -30,7 +30,7 @@ UNKNOWN = "floats not known"
 _WORTH = 0.01
 """The share of the time from which on something without weights is told."""
 _NOT_FASTER = 0.9
-_SLOWED = 0.1
+_SLOWED = 0.3
 _HEAVY = ("conv", "gemm", "matmul", "fullyconnected", "lstm", "gru", "rnn")
 """What the operators have in their names that multiply by weights, in any runtime."""
 _RECURRENT = ("gru", "rnn")
