@@ -402,6 +402,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's code raises
             first = first or error
     assert first is not None
+    if scripted := [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]:
+        raise ExportError(
+            f"The model cannot be captured: its part {scripted[0]!r} is TorchScript.\n"
+            "  Put the module there that it was scripted from, with its weights."
+        ) from None
     named = inspect.signature(model.forward).parameters
     unnamed = [parameter for parameter in named.values() if parameter.kind is parameter.VAR_KEYWORD]
     if unnamed and kwargs.keys() - named.keys():
