@@ -335,7 +335,7 @@ def _factories(
         Factories(
             model if isinstance(model, str) else factory,
             task if isinstance(task, str) else None,
-            None if weights is None else str(Path(weights).resolve()),
+            None if weights is None else str(files.real(Path(weights))),
             tuple(str(Path(entry).absolute()) for entry in sys.path),
             students,
         )

@@ -35,6 +35,7 @@ from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import FIRST, SCORING, named
 from boildown.engine.timing import of_the_machine
 from boildown.errors import AttemptError, DeadlineError, InputError, JournalError, Mistakes, WorkerLost, contained
+from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
@@ -183,13 +184,13 @@ def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:
 
 def _run_of(path: Path) -> Path | None:
     """The run folder that a path lies in."""
-    return next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
+    return next((parent for parent in real(path).parents[:4] if (parent / FILE).is_file()), None)
 
 
 def _check_record(artifact: Artifact, base: Artifact | None) -> None:
     """Raise InputError where a file in a run folder, or the first model's beside it, is not what the run measured."""
     path, run = artifact.path, _run_of(artifact.path)
-    if run is None or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
+    if run is None or not real(path).relative_to(run).parts[0].startswith(_KEPT):
         return
     away = "copy it elsewhere, and name the first model's with first=..."
     try:
@@ -211,7 +212,7 @@ _KEPT = ("best", "attempt")
 
 def _first_beside(path: Path) -> Path | None:
     """The first model's artifact of the run that a path lies in."""
-    for parent in path.resolve().parents[:4]:
+    for parent in real(path).parents[:4]:
         if (found := parent / FIRST / path.name).is_file():
             return found
     return None

@@ -265,7 +265,7 @@ def take(
             f"The artifact of attempt {attempt} ({changed[0]}) is not the file that was measured.",
             "Bring it back from a copy, or make it again in a new run.",
         )
-    target = Path(to).resolve() if to is not None else folder / f"attempt-{attempt}"
+    target = files.real(Path(to)) if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
     with Journal.open(folder, readonly=True) as journal, readable(folder):

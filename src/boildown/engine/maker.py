@@ -23,6 +23,7 @@ from boildown.engine.search import Variant, measure_costs, measure_variant, sear
 from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
 from boildown.execution.quiet import delegated, give_way, next_wait
+from boildown.files import real
 from boildown.journal.journal import Journal
 from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
@@ -250,7 +251,7 @@ class Maker:
             found = found or self.donor(keys[count])
             if found is None or found[1].artifact is None:
                 continue
-            folder = found[1].artifact.folder.resolve()
+            folder = real(found[1].artifact.folder)
             with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
                 load_candidate(folder, self.first, self.job.students)
                 return count, folder

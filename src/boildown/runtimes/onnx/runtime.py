@@ -21,6 +21,7 @@ from boildown.domain.candidate import Edit, Plan
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
+from boildown.files import real
 from boildown.runtimes.base import CHECK, Array, Port, Usual, Written
 from boildown.runtimes.onnx.external import external_files
 
@@ -135,7 +136,7 @@ class OnnxRuntime(Usual):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Where the file keeps weights outside of itself. Raises InputError for those outside its folder."""
-        folder = path.resolve().parent
+        folder = real(path).parent
         return tuple(path.parent / file.relative_to(folder) for file in external_files(path) if file.is_file())
 
     def loader(self, artifact: Artifact) -> str:
