@@ -11,7 +11,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,15 @@ from typing import Any
 
 from boildown.cli import main
 
-SECONDS = 60
+SECONDS = 60.0
 """A command that takes longer hangs."""
+CODES = (0, 1, 2, 3, 130)
+REFUSED, WRONG_INPUT = (2, 3), 2
+READING = ("show", "watch", "compare", "report", "runs")
+"""Commands that take milliseconds: none measures anything."""
+Plants = Sequence[tuple[str, str]]
+"""What is planted: a place in the run folder, and what lies there."""
+ODD = "29990101-000000-\udcff\x1b[2J"
 PLACES = (
     ".", "journal.db", "journal.db-wal", "journal.db-shm", "journal.db-journal", "journal.lock", "manifest.json",
     "new-manifest.json", ".manifest.json.new", "report.html", "new-report.html", ".report.html.new", "best",
@@ -62,7 +69,7 @@ rungs = ["quantize-static"]
 
 
 class Hung(BaseException):
-    """A command took too long."""
+    """What is being done takes too long."""
 
 
 class Ground:
@@ -72,9 +79,6 @@ class Ground:
         self.folder = folder
         self.project, self.canary, self.runs = folder / "project", folder / "mine", folder / "runs"
         self.project.mkdir(parents=True)
-        (self.canary / "sub").mkdir(parents=True)
-        for name in ("thesis.txt", "sub/figures.txt", "journal.db", "model.onnx", "load.py"):
-            (self.canary / name).write_text(f"three years of work: {name}\n")
         (self.project / "hostile_model.py").write_text(MODEL)
         (self.project / "boildown.toml").write_text(CONFIG)
         sys.path.append(str(self.project))
@@ -82,16 +86,28 @@ class Ground:
         code, said = called("compress", self.config, "--runs", self.folder / "whole", seconds=600)
         assert code == 0, said
         self.whole = next(path for path in (self.folder / "whole").iterdir() if not path.name.startswith("."))
+        self._lay()
         self.before = tree(self.canary)
 
-    def planted(self, plants: list[tuple[str, str]]) -> Path:
-        """A copy of the run in which these (place, what) lie."""
-        shutil.rmtree(self.runs, ignore_errors=True)
-        run = self.runs / self.whole.name
+    def _lay(self) -> None:
+        """The files that are nobody's business, as they were."""
+        shutil.rmtree(self.canary, ignore_errors=True)
+        (self.canary / "sub").mkdir(parents=True)
+        for name in ("thesis.txt", "sub/figures.txt", "journal.db", "model.onnx", "load.py"):
+            (self.canary / name).write_text(f"three years of work: {name}\n")
+
+    def planted(self, plants: Plants, name: str = "") -> Path:
+        """A copy of the run in which these (place, what) lie: alone, or under a name of its own beside others."""
+        if not name:
+            shutil.rmtree(self.runs, ignore_errors=True)
+            self._lay()
+        run = self.runs / (name or self.whole.name)
         shutil.copytree(self.whole, run)
         for place, what in plants:
             path = run / place
-            with contextlib.suppress(OSError):  # what is above it is planted too, or takes no such thing
+            if any(parent.is_symlink() for parent in path.parents):  # what is planted there lies with the others
+                continue
+            with contextlib.suppress(OSError, sqlite3.Error):  # what it needs is planted too, or takes no such thing
                 if os.path.lexists(path) and path != run:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 PLANTS[what](path, self.canary, run)
@@ -100,26 +116,36 @@ class Ground:
     def commands(self, run: Path) -> Iterator[tuple[str, ...]]:
         """Every command on the run."""
         yield from (("show", str(run)), ("watch", str(run), "--once"), ("compare", str(run), str(self.whole)))
+        yield ("show", "latest", "--runs", str(self.runs))
         yield from (("report", str(run)), ("take", str(run), "1"), ("runs", "--runs", str(self.runs)))
         yield ("verify", str(run))
         yield ("measure", str(run / "best" / "model.onnx"), "--config", str(self.config), "--limit", "20 s")
         yield ("compress", str(self.config), "--runs", str(self.runs))
         yield ("resume", str(run))
 
-    def check(self, plants: list[tuple[str, str]], only: tuple[str, ...] = ()) -> list[str]:
-        """How each command ended: a code, and what is wrong with it, if anything."""
-        ended = []
+    def check(self, plants: Plants, only: Sequence[str] = (), seconds: float = SECONDS) -> list[str]:
+        """How each command ended: its name and its code. Raises AssertionError for what no command may do."""
         run = self.planted(plants)
-        for command in self.commands(run):
-            if only and command[0] not in only:
-                continue
-            code, said = called(*command)
-            if tree(self.canary) != self.before:
-                raise AssertionError(f"{command} changed files of others, {plants}")
-            if "Traceback" in said or "This is a fault in boildown" in said:
-                raise AssertionError(f"{command} failed, {plants}: {said[-2000:]}")
-            ended.append(f"{command[0]} {code}")
-        return ended
+        return [
+            f"{command[0]} {self.ended(command, plants, seconds)}"
+            for command in self.commands(run)
+            if not only or command[0] in only
+        ]
+
+    def ended(self, command: tuple[str, ...], plants: Any, seconds: float = SECONDS) -> int:
+        """The exit code of a command. Raises AssertionError where it is none, or files of others changed."""
+        code, said = called(*command, seconds=seconds)
+        if tree(self.canary) != self.before:
+            raise AssertionError(f"{command} changed files of others, {plants}")
+        if "Traceback" in said or "This is a fault in boildown" in said:
+            raise AssertionError(f"{command} failed, {plants}: {said[-2000:]}")
+        if code not in CODES or (code in REFUSED and "error: " not in said):
+            raise AssertionError(f"{command} ended with {code}, {plants}: {said[-2000:]}")
+        if code == WRONG_INPUT and "  cure: " not in said:
+            raise AssertionError(f"{command} says no cure, {plants}: {said[-2000:]}")
+        if control := {c for c in said if not c.isprintable() and c != "\n"}:
+            raise AssertionError(f"{command} writes {control} to the terminal, {plants}: {said[-2000:]!r}")
+        return code
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -131,29 +157,39 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def called(*arguments: Any, seconds: int = SECONDS) -> tuple[int, str]:
-    """(exit code, what was said) of a command in this process."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _in_time(arguments, seconds):
+def called(*arguments: Any, seconds: float = SECONDS) -> tuple[int, str]:
+    """(exit code, what was said) of a command in this process, whose output takes what a file in UTF-8 takes."""
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", newline="\n", write_through=True)
+    err = io.TextIOWrapper(out.buffer, "utf-8", "backslashreplace", newline="\n", write_through=True)
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), in_time(arguments, seconds):
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as end:
-            return int(end.code or 0), said.getvalue()
-    return 0, said.getvalue()
+            code = int(end.code or 0)
+    assert isinstance(out.buffer, io.BytesIO)
+    return code, out.buffer.getvalue().decode("utf-8", "backslashreplace")
 
 
 @contextmanager
-def _in_time(what: tuple[Any, ...], seconds: int) -> Iterator[None]:
+def in_time(what: Any, seconds: float) -> Iterator[None]:
+    """Raise Hung where what is done inside takes longer, whoever catches it in there."""
+    hung = False
+
     def rung(_number: int, _frame: FrameType | None) -> None:
-        raise Hung(f"{what} takes more than {seconds} s")
+        nonlocal hung
+        hung = True
+        raise Hung
 
     before = signal.signal(signal.SIGALRM, rung)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if hung:
+            raise Hung(f"{what!r:.500} takes more than {seconds:g} s") from None
 
 
 def _socket(path: Path, _canary: Path, _run: Path) -> None:
@@ -163,7 +199,11 @@ def _socket(path: Path, _canary: Path, _run: Path) -> None:
 
 def _sparse(path: Path, _canary: Path, _run: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(1 << 44)
+        file.truncate(1 << 40)
+
+
+def _odd(_path: Path, _canary: Path, run: Path) -> None:
+    shutil.copytree(run, run.with_name(ODD), symlinks=True)
 
 
 def _view(_path: Path, _canary: Path, run: Path) -> None:
@@ -208,6 +248,7 @@ PLANTS: dict[str, Callable[[Path, Path, Path], None]] = {
     "empty file": lambda path, _canary, _run: path.touch(),
     "bytes": lambda path, _canary, _run: path.write_bytes(bytes(range(256)) * 9) and None,
     "deep text": lambda path, _canary, _run: path.write_text("[" * 100_000) and None,
+    "a run of an odd name beside": _odd,
     "view": _view,
     "trigger": _trigger,
     "diary": _diary,

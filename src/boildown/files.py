@@ -52,6 +52,11 @@ def _finite(data: Any) -> Any:
     return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
+def real(path: Path) -> Path:
+    """The path without links; where they lead in a circle, as it is named."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError there
+
+
 def opened(path: Path, below: Path | None = None) -> BufferedReader:
     """A file opened for reading.
 
@@ -153,7 +158,7 @@ def replace(path: Path, data: str | bytes) -> None:
     fresh = make_room(path)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
     fresh.replace(path)
 
 

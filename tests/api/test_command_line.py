@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,9 @@ def test_measure_is_a_gate(command, project, latest, tmp_path):
     closed = command("measure", artifact, "--config", config, "--target", "size <= 0.1x", "--json")
     assert closed.code == 1
     assert closed.data["status"] == "missed"
+    elsewhere = command("measure", artifact, "--config", config, "--runtime", "eager")
+    assert elsewhere.code == 2
+    assert "can execute code when it is loaded" in elsewhere.err
 
 
 def test_measure_says_what_it_cannot_know(command, project, latest, tmp_path):
@@ -174,7 +178,8 @@ def test_doctor_tells_what_the_machine_has(command):
     assert data["packages"]["torch"]
 
 
-def test_init_writes_a_start_and_never_over_it(command, tmp_path):
+def test_init_writes_a_start_and_never_over_it(command, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "task", raising=False)  # of another test's project
     told = command("init", tmp_path)
     assert told.code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"boildown.toml", "task.py"}

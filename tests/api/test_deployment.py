@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 
 import boildown as bd
 from boildown.api.asked import deployment_of, plain_deployment
@@ -43,6 +46,8 @@ def test_what_is_said_twice_in_two_ways_is_refused_with_every_other_mistake(plug
     [
         ("mirror", "deployment = 'mirror' is no Deployment"),
         (bd.Deployment("mirror", form="fat"), "form = 'fat' is not known"),
+        (bd.Deployment("mirror", form="portable"), "The runtime mirror writes no files of the form 'portable'"),
+        (bd.Deployment("eager", form="portable"), "One of: lean."),
         (bd.Deployment("mirror", on="a telephone"), "on = 'a telephone' is not known"),
         (bd.Deployment("mirror", hardware="abacus"), "hardware = 'abacus' is not known"),
         (bd.Deployment("mirror", batch=0), "batch = 0"),
@@ -72,9 +77,30 @@ def test_candidates_are_keyed_by_the_hardware_that_is_meant_and_by_rules(plugged
         return link_keys(rung, "first", Job(task, resolve(task, 0), Target(()), deployment=where, **options))[-1]
 
     assert key() == key(where={"batch": 8, "threads": 4}) == key(where={"hardware": "x86-any"})
-    assert len({key(), key(["avx512_vnni"]), key(where={"hardware": "arm64"}), key(rules=FLOAT)}) == 4
+    assert len({key(), key(["avx512_vnni"]), key(where={"hardware": "arm64"}), key(rules=(FLOAT,))}) == 4
 
 
 def test_this_machine_has_a_name():
     assert resolved("this machine") != "this machine"
     assert resolved("arm64") == "arm64"
+
+
+def test_another_form_has_rules_of_its_own_and_is_reused_in_that_form(still, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2)).eval()
+        x = torch.randn(300, 8)
+    task = bd.Classification(train=(x[:100], model(x[:100]).argmax(1)), validation=(x[100:], model(x[100:]).argmax(1)))
+
+    def foreign(form):
+        run = bd.compress(
+            model, task, ["accuracy drop <= 50 pp", "size <= 0.9x"], ladder=["quantize-static"], runs=tmp_path,
+            deployment=bd.Deployment(form=form), verbose=False,
+        )  # fmt: skip
+        needs = json.loads((run.path / "best" / "card.json").read_text(encoding="utf-8"))["needs"]
+        return any("reused" in note for note in run.best.notes), "com.microsoft" in needs
+
+    assert foreign("lean") == (False, True)
+    assert foreign("portable") == (False, False)
+    assert foreign("portable") == (True, False)
+    assert foreign("lean") == (True, True)

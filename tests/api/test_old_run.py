@@ -93,7 +93,7 @@ def test_its_candidates_are_used_again_where_they_were_made_for_the_same(old, en
     hardware = hardware_of(environment)
     for wanted, reused in ((hardware, True), ("arm64" if hardware != "arm64" else "x86-any", False)):
         run = bd.compress(
-            made.network(), made.task(), ["accuracy drop <= 2 pp", "size <= 0.35x"], ladder=["quantize-static"],
+            made.network(), made.task(), ["accuracy drop <= 2 pp", "size <= 0.35x"], ladder=["prune(ratio=0.9)"],
             hardware="this machine" if wanted == resolved("this machine") else wanted, runs=folder.parent,
         )  # fmt: skip
         with Journal.open(run.path, readonly=True) as journal:

@@ -76,6 +76,7 @@ def test_the_readme_boils_a_model_down(readme: dict[str, Any]) -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
+@pytest.mark.usefixtures("still")  # the README times
 @pytest.mark.parametrize(
     "page", [param for param in with_blocks("python") if param.id not in ("README.md", "docs/extending.md")]
 )

@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from boildown.domain.artifact import Artifact
-from boildown.domain.front import costs
 from boildown.domain.measurement import Interval, Measurement
 from boildown.domain.outcome import State
 from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Status, judge
 from boildown.engine.attempt import Attempt
 from boildown.engine.budget import Budget
+from boildown.engine.job import Job
 
 SIZE = Condition("size", "ratio", "<=", 0.25, "size <= 0.25x")
 DROP = Condition("accuracy", "drop", "<=", 0.01, "accuracy drop <= 1 pp")
@@ -44,15 +44,10 @@ def failed(number, rung="a", state=State.FAILED):
     return Attempt(number, rung, "", Path(), state=state, failure="error: something")
 
 
-def job(target=TARGET, goal="first", confidence=None):
-    """What ladders and the loop ask of a job."""
-    return SimpleNamespace(
-        target=target,
-        goal=goal,
-        confidence=confidence,
-        quality=frozenset({"accuracy"}),
-        costs=costs(target.conditions, goal),
-    )
+def job(target=TARGET, goal="first", confidence=None, **options):
+    """A job of a task that is scored by accuracy, without data."""
+    task = SimpleNamespace(metrics=[SimpleNamespace(name="accuracy")])
+    return Job(task, None, target, goal=goal, confidence=confidence, **options)
 
 
 class FakeClimber:

@@ -28,15 +28,14 @@ class Bench:
     """A bench on which the first model is right everywhere and the candidate where it is told to be."""
 
     first = SimpleNamespace(digest="first")
-    first_hash = "first"
 
     def __init__(self, task, base, own):
         self.job = SimpleNamespace(task=task, splits=SimpleNamespace(verdict=task.validation))
         self._scores = {("first", "verdict"): base, ("own", "verdict"): own}
         self.read = []
 
-    def scored(self, sha256, which):
-        return self._scores.get((sha256, which))
+    def scored(self, artifact, which):
+        return self._scores.get((artifact.digest, which))
 
     def fingerprint(self, which):
         return f"of the {which}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -25,13 +26,16 @@ QUALITY = frozenset({"accuracy"})
     ("method", "part"),
     [
         (LearnedRounding(bits=4, rounding="nearest", refit=False, samples=64), "weights"),
-        (QuantizeStatic(ranges="percentile", percentile=80.0, bias_correction=False, samples=64), "activations"),
+        (QuantizeStatic(bias_correction=False, samples=64), "activations"),
     ],
 )
 def test_what_was_quantized_too_roughly_is_found(digits_model, method, part):
     task = digits.task()
     context = Context(Data(task.train, task.train))
     made = method.apply(Candidate(digits_model), task, context)
+    if part == "activations":
+        rough = {name: replace(q, scale=(64 * q.scale[0],)) for name, q in made.plan.activations.items()}
+        made = replace(made, plan=replace(made.plan, activations=rough))
 
     found = probe(made, Candidate(digits_model), asked(task))
     assert set(found) == {"weights", "activations"}

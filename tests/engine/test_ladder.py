@@ -85,13 +85,46 @@ def test_auto_begins_with_the_cheapest_that_lowers_what_is_asked_for(plugged):
     assert str(Auto(job(Target((LATENCY,)))).next([judged(0, "first")])[0]) == "faster"
 
 
+@pytest.mark.parametrize(
+    ("conditions", "goal", "climbed_first"),
+    [
+        ((replace(SIZE, bound=0.55),), "first", True),
+        ((DROP, replace(SIZE, bound=0.55)), "first", True),
+        ((replace(SIZE, form="value", bound=6e5),), "first", True),
+        ((DROP,), "smallest", True),
+        ((SIZE,), "first", False),
+        ((replace(SIZE, form="value", bound=4e5),), "first", False),
+        ((replace(SIZE, bound=0.55), replace(LATENCY, bound=0.9)), "first", False),
+        ((replace(SIZE, bound=0.55),), "fastest", False),
+        ((DROP,), "first", False),
+    ],
+)
+def test_what_compresses_gently_is_for_who_asks_for_no_more(conditions, goal, climbed_first):
+    """`half` leaves half the bytes and all of the time."""
+    steps, attempts = Auto(job(Target(conditions), goal=goal)), [judged(0, "first")]
+    tried = []
+    while (step := steps.next(attempts)) is not None:
+        tried.append(str(step[0]))
+        attempts.append(failed(len(attempts), tried[-1]))
+    assert (tried[0] == "half") is climbed_first
+    assert ("half" in tried) is climbed_first
+
+
+def test_parts_go_out_before_a_stronger_quantization_than_half():
+    target = Target((DROP, replace(SIZE, bound=0.52)))
+    attempts = [judged(0, "first"), judged(1, "half", size=0.53), judged(2, "quantize-static", size=0.55)]
+    rungs = climbed(attempts, target=target, size=0.55)
+    assert "prune + quantize-static" in rungs
+    assert not any("+ half" in rung for rung in rungs)
+
+
 def test_auto_never_tries_a_method_twice_and_ends(plugged):
     steps, attempts = Auto(job()), [judged(0, "first")]
     while (step := steps.next(attempts)) is not None:
         attempts.append(failed(len(attempts), str(step[0]), State.SKIPPED))
     tried = [attempt.rung for attempt in attempts[1:]]
     assert len(tried) == len(set(tried))
-    cards = {name: c for name, c in registry.cards().items() if "size" in c.lowers}
+    cards = {name: c for name, c in registry.cards().items() if "size" in c.lowers and not c.leaves}
     assert set(tried) == set(cards)
     stages = [(cards[name].trains, "macs" in cards[name].lowers) for name in tried]
     assert stages == sorted(stages), "what trains comes last, and before it what takes parts out"

@@ -103,7 +103,7 @@ def test_a_chain_keeps_its_order_and_adds_up():
     ("text", "cause", "cure"),
     [
         ("quantise-static", "no method called 'quantise-static'", "Did you mean 'quantize-static'?"),
-        ("zzz", "no method called 'zzz'", "There are: quantize-dynamic"),
+        ("zzz", "no method called 'zzz'", "There are: half, quantize-dynamic"),
         ("quantize-static(rangs=mse)", "no setting 'rangs'", "Did you mean 'ranges'?"),
         ("quantize-static(ranges=best)", "ranges = 'best' is not possible", "minmax, percentile, mse"),
         ("quantize-static(samples=many)", "samples = 'many' is not of the right kind", "Give a whole number"),

@@ -25,11 +25,11 @@ class Whole(Accuracy):
     name, decomposable = "whole", False
 
 
-def climbed(plugged, runs, target, ladder, metrics=None, **options):
-    """A run on 2,000 search samples."""
-    task = plugged.task(SIZE)
+def climbed(plugged, runs, target, ladder, metrics=None, size=SIZE, **options):
+    """A run that searches half of its samples."""
+    task = plugged.task(size)
     if metrics is not None:
-        task = bd.Classification(train=plugged.samples(100, 1), validation=plugged.samples(SIZE, 2), metrics=metrics)
+        task = bd.Classification(train=plugged.samples(100, 1), validation=plugged.samples(size, 2), metrics=metrics)
     return bd.compress(plugged.model(), task, target, runtime="mirror", runs=runs, ladder=ladder, **options)
 
 
@@ -77,8 +77,8 @@ def test_the_same_target_reuses_what_was_scored_and_a_relaxed_one_does_not(plugg
     [(["whole drop <= 2 pp", "size <= 0.3x"], [Whole(), "accuracy"]), (["size <= 0.01x"], ["accuracy"])],
 )
 def test_metrics_that_are_no_means_and_targets_without_quality_are_scored_in_full(plugged, tmp_path, target, metrics):
-    run = climbed(plugged, tmp_path, target, ["shrink(size=0.2, flips=0.3)"], metrics=metrics)
-    assert searched(run) == [(2000, 2000)]
+    run = climbed(plugged, tmp_path, target, ["shrink(size=0.2, flips=0.3)"], metrics, size=1200)
+    assert searched(run) == [(600, 600)]
     assert run.candidates[1].measurements["accuracy"].notes == ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,47 @@ def test_memory_grows_with_the_weights(tmp_path: Path) -> None:
     few, many = (in_child(f"memory.peak({str(path)!r}, inputs)") for path in (small, large))
     assert many - few > 96 * WIDTH * WIDTH * 4 * 0.9  # the weights of 96 layers, at least once
     assert many - few < 96 * WIDTH * WIDTH * 4 * 4
+
+
+def fake(path: Path, **facts: Any) -> Path:
+    path.write_text(json.dumps({**facts, "log": str(path.parent / "log")}))
+    return path
+
+
+def rivals(first: Path, candidate: Path, more: str = "") -> str:
+    """A comparison of files of two runtimes."""
+    return (
+        f"latency.compare({str(first)!r}, {str(candidate)!r}, inputs, 'brisk', first_runtime='mirror', "
+        f"min_seconds=0.5{more})"
+    )
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugged = Path(__file__).parents[1] / "plugged"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugged), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+
+def test_files_of_two_runtimes_are_timed_in_a_process_each(fakes: None, tmp_path: Path) -> None:
+    slow, fast = fake(tmp_path / "a.mirror", seconds=0.02), fake(tmp_path / "b.brisk", seconds=0.01)
+    m = Measurement.from_json(in_child(rivals(slow, fast)))
+    assert m.ratio == pytest.approx(0.5, abs=0.2)
+    assert 0.01 <= m.value < m.first
+    assert m.first >= 0.02
+    assert (m.environment["runtime"], m.environment["first runtime"]) == ("brisk 1", "mirror 1")
+    opened = {line.split()[0]: set() for line in (tmp_path / "log").read_text().splitlines()}
+    for line in (tmp_path / "log").read_text().splitlines():
+        opened[line.split()[0]].add(line.split()[1])
+    assert [len(pids) for pids in opened.values()] == [1, 1], "each stays in its process"
+    assert not opened["mirror"] & opened["brisk"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"), [({"end": 7}, "ended with exit code 7"), ({"seconds": "long"}, "TypeError")]
+)
+def test_what_happens_in_the_other_process_is_told(
+    fakes: None, tmp_path: Path, facts: dict[str, Any], told: str
+) -> None:
+    call = rivals(fake(tmp_path / "a.mirror"), fake(tmp_path / "b.brisk", **facts))
+    with pytest.raises(AssertionError, match=told):
+        in_child(call)

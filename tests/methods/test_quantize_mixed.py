@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,18 @@ from torch import nn
 import boildown as bd
 from boildown.domain.candidate import Candidate
 from boildown.domain.task import Task
-from boildown.errors import AttemptError
+from boildown.engine.bench import signal_to_noise
+from boildown.engine.rung import parse_rung
+from boildown.errors import AttemptError, InputError
 from boildown.methods.base import Context, Data, Method, Searching, Standing
+from boildown.methods.learned_rounding import LearnedRounding
 from boildown.methods.quantize_mixed import QuantizeMixed, best
 from boildown.methods.quantize_static import QuantizeStatic
 from boildown.runtimes import get
+from boildown.surgery.allocate import FLOAT, weight_bytes
 from boildown.surgery.graph import capture
 from boildown.surgery.quantize import weight_bits
+from boildown.surgery.simulate import simulate
 from boildown.testing.method import MethodSuite
 
 
@@ -163,14 +169,142 @@ class TestFiles:
         assert kernels.get("Conv", 0) + kernels.get("FusedConv", 0) == prefix
 
 
+class TestPrecisions:
+    """4 bits, 8 or float layer by layer."""
+
+    def made(self, **settings: Any) -> Candidate:
+        task = images()
+        return QuantizeMixed(**settings).apply(Candidate(wide()), task, Context(Data(None, task.calibration)))
+
+    def test_a_table_says_the_bits_of_layers_by_node_or_weight(self) -> None:
+        made = self.made(table=("0.weight=float", "conv2d_1=4", "7.weight=8"))
+        assert made.plan is not None
+        assert {name: quantizer.bits for name, quantizer in made.plan.weights.items()} == {
+            "2.weight": 4, "4.weight": 8, "7.weight": 8
+        }  # fmt: skip
+        assert made.notes[:2] == (
+            "1 of 4 layers stay float: conv2d",
+            "1 of 4 layers have 4 bits, 2 have more: conv2d_2, linear",
+        )
+
+    def test_a_table_reads_back_and_its_mistakes_are_told_in_words(self) -> None:
+        rung = parse_rung({"method": "quantize-mixed", "table": ["0.weight=float", "6.weight=4"]})
+        assert rung == parse_rung(str(rung)) == parse_rung("quantize-mixed(table=[0.weight=float, 6.weight=4])")
+        for table, told in ((("0.weight=5",), "0.weight=5"), (("9.weight=4",), "no quantizable layer called 9.weight")):
+            assert told in str(QuantizeMixed(table=table).applies_to(Candidate(wide()), images()))
+        with pytest.raises(InputError, match="Give a list"):
+            parse_rung("quantize-mixed(table=4)")
+
+    def test_a_file_of_three_precisions_has_their_sizes_and_computes_what_the_simulation_does(
+        self, tmp_path: Path
+    ) -> None:
+        task, runtime = images(), get("onnxruntime")
+        graph = capture(wide(), *task.example())
+        runtime.export(graph.serialize(), tmp_path / "float.onnx")
+        sizes = {}
+        for bits in (("8", "8"), ("4", "8"), ("4", "4"), ("float", "4")):
+            made = self.made(table=tuple(f"{n}.weight={b}" for n, b in zip((2, 4), bits, strict=True)))
+            assert made.plan is not None
+            written = tmp_path / f"{'-'.join(bits)}.onnx"
+            runtime.write(tmp_path / "float.onnx", written, made.plan)
+            sizes[bits] = written.stat().st_size
+            x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+            with torch.no_grad():
+                expected = simulate(graph, made.plan)(x).numpy()
+            (found,) = runtime.open(written).run([x.numpy()])
+            assert signal_to_noise(expected, found) > 30
+        numel = 64 * 64 * 9
+        assert sizes["8", "8"] - sizes["4", "8"] == pytest.approx(numel / 2, rel=0.02)
+        assert sizes["4", "8"] - sizes["4", "4"] == pytest.approx(numel / 2, rel=0.02)
+        assert sizes["float", "4"] - sizes["4", "4"] == pytest.approx(3.5 * numel, rel=0.02)
+
+    def test_the_share_is_kept_and_more_bytes_are_for_who_needs_them(self) -> None:
+        shapes = {name: parameter for name, parameter in wide().named_parameters() if name.endswith("weight")}
+        total = sum(weight_bytes(weight, FLOAT) for weight in shapes.values())
+        taken = []
+        for share in (0.0, 0.13, 0.16, 0.2, 0.3, 0.45):
+            plan = self.made(prefix=0, bits=4, share=share).plan
+            assert plan is not None
+            bits = {name: plan.weights[name].bits if name in plan.weights else FLOAT for name in shapes}
+            taken.append(sum(weight_bytes(shapes[name], bits[name]) for name in shapes) / total)
+            assert taken[-1] <= share or share < 0.13
+        assert taken[0] <= taken[1]
+        assert taken[1:] == sorted(taken[1:])
+        assert taken[-1] > 0.25, "with room for it something is float"
+
+    def test_the_layer_that_loses_most_gets_the_bits(self) -> None:
+        """A channel that outweighs the others by twenty leaves little of them in 4 bits."""
+        model = wide()
+        with torch.no_grad():
+            model[4].weight[:, 0] *= 20
+            model[2].weight[0] /= 20
+            model[2].bias[0] /= 20
+        task, seen = images(), []
+        context = Context(Data(None, task.calibration), record=lambda kind, data: seen.append((kind, data)))
+        made = QuantizeMixed(prefix=0, bits=4, share=0.2).apply(Candidate(model), task, context)
+        assert made.plan is not None
+        assert {name: q.bits for name, q in made.plan.weights.items()}["4.weight"] == 8
+        ((kind, data),) = seen
+        assert kind == "sensitivity"
+        assert data["4 bits"]["conv2d_2"] > data["layers"]["conv2d_2"]
+
+    def test_learned_rounding_follows_its_bits(self) -> None:
+        task = images()
+        context = Context(Data(None, task.calibration))
+        mixed = self.made(table=("0.weight=float", "2.weight=4"))
+        learned = LearnedRounding(steps=20)
+        assert learned.applies_to(mixed, task) is None
+        made = learned.apply(mixed, task, context)
+        assert made.plan is not None
+        assert mixed.plan is not None
+        assert made.plan.activations == mixed.plan.activations
+        assert {n: q.bits for n, q in made.plan.weights.items()} == {n: q.bits for n, q in mixed.plan.weights.items()}
+        assert learned.applies_to(made, task) == "its weights lie on their grids already"
+
+    def test_weights_read_twice_have_eight_bits(self) -> None:
+        task = images()
+        made = QuantizeMixed(prefix=0, bits=4, share=0.0).apply(
+            Candidate(Twice()), task, Context(Data(None, task.calibration))
+        )
+        assert made.plan is not None
+        assert {name: quantizer.bits for name, quantizer in made.plan.weights.items()} == {
+            "stem.weight": 4, "again.weight": 8, "head.weight": 4
+        }  # fmt: skip
+
+
+class Twice(nn.Module):
+    """One convolution is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.again, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.again(torch.relu(self.stem(x))))
+        return self.head(torch.relu(self.again(x)).mean((2, 3)))
+
+
+def wide() -> nn.Sequential:
+    """Two heavy convolutions between light layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5),
+    ).eval()  # fmt: skip
+
+
 Measure = Callable[[QuantizeMixed], Standing]
 
 
 class TestSearch:
-    def driven(self, method: QuantizeMixed, measure: Measure) -> tuple[QuantizeMixed, list[tuple[int, int]]]:
+    def driven(
+        self, method: QuantizeMixed, measure: Measure, model: nn.Module | None = None
+    ) -> tuple[QuantizeMixed, list[tuple[int, int]]]:
         """What the search keeps, and the (prefix, layers) it had measured."""
         task = images()
-        searching = method.search(Candidate(_model), task, Context(Data(None, task.calibration)))
+        searching = method.search(Candidate(model or _model), task, Context(Data(None, task.calibration)))
         made: list[QuantizeMixed] = []
         try:
             variant = next(searching)
@@ -233,6 +367,30 @@ class TestSearch:
     def test_at_most_half_of_the_layers_are_left_float(self) -> None:
         _, tried = self.driven(QuantizeMixed(prefix=2), lambda v: standing(1.0, 0.1, accepted=False))
         assert max(layers for _, layers in tried) == (10 - 2) // 2
+
+    def test_four_bits_take_the_bytes_that_the_costs_allow(self) -> None:
+        """The share within the bound to a step, the prefix for speed alone."""
+
+        def measure(v: QuantizeMixed) -> Standing:
+            size = 0.03 + max(v.share, 0.13)
+            return Standing(size, 0.7 if v.prefix >= 1 else 1.0, 0.1 / size, size / 0.2 - 1)
+
+        kept, tried = self.driven(QuantizeMixed(bits=4), measure, wide())
+        assert kept.prefix == 1
+        assert 0.164 <= kept.share <= 0.17
+        assert len(tried) <= 4 + 7
+
+    def test_labels_find_the_fewest_bytes_where_the_target_has_no_costs(self) -> None:
+        def measure(v: QuantizeMixed) -> Standing:
+            return Standing(v.share, 1.0, 1 / (1 + v.share), 0.0, accepted=v.share >= 0.2)
+
+        kept, _ = self.driven(QuantizeMixed(bits=4, prefix=0), measure, wide())
+        assert 0.2 <= kept.share <= 0.205
+
+    @pytest.mark.parametrize(("excess", "accepted"), [(0.3, None), (0.0, True), (0.0, None)])
+    def test_four_bits_everywhere_end_it_where_nothing_is_to_gain(self, excess: float, accepted: bool | None) -> None:
+        kept, tried = self.driven(QuantizeMixed(bits=4, prefix=1), lambda _: standing(1.0, 0.1, excess, accepted))
+        assert (kept.share, tried) == (0.0, [(1, 0)])
 
 
 def standing(latency: float, divergence: float, excess: float = -0.1, accepted: bool | None = None) -> Standing:

@@ -110,6 +110,19 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Sensor(nn.Module):
+    """1-D convolutions over a signal, a GRU over what they make, and a head on its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(8, 16, 5, padding=2), nn.Conv1d(16, 24, 3, stride=2)
+        self.gru, self.head = nn.GRU(24, 32, batch_first=True), nn.Linear(32, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.b(F.relu(self.a(x))))
+        return self.head(self.gru(x.transpose(1, 2))[0].mean(1))
+
+
 _NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (3, 32, 32)),
     "encoder": (Encoder, (12,)),
@@ -117,6 +130,7 @@ _NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "waves": (Waves, (4, 64)),
     "film": (Film, (3, 4, 12, 12)),
     "recurrent": (Recurrent, (20, 16)),
+    "sensor": (Sensor, (8, 40)),
 }
 
 

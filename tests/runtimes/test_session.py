@@ -58,7 +58,7 @@ def test_plug_ins_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> N
 
     found = [Point()]
     monkeypatch.setattr(boildown.runtimes, "entry_points", lambda group, name="mine": found if name == "mine" else [])
-    assert names() == ("onnxruntime", "eager", "mine")
+    assert names()[-1] == "mine"
     assert isinstance(get("mine"), Eager)
 
 

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from boildown.domain.candidate import Plan
 from boildown.errors import AttemptError
 from boildown.surgery.calibrate import (
     BINS,
     calibrate,
     correct_biases,
+    correct_each_alone,
     grid,
     mse_range,
     percentile_range,
@@ -198,6 +200,19 @@ def test_corrected_layers_have_the_float_layers_means(kind):
 
     with torch.no_grad():
         assert float(shift(corrected).abs().max()) < 0.15 * float(shift(plan).abs().max())
+
+
+@pytest.mark.parametrize("kind", [networks.Residual, networks.Signal, networks.Encoder, networks.SqueezeExcite])
+def test_each_layer_is_corrected_as_if_it_alone_were_quantized(kind):
+    case = networks.captured(kind)
+    placement = place(case.graph)
+    batches = [case.call(16, seed) for seed in range(2)]
+    plan = calibrate(case.graph, placement, batches, weight_bits=3)
+    found = correct_each_alone(case.graph, placement, plan, batches).biases
+    assert set(found) == set(plan.weights)
+    for name, quantizer in plan.weights.items():
+        alone = correct_biases(case.graph, placement, Plan(weights={name: quantizer}), batches).biases[name]
+        assert found[name] == pytest.approx(alone, rel=1e-3, abs=1e-5)
 
 
 def test_correction_is_made_of_as_many_batches_as_fit():

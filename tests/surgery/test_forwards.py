@@ -200,3 +200,32 @@ def test_a_convolution_in_groups_over_the_batch_is_named(tmp_path: Any) -> None:
     program = capture(GroupedByBatch().eval(), (torch.randn(2, 3, 5, 5),)).serialize()
     with pytest.raises(ExportError, match="as many groups as follow from the size of the batch"):
         OnnxRuntime().export(program, tmp_path / "model.onnx")
+
+
+class Scripted(nn.Module):
+    """A network of which a part, and what it is asked through, may be TorchScript."""
+
+    def __init__(self, made: Callable[[nn.Module], Any] = lambda part: part) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = made(nn.Sequential(nn.Linear(6, 5), nn.ReLU()).eval())
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return doubled(self.head(self.body(x)))
+
+
+@torch.jit.script
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x if x.size(1) > 1 else x
+
+
+def test_traced_parts_and_scripted_functions_are_captured_and_scripted_parts_are_named() -> None:
+    x = torch.randn(4, 6)
+    plain, traced = Scripted().eval(), Scripted(lambda part: torch.jit.trace(part, torch.zeros(2, 6))).eval()
+    graph = capture(traced, (x[:2],))
+    with torch.no_grad():
+        torch.testing.assert_close(graph.module(x), plain(x))
+    assert graph.macs() == 6 * 5 + 5 * 3
+    with pytest.raises(ExportError, match=r"its part 'body' is TorchScript\.\n.*scripted from"):
+        capture(Scripted(torch.jit.script).eval(), (x[:2],))

@@ -8,9 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+import boildown as bd
+from boildown.api import asked
 from boildown.errors import InputError, ModelError, UntrustedFileError
+from boildown.surgery import hub
 from boildown.surgery.factories import call_factory
 
 TINY = {
@@ -138,3 +142,95 @@ def test_a_missing_library_is_told_with_its_extra(monkeypatch, folder):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ModelError, match=rf"need {name}.*\n.*\[{name}\]"):
             call_factory(factory)
+
+
+# -- files of others ----------------------------------------------------------------------------------
+
+LOOK_ALIKE = """
+import json, logging, sys
+from types import SimpleNamespace
+import torch
+from torch import nn
+
+__version__ = "0"
+logs = SimpleNamespace(
+    CRITICAL=50, get_verbosity=lambda: 30, set_verbosity=lambda level: None, is_progress_bar_enabled=lambda: False,
+    enable_progress_bar=lambda: None, disable_progress_bar=lambda: None,
+)
+utils = SimpleNamespace(logging=logs)
+
+class Config(SimpleNamespace):
+    @classmethod
+    def from_dict(cls, data):
+        return cls(**data)
+
+CONFIG_MAPPING = {"tiny": Config}
+
+class Tiny(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(config.num_hidden_layers):
+            self.layers.append(nn.Linear(config.hidden_size, config.hidden_size))
+
+AutoModel = SimpleNamespace(from_config=Tiny)
+"""
+
+
+def described(place, **config):
+    """A folder whose config.json says this, beside small weights."""
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps({"model_type": "tiny", "architectures": ["Tiny"], **config}))
+    save_file({"a": torch.zeros(4)}, place / "model.safetensors")
+    return place
+
+
+@pytest.mark.parametrize("library", ["look-alike", "transformers"])
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"num_hidden_layers": 10**9, "hidden_size": 16}, r"that (is not built in 2 s|cannot be built in the memory)"),
+        ({"num_hidden_layers": 1, "hidden_size": 10**6}, r"of [\d,]+\.\d GB; the weights have 0\.00"),
+    ],
+)
+def test_a_configuration_that_makes_a_network_without_end_is_refused(
+    config, said, library, tmp_path, monkeypatch, request
+):
+    monkeypatch.setattr(asked, "_BUILDING", 2.0)
+    monkeypatch.setattr(asked, "free_memory", lambda: 6 << 30)
+    if library == "transformers":
+        folder, config = request.getfixturevalue("folder"), {**config, "num_attention_heads": 1}
+        place = copied(folder, tmp_path / "model", **config)
+        said = "(that (is not|cannot be) built|of [\\d,]+)"  # whichever it comes to first
+    else:
+        place = described(tmp_path / "model", **config)
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "transformers.py").write_text(LOOK_ALIKE)
+        monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    with pytest.raises(ModelError, match=rf"config\.json in .* describes a network {said}.*\n.*save_pretrained"):
+        bd.compress(f"transformers:{place}", bd.Classification(validation=(IDS, IDS[:, 0])), "size <= 0.5x")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("where", ["_attn_implementation", "attn_implementation", "_attn_implementation_internal"])
+def test_a_configuration_fetches_no_kernels(folder, transformers, tmp_path, monkeypatch, where):
+    from transformers.integrations import hub_kernels
+
+    asked_for = []
+    for name in [name for name in vars(hub_kernels) if "kernel" in name and callable(getattr(hub_kernels, name))]:
+        monkeypatch.setattr(hub_kernels, name, lambda *given, **named: asked_for.append(given))
+    place = copied(folder, tmp_path / "remote", **{where: "strangers/kernels:attention"})
+    model = call_factory(f"transformers:{place}")
+    with torch.no_grad():
+        assert model(input_ids=IDS).logits.shape == (2, 3)
+    assert "strangers" not in json.dumps(model.config.to_dict(), default=str)
+    assert "strangers" not in str(model.config._attn_implementation)
+    assert asked_for == []
+
+
+def test_what_chooses_kernels_is_taken_out_at_any_depth():
+    inner = {"_attn_implementation": "a/b", "hidden_size": 4, "list": [{"_experts_implementation": "a/b", "x": 1}]}
+    assert hub._without({"text_config": inner, "use_kernels": True, "kernel_config": {}, "vocab_size": 3}) == {
+        "text_config": {"hidden_size": 4, "list": [{"x": 1}]},
+        "vocab_size": 3,
+    }

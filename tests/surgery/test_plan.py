@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from boildown.surgery.graph import capture
+from boildown.domain.rules import Rules
+from boildown.surgery.graph import WRITTEN_OUT, capture
 from boildown.surgery.plan import place
 
 
@@ -78,6 +79,39 @@ def test_attention_and_normalizations_stay_float():
     assert len(placement.layers) == 5
     assert placement.layers[0].channels == 2
     assert not {"embedding", "scaled_dot_product_attention", "linear", "add"} & set(placement.activations)
+
+
+INTEGER = Rules(layers=("convolution", "linear", "product"))
+
+
+def test_attention_written_out_has_products_of_integers_with_softmax_in_float_between():
+    graph = capture(networks.build(networks.Encoder), *networks.random_call(networks.Encoder, 2), version=WRITTEN_OUT)
+    placement = place(graph, INTEGER, products=True)
+    assert placement.products == ("matmul", "matmul_1")
+    assert len(placement.layers) == 5
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    factors = {source.name for name in placement.products for source in nodes[name].args}
+    assert len(factors) == 4
+    assert factors <= set(placement.measured)
+    assert not {"matmul", "matmul_1", "mul", "linear"} & set(placement.activations)
+    assert place(graph, INTEGER, products=True, skip={"matmul_1"}).products == ("matmul",)
+    for rules, asked in ((INTEGER, False), (Rules(), True)):
+        assert place(graph, rules, products=asked).products == ()
+
+
+def test_a_product_with_what_is_the_same_at_every_call_stays_float():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(5, 4))
+
+        def forward(self, x):
+            return (x @ self.places.t().softmax(0)) @ x
+
+    graph = capture(Mixed(), (torch.randn(2, 5, 4),), version=WRITTEN_OUT)
+    placement = place(graph, INTEGER, products=True)
+    assert placement.products == ("matmul",), "the first is a linear layer"
+    assert len(placement.layers) + len(placement.left) == 1
 
 
 def test_recurrent_layer_stays_float():

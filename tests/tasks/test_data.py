@@ -62,6 +62,10 @@ SOURCES = {
     "tensors": TensorDataset(X, Y),
     "pair of tensors": (X, Y),
     "pair of arrays": (X.numpy(), Y.numpy()),
+    "tensor and list of labels": (X, Y.tolist()),
+    "array and list of labels": (X.numpy(), [np.int64(label) for label in Y]),
+    "lists of tensors": (list(X), list(Y)),
+    "lists of numbers": (X.tolist(), Y.tolist()),
     "map-style": MapStyle(),
     "subset of itself": Subset(MapStyle(), range(N)),
     "shuffled loader": DataLoader(MapStyle(), batch_size=5, shuffle=True),
@@ -79,6 +83,20 @@ def test_every_source_is_read_whole_in_index_order(kind):
     assert [len(batch) for batch in inputs] == [8, 8, 8, 8, 5]
     assert torch.equal(torch.cat(inputs), X)
     assert torch.equal(torch.cat(targets), Y)
+
+
+def test_a_pair_of_lists_is_no_data_set_of_two_items():
+    ragged = [torch.arange(1 + i % 3) for i in range(N)]
+    assert len(samples_from((ragged, Y.tolist()))) == N
+    texts = (["a text"] * N, Y.tolist())
+    with pytest.raises(DataError, match="such as 'a text', not numbers"):
+        samples_from(texts)
+    assert next(samples_from(texts, collate=len).batches(8))[0] == 8
+    for parts in ((X, Y[:-1]), (X, Y.tolist()[:-1]), (X.tolist(), Y[:-1].numpy())):
+        with pytest.raises(DataError, match=r"There are 37 inputs and 36 targets\.\n.*in the same order"):
+            samples_from(parts)
+    assert len(samples_from(((X[0], 1), (X[1], 2)))) == 2, "items"
+    assert len(samples_from(([X[0], 1], [X[1], 2]))) == 2, "items"
 
 
 def test_the_fingerprint_is_of_the_content_and_not_of_its_holder():

@@ -126,11 +126,30 @@ def test_unknown_and_unnameable_metrics_are_refused():
         metric("Acuracy")
     with pytest.raises(InputError, match="not a metric"):
         as_metric(len)
-    for name in ("size", "drop", "top 5", ""):
+    for name in ("size", "drop", "top 5", "", "a<b", "\x1b[2J", 3, None):
         unnameable = metric("accuracy")
         unnameable.name = name
         with pytest.raises(InputError, match="cannot be called"):
             as_metric(unnameable)
+
+
+def test_what_a_metric_says_of_itself_is_understood_or_all_of_it_refused():
+    odd = metric("accuracy")
+    odd.higher_is_better, odd.unit, odd.range = None, None, (1, 0)
+    with pytest.raises(InputError) as caught:
+        as_metric(odd)
+    assert [each.cause.split(" says ")[1] for each in caught.value.mistakes] == [
+        "higher_is_better = None.", "unit = None.", "range = (1, 0).",
+    ]  # fmt: skip
+    for right in ([0, 1], np.array([0.0, 1.0]), (-math.inf, math.inf), (0, np.float32(1))):
+        plain = metric("accuracy")
+        plain.range, plain.higher_is_better = right, np.bool_(True)
+        assert as_metric(plain) is plain
+    for wrong in ((0,), (0, 1, 2), "ab", (0, None), (math.nan, 1), 1.0, (0, 10**400)):
+        plain = metric("accuracy")
+        plain.range = wrong
+        with pytest.raises(InputError, match=r"says range = .*\n.*lowest and the highest"):
+            as_metric(plain)
 
 
 def test_torchmetrics_objects_are_adapted():

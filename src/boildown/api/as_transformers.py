@@ -19,14 +19,14 @@ _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 _OUTPUTS = {"logits", "last_hidden_state"}
 
 
-def files_for(facts: Mapping[str, Any]) -> list[Path]:
-    """The configuration and tokenizer of the model that a run began with.
+def files_for(facts: Mapping[str, Any], runtime: str) -> list[Path]:
+    """The configuration and tokenizer of the model that a run began with, for an artifact of this runtime.
 
-    Raises InputError where it did not come from a folder of transformers, or the folder is gone.
+    Raises InputError where it is not of ONNX Runtime, or where the model is not from a folder of transformers that is
+    there.
     """
     factories = facts["asked"]["factories"]
     kind, _, where = str(factories.get("model") or "").partition(":")
-    runtime = facts["deployment"]["runtime"] if "deployment" in facts else "onnxruntime"
     if kind != "transformers" or runtime != "onnxruntime":
         raise InputError.of(
             "A folder for transformers holds an ONNX file and the configuration of a model of transformers, and this "

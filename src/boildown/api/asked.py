@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from boildown.domain.candidate import Candidate
-from boildown.domain.deployment import FORMS, HERE, Deployment, Latency
+from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latency, written_form
 from boildown.domain.grammar import parse_target
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
@@ -24,7 +24,7 @@ from boildown.engine.budget import Budget, parse_time
 from boildown.engine.described import held_against_data
 from boildown.engine.job import GOALS, Factories, Job
 from boildown.engine.ladder import fixed_rungs
-from boildown.engine.plugged import check_runtime
+from boildown.engine.plugged import check_runtimes
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
 from boildown.errors import (
@@ -41,6 +41,7 @@ from boildown.errors import (
 )
 from boildown.execution.child import Child
 from boildown.measuring.environment import free_memory, resolved
+from boildown.runtimes import AUTO, at_hand
 from boildown.surgery.checkpoints import load
 from boildown.surgery.factories import call_factory
 from boildown.surgery.weights import copied, plain, precisions, refuse_non_finite
@@ -93,7 +94,7 @@ def read(
     notices: list[str] = []
     budget, target, splits, first, read_task, late = Budget(), Target(()), None, None, None, False
     types: frozenset[torch.dtype] = frozenset()
-    deployment, rules = deployment_of(asked), Rules()
+    deployment, rules = deployment_of(asked), tuple[Rules, ...]()
     with mistakes:
         if wrong:
             raise InputError(*wrong)
@@ -104,10 +105,13 @@ def read(
     with mistakes:
         _check_choices(asked)
     with mistakes:
-        rules = check_runtime(deployment.runtime).rules
+        rules = tuple(runtime.rules for runtime in check_runtimes(deployment.runtimes, deployment.form))
+        if written_form(deployment.form, deployment.runtimes) == PORTABLE:  # the kernels are no operators of ONNX
+            rules = tuple(each.without_dynamic() for each in rules)
     with mistakes:
         if asked["ladder"] != "auto":
-            factories = replace(factories, students=(*names, *named_in(fixed_rungs(asked["ladder"]))))
+            rungs = fixed_rungs(asked["ladder"], deployment.runtimes)
+            factories = replace(factories, students=(*names, *named_in(rungs)))
     start = time.perf_counter()
     with mistakes:
         first, found, types = _first(model, factories.weights)
@@ -229,10 +233,12 @@ def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
 
 
 def plain_deployment(
-    deployment: Any, runtime: str | None = None, hardware: str | None = None, latency: Any = None
+    deployment: Any, runtime: str | Sequence[str] | None = None, hardware: str | None = None, latency: Any = None
 ) -> tuple[dict[str, Any], list[Mistake]]:
     """(where it will run as plain data, what is wrong with it): the deployment, or the parts of one in its place."""
     mistakes, parts = [], {"runtime": runtime, "hardware": hardware}
+    if runtime is not None:
+        parts["runtime"] = Deployment(runtime).to_json()["runtime"]
     if latency is not None and not isinstance(latency, Latency):
         mistakes.append(Mistake(f"latency = {latency!r} is no Latency.", "Write boildown.Latency(batch=1, threads=1)."))
     elif latency is not None:
@@ -242,20 +248,26 @@ def plain_deployment(
         mistakes.append(Mistake(f"deployment = {deployment!r} is no Deployment.", cure))
         deployment = None
     given = {name: value for name, value in parts.items() if value is not None}
-    if deployment is None:
-        return {**Deployment().to_json(), **given}, mistakes
-    said: dict[str, Any] = deployment.to_json()
+    said = deployment.to_json() if deployment is not None else {**Deployment().to_json(), **given}
     for name, value in given.items():
         if said[name] != value:
             cause = f"{name} is said twice: {value!r} by itself, and {said[name]!r} in the deployment."
             mistakes.append(Mistake(cause, f"Say it in the deployment alone: boildown.Deployment({name}={value!r})."))
+    names = Deployment(said["runtime"]).runtimes
+    if not names or len(set(names)) < len(names):
+        cause = f"runtime = {list(names)!r} names {'one twice' if names else 'none'}."
+        mistakes.append(Mistake(cause, 'Name every runtime once, or say "auto" for all that are installed.'))
+        said["runtime"] = Deployment().runtime
     return said, mistakes
 
 
 def deployment_of(asked: Mapping[str, Any]) -> Deployment:
-    """What was asked for, with the hardware that is meant."""
+    """What was asked for, with the runtimes, the form and the hardware that are meant."""
     found = Deployment(**asked["deployment"])
-    return replace(found, runtime=str(found.runtime), hardware=resolved(str(found.hardware)))
+    meant = [name for named in found.runtimes for name in (at_hand() if named == AUTO else (named,))]
+    meant = list(dict.fromkeys(meant))
+    form, hardware = written_form(found.form, meant), resolved(str(found.hardware))
+    return replace(found, runtime=meant, form=form, hardware=hardware)
 
 
 def _seed(value: Any) -> int:

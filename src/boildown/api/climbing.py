@@ -58,7 +58,7 @@ def compress(
     budget: str | float | None = None,
     confidence: float | None = None,
     deployment: Deployment | None = None,
-    runtime: str | None = None,
+    runtime: str | Sequence[str] | None = None,
     hardware: str | None = None,
     latency: Latency | None = None,
     device: str = "auto",
@@ -90,8 +90,9 @@ def compress(
     initial_student: what rounds of pruning and distillation begin with; by default the first model's copy.
     confidence: conditions must be proven at this one-sided level (0.5..1), not only observed.
     weights: a file to load into the factory's model (into a copy of a model object).
-    deployment: where and how the model will run: the runtime, the hardware that it is made for, batch and threads
-        that time and memory are measured with. runtime, hardware, latency: parts of one, in its place.
+    deployment: where and how the model will run: the runtime, or several that are rivals ("auto": all that are
+        installed), the hardware that it is made for, batch and threads that time and memory are measured with.
+        runtime, hardware, latency: parts of one, in its place.
     expected: scores the first model must show, to within one percentage point.
     fresh: do not reuse candidates and measurements of earlier runs in `runs`.
     samples: lay a few raw samples of the validation data beside what is handed over, with the answers of the run.
@@ -134,7 +135,7 @@ def quote(
     ladder: Ladder = "auto",
     budget: str | float | None = None,
     deployment: Deployment | None = None,
-    runtime: str | None = None,
+    runtime: str | Sequence[str] | None = None,
     hardware: str | None = None,
     latency: Latency | None = None,
     device: str = "auto",
@@ -295,8 +296,9 @@ def reread(
     """
     with readable(folder):
         asked, factories = dict(facts["asked"]), dict(facts["asked"]["factories"])
-        # Made for the hardware that was meant when it began, whatever machine goes on with it.
-        asked["deployment"] = {**facts["asked"]["deployment"], "hardware": facts["deployment"]["hardware"]}
+        # Made for what was meant when it began, whatever machine goes on with it.
+        meant = {name: facts["deployment"][name] for name in ("runtime", "hardware")}
+        asked["deployment"] = {**facts["asked"]["deployment"], **meant}
         given: dict[str, Any] = {"model": model, "task": task}
         given = {name: factories[name] if value is None else value for name, value in given.items()}
         began = tuple((str(name), str(factory)) for name, factory in factories.get("students", ()))
@@ -335,7 +337,7 @@ def _factories(
         Factories(
             model if isinstance(model, str) else factory,
             task if isinstance(task, str) else None,
-            None if weights is None else str(Path(weights).resolve()),
+            None if weights is None else str(files.real(Path(weights))),
             tuple(str(Path(entry).absolute()) for entry in sys.path),
             students,
         )

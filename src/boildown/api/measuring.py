@@ -28,6 +28,7 @@ from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
+from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
@@ -35,6 +36,7 @@ from boildown.engine.plugged import check_runtime
 from boildown.engine.prepare import FIRST, SCORING, named
 from boildown.engine.timing import of_the_machine
 from boildown.errors import AttemptError, DeadlineError, InputError, JournalError, Mistakes, WorkerLost, contained
+from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
@@ -52,7 +54,7 @@ def measure(
     first: str | Path | None = None,
     confidence: float | None = None,
     deployment: Deployment | None = None,
-    runtime: str | None = None,
+    runtime: str | Sequence[str] | None = None,
     latency: Latency | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -64,7 +66,8 @@ def measure(
 
     Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself, and both must be the files that the run measured. `trust` vouches for files of a format
+    by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
+    or several are, the one that their run has written them for. `trust` vouches for files of a format
     that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
     that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
     four fifths of what is free; held on Linux alone. Raises
@@ -83,10 +86,10 @@ def measure(
     with mistakes:
         seconds = parse_time(limit, "limit")
     meant, artifact, reference = deployment_of(asked), None, None
+    own, other = _runtimes(path, base, runtime, meant)
     with mistakes:
-        chosen = check_runtime(meant.runtime)
-        artifact = _artifact(meant.runtime, chosen, path)
-        reference = None if base is None else _artifact(meant.runtime, chosen, base)
+        artifact = _artifact(own, check_runtime(own), path)
+        reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
         wanted = parse_target(conditions(target), task.metrics)
@@ -110,7 +113,8 @@ def measure(
     assert artifact is not None
     splits = judged_alone(task.test or task.validation)
     job = Job(
-        task, splits, wanted, confidence=confidence, deployment=meant, batch_size=batch_size or BATCH, seed=seed
+        task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
+        batch_size=batch_size or BATCH, seed=seed,
     )  # fmt: skip
     read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
     with (
@@ -127,7 +131,7 @@ def measure(
             with _bounded(path, seconds, most):
                 bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
-            raise InputError.of(f"{path} cannot be opened by {meant.runtime}: {error}", "Export it again.") from error
+            raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
         found = {"size": bench.size(artifact)}
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
             quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
@@ -139,7 +143,7 @@ def measure(
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
-        return judge(wanted, found, confidence, bench.machine)
+        return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
 
 
 @contextlib.contextmanager
@@ -165,6 +169,27 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "MemoryError", "Failed to allocate 
 """What libraries say that get no memory."""
 
 
+def _runtimes(path: Path, base: Path | None, runtime: str | Sequence[str] | None, meant: Deployment) -> tuple[str, str]:
+    """What runs an artifact, and the first model's."""
+    if isinstance(runtime, str) and len(meant.runtimes) == 1:
+        return meant.first, meant.first
+    written = _written_for(path)
+    own = written if written in meant.runtimes or meant.runtime == Deployment().runtime else meant.first
+    return own or meant.first, (_written_for(base) if base is not None else "") or own or meant.first
+
+
+def _written_for(path: Path) -> str:
+    """The runtime that a file was written for, by what lies beside it or by its run; empty where nobody says."""
+    with contextlib.suppress(ValueError):
+        told = manifest.read(path.parent)
+        return str(told["runtime"]) if told["artifact"] == path.name else ""
+    if (run := _run_of(path)) is not None:
+        with contextlib.suppress(JournalError, OSError), Journal.open(run, readonly=True) as journal:
+            rows = [row.artifact for row in journal.attempts() if row.artifact is not None]
+            return next((kept.runtime for kept in rows if real(kept.path) == real(path)), "")
+    return ""
+
+
 def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:
     """The artifact of which `path` is loaded: its files as its run recorded them, else those that the runtime names."""
     if not (path.is_file() or (path.is_dir() and path.suffix == runtime.suffix)):
@@ -183,13 +208,13 @@ def _artifact(name: str, runtime: Runtime, path: Path) -> Artifact:
 
 def _run_of(path: Path) -> Path | None:
     """The run folder that a path lies in."""
-    return next((parent for parent in path.resolve().parents[:4] if (parent / FILE).is_file()), None)
+    return next((parent for parent in real(path).parents[:4] if (parent / FILE).is_file()), None)
 
 
 def _check_record(artifact: Artifact, base: Artifact | None) -> None:
     """Raise InputError where a file in a run folder, or the first model's beside it, is not what the run measured."""
     path, run = artifact.path, _run_of(artifact.path)
-    if run is None or not path.resolve().relative_to(run).parts[0].startswith(_KEPT):
+    if run is None or not real(path).relative_to(run).parts[0].startswith(_KEPT):
         return
     away = "copy it elsewhere, and name the first model's with first=..."
     try:
@@ -211,7 +236,10 @@ _KEPT = ("best", "attempt")
 
 def _first_beside(path: Path) -> Path | None:
     """The first model's artifact of the run that a path lies in."""
-    for parent in path.resolve().parents[:4]:
+    for parent in real(path).parents[:4]:
         if (found := parent / FIRST / path.name).is_file():
             return found
+    if (run := _run_of(path)) is not None:  # where that is for another runtime, its file may be called otherwise
+        with contextlib.suppress(JournalError, OSError), Journal.open(run, readonly=True) as journal:
+            return next((row.artifact.path for row in journal.attempts() if not row.number and row.artifact), None)
     return None

@@ -30,6 +30,7 @@ from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import fragment
 from boildown.report import write as write_report
+from boildown.report.floats import Floats, floats
 from boildown.report.text import summary
 from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
@@ -51,6 +52,11 @@ class Result:
     def rung(self) -> str:
         """The methods and settings."""
         return self._attempt.rung
+
+    @property
+    def runtime(self) -> str:
+        """What runs its file."""
+        return self._attempt.runtime or self._run.job.deployment.first
 
     @property
     def key(self) -> str:
@@ -99,6 +105,12 @@ class Result:
     def measurements(self) -> Mapping[str, Measurement]:
         """By metric name."""
         return self._attempt.measurements
+
+    @property
+    def floats(self) -> Floats | None:
+        """What its file computes in float although it is quantized, layer by layer; None where nobody looked."""
+        with Journal.open(self._run.path, readonly=True) as journal:
+            return floats(journal.records(), self.number)
 
     def module(self) -> nn.Module:
         """The candidate as a PyTorch module, rebuilt from the first model, edits, plan and safetensors.
@@ -158,6 +170,14 @@ class Run:
     def candidates(self) -> list[Result]:
         """Every attempt, the first model included."""
         return [Result(attempt, self) for attempt in self._attempts]
+
+    def attempt(self, number: int) -> Result:
+        """The attempt of this number; 0 is the first model. Raises InputError where there is none."""
+        for result in self.candidates:
+            if result.number == number:
+                return result
+        have = ", ".join(str(attempt.number) for attempt in self._attempts)
+        raise InputError.of(f"Run {self.id} has no attempt {number}.", f"It has these: {have}.")
 
     @property
     def front(self) -> list[Result]:
@@ -265,11 +285,11 @@ def take(
             f"The artifact of attempt {attempt} ({changed[0]}) is not the file that was measured.",
             "Bring it back from a copy, or make it again in a new run.",
         )
-    target = Path(to).resolve() if to is not None else folder / f"attempt-{attempt}"
+    target = files.real(Path(to)) if to is not None else folder / f"attempt-{attempt}"
     if to is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError.of(f"{target} exists and is not an empty folder.", "Name a new folder.")
     with Journal.open(folder, readonly=True) as journal, readable(folder):
-        beside = files_for(journal.facts) if as_ is not None else []
+        beside = files_for(journal.facts, artifact.runtime) if as_ is not None else []
         seal = sealing(journal, row)
 
         def finish(made: Path) -> None:
@@ -292,6 +312,7 @@ def show(folder: Path) -> dict[str, Any]:
     """A run as plain data, read from its journal."""
     with Journal.open(folder, readonly=True) as journal, readable(folder):
         ending, facts, rows = journal.ending, journal.facts, journal.attempts()
+        records = journal.records()
         best = next((row.artifact for row in rows if ending and row.number == ending.best_attempt), None)
         delivered = None if best is None else folder / "best" / best.name
         return {
@@ -313,6 +334,7 @@ def show(folder: Path) -> dict[str, Any]:
                     "sentence": row.sentence,
                     "parent": row.parent,
                     "key": row.candidate_key,
+                    "runtime": None if row.artifact is None else row.artifact.runtime,
                     "artifact": None if row.artifact is None else _inside(row.artifact.path, folder),
                     "sha256": None if row.artifact is None else row.artifact.sha256,
                     "content": None if row.artifact is None else row.artifact.digest,
@@ -320,6 +342,7 @@ def show(folder: Path) -> dict[str, Any]:
                     "seconds": row.timings,
                     "notes": list(row.notes),
                     "verdict": row.verdict,
+                    "floats": None if (kept := floats(records, row.number)) is None else kept.to_json(),
                 }
                 for row in rows
             ],

@@ -17,6 +17,7 @@ from torch import nn
 from boildown.domain.grammar import format_value
 from boildown.domain.task import Task
 from boildown.errors import ModelError, in_words, install
+from boildown.files import real
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
 from boildown.tasks.alone import Alone
@@ -191,8 +192,8 @@ def start_text(path: Path, target: str, model: Path, folder: Path, texts: Sequen
         body=f'    table = TextTable.load(HERE / "texts.json")\n'
         f"    return table.task({_place(path, folder)}, {_place(model, folder)}, validation={share})",
     )  # fmt: skip
-    named = model.resolve()
-    named = named.relative_to(folder.resolve()) if named.is_relative_to(folder.resolve()) else named
+    named = real(model)
+    named = named.relative_to(real(folder)) if named.is_relative_to(real(folder)) else named
     return Start(
         task, code, _conditions(task), (f"{target!r} is {what}.", *told, *_sizes(task)), {"texts.json": table.dump()},
         f"transformers:{named.as_posix()}",
@@ -336,7 +337,7 @@ def _fresh(make: Callable[[], Network], seed: int = 0) -> Network:
 
 def _place(path: Path, folder: Path) -> str:
     """A path as code: relative to the project where it lies in it."""
-    inside = path.resolve().is_relative_to(folder.resolve())
-    found = path.resolve().relative_to(folder.resolve()) if inside else path.resolve()
+    inside = real(path).is_relative_to(real(folder))
+    found = real(path).relative_to(real(folder)) if inside else real(path)
     name = quoted(found.as_posix())
     return f"HERE / {name}" if inside else f"Path({name})"

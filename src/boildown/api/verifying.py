@@ -157,7 +157,7 @@ def verify(
 def _of_folder(folder: Path, trust: bool) -> Verification:
     """A folder that was handed over, wherever it lies."""
     what, checks = "The folder", list[Check]()
-    folder = folder.resolve()
+    folder = files.real(folder)
     try:
         told, found = manifest.read(folder), manifest.hashes(folder)
     except (OSError, ValueError) as error:

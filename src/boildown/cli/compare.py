@@ -36,7 +36,7 @@ def compare(
         raise InputError.merge(mistakes)
     found = side_by_side(folders)
     if html is not None:
-        html.write_text(page("compare.html.jinja", compared=found), encoding="utf-8")
+        html.write_text(page("compare.html.jinja", compared=found), encoding="utf-8", errors="backslashreplace")
     if as_json:
         echo_json(found.to_json())
     else:

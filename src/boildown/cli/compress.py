@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,10 @@ def compress(
             "--ladder", help="auto, a ready ladder, or a rung. May be given again.", autocompletion=ladders_beginning
         ),
     ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="What runs the model, or auto; replaces the file's. Again for rivals."),
+    ] = None,
     goal: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +62,10 @@ def compress(
         arguments["ladder"] = ladder[0] if len(ladder) == 1 else ladder
     if goal is not None:
         arguments["goal"] = goal
+    if runtime and "deployment" in arguments:
+        arguments["deployment"] = replace(arguments["deployment"], runtime=runtime)
+    elif runtime:
+        arguments["runtime"] = runtime
     if dry_run:
         return _quote(read, target, arguments, as_json)
     run = bd.compress(

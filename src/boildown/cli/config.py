@@ -11,6 +11,7 @@ from typing import Any
 import boildown as bd
 from boildown.errors import ConfigError, Mistake
 from boildown.execution.child import ordered
+from boildown.files import real
 from boildown.methods.registry import suggestion
 
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -25,7 +26,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
     "deployment": {
-        "runtime": (str,),
+        "runtime": (str, list),
         "form": (str,),
         "hardware": (str,),
         "batch": (int,),
@@ -35,7 +36,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "latency": {"batch": (int,), "threads": (int,)},
     "ladder": {"rungs": (str, list)},
     "run": {
-        "runtime": (str,),
+        "runtime": (str, list),
         "hardware": (str,),
         "device": (str,),
         "seed": (int,),
@@ -77,10 +78,10 @@ def read_config(path: Path) -> Config:
     mistakes += _said_twice(path.name, tables)
     if mistakes:
         raise ConfigError(*mistakes)
-    folder = str(path.resolve().parent)
+    folder = str(real(path).parent)
     if folder not in sys.path:
         sys.path[:] = ordered([folder, *sys.path], Path.cwd())
-    return _config(tables, path.resolve().parent)
+    return _config(tables, real(path).parent)
 
 
 _EXAMPLES = {

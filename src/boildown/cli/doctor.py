@@ -23,6 +23,7 @@ _EXTRAS = {
     "transformers": ("transformers", "`init --transformers`"),
     "timm": ("timm", "`init --timm`"),
     "torchmetrics": ("torchmetrics", "metrics of torchmetrics"),
+    "openvino": ("openvino", "the runtime openvino"),
 }
 """Extras of the package: what they install, and what for."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from boildown.errors import InputError, Mistake
+from boildown.files import real
+from boildown.report.words import visible
 
 if TYPE_CHECKING:
     from boildown.api.starting import Start
@@ -136,7 +138,7 @@ def init(
     files |= {} if start is None else start.files
     _refuse_existing(folder, [*files, _WEIGHTS])
     for line in () if start is None else start.told:
-        typer.echo(line)
+        typer.echo(visible(line))
     trained = None if start is None or start.network is None else _trained(start, minutes)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -154,7 +156,7 @@ def init(
 
 def _mistakes(asked: _Asked) -> Iterator[Mistake]:
     """What does not go together, or is not there."""
-    place = asked.folder.resolve()
+    place = real(asked.folder)
     there = next(path for path in (place, *place.parents) if path.exists())
     if not there.is_dir():
         yield Mistake(f"{there} is a file, and no folder to begin a project in.", "Name another folder.")
@@ -275,17 +277,17 @@ def _trained(start: Start, minutes: float) -> Any:
         trained, scores = train_first(start, minutes, progress=progress)
     typer.echo(f"On the data to judge on it shows: {shown(start.task, scores)}.")
     for line in giving_away(start.alone, start.task, scores[start.task.metrics[0].name]):
-        typer.echo(line)
+        typer.echo(visible(line))
     return trained
 
 
 def _refuse_existing(folder: Path, names: list[str]) -> None:
     there = [name for name in names if (folder / name).exists()]
     if there:
-        raise InputError.of(f"{', '.join(there)} exists already in {folder.resolve()}.", "Choose another folder.")
+        raise InputError.of(f"{', '.join(there)} exists already in {real(folder)}.", "Choose another folder.")
 
 
 def _relative(path: Path, folder: Path) -> str:
     """A path as the configuration names it: relative to it where that is near, else absolute."""
-    resolved, base = path.resolve(), folder.resolve()
+    resolved, base = real(path), real(folder)
     return Path(os.path.relpath(resolved, base)).as_posix() if resolved.is_relative_to(base) else resolved.as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,9 @@ def measure(
     first: Annotated[
         Path | None, typer.Option("--first", help="The first model's artifact, for drops and ratios.")
     ] = None,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="What runs it; replaces the configuration's.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML too, for CI.")] = None,
     limit: Annotated[str, typer.Option("--limit", help="The most time that one call of the file takes.")] = "10 min",
     memory: Annotated[
@@ -41,15 +45,18 @@ def measure(
 ) -> int:
     """Measure an artifact and hold it against the target: a gate for CI."""
     read = read_config(config)
+    deployment = read.arguments.get("deployment")
+    if deployment is not None and runtime is not None:
+        deployment = replace(deployment, runtime=runtime)
     verdict = bd.measure(
         artifact,
         read.task,
         target or read.target,
         first=first,
         confidence=read.arguments.get("confidence"),
-        deployment=read.arguments.get("deployment"),
+        deployment=deployment,
         latency=read.arguments.get("latency"),
-        runtime=read.arguments.get("runtime"),
+        runtime=runtime or read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
         trust=trust,
         limit=limit,

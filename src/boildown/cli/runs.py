@@ -7,6 +7,7 @@ import typer
 from boildown.cli.options import RUNS, AsJson, Runs, echo_json
 from boildown.errors import JournalError
 from boildown.journal.runs import run_folders
+from boildown.report.words import visible
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,12 +24,13 @@ def runs_(runs: Runs = RUNS, as_json: AsJson = False) -> int:
         try:
             found.append(api.show(folder))
         except JournalError as error:
-            typer.echo(f"{folder.name}: {error}", err=True)
+            typer.echo(visible(f"{folder.name}: {error}"), err=True)
     if as_json:
         echo_json([{key: run[key] for key in ("run", "path", "outcome", "target", "best", "seconds")} for run in found])
     elif not found:
         typer.echo(f"no runs in {runs}")
     for run in [] if as_json else found:
         outcome = run["outcome"] or "not ended"
-        typer.echo(f"{run['run']}  {outcome:<14} {len(run['attempts']):>2} attempts  {', '.join(run['target'])}")
+        told = f"{run['run']}  {outcome:<14} {len(run['attempts']):>2} attempts  {', '.join(run['target'])}"
+        typer.echo(visible(told))
     return 0

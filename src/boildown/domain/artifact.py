@@ -73,6 +73,11 @@ class Artifact:
         """One sha256 over what computes: equal in every run that makes the same, whatever else the files tell."""
         return self.content or self.sha256
 
+    @property
+    def ran(self) -> tuple[str, str]:
+        """What gives the same answers in the same time wherever it lies: what computes, and in which runtime."""
+        return self.runtime, self.digest
+
     @cached_property
     def sha256(self) -> str:
         """One sha256 over the files: of a single one its own, of several that of what `sha256sum` lists of them.

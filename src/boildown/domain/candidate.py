@@ -77,12 +77,17 @@ class Plan:
     biases: by the same layer's weight name, the correction to add to the float bias (one number
         per output channel) before it is rounded to int32 with scale = input scale * weight scale.
     version: of the graph's names (see `surgery.graph.capture`).
+    dynamic: the weights whose layers find the grids of what they read while they run: recurrent layers, and linear
+        ones in a loop. One that is not among them, and reads what is on no grid, computes in float.
+
+    Between two unsigned grids, what is inside of a function is on grids of its own (see `domain.functions`).
     """
 
     activations: Mapping[str, Quantizer] = field(default_factory=dict)
     weights: Mapping[str, Quantizer] = field(default_factory=dict)
     biases: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    version: int = 2
+    version: int = 3
+    dynamic: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -91,6 +96,7 @@ class Plan:
             "activations": [q.to_json() for q in self.activations.values()],
             "weights": [q.to_json() for q in self.weights.values()],
             "biases": {name: list(values) for name, values in self.biases.items()},
+            **({"dynamic": list(self.dynamic)} if self.dynamic else {}),
         }
 
     @classmethod
@@ -103,6 +109,7 @@ class Plan:
             {q.tensor: q for q in weights},
             {name: tuple(values) for name, values in data["biases"].items()},
             int(data["version"]),
+            tuple(data.get("dynamic", ())),
         )
 
 

@@ -101,13 +101,15 @@ class Verdict:
     """All findings on one artifact, with the measurements behind them.
 
     confidence: the level (0..1) every condition had to be proven at; None where the point decides.
-    hardware: the machine that the timings hold for.
+    hardware: the machine that the timings hold for. runtime: what ran the artifact, where it is not what ran
+        the first model's.
     """
 
     findings: tuple[Finding, ...]
     measurements: Mapping[str, Measurement]
     confidence: float | None = None
     hardware: str = ""
+    runtime: str = ""
 
     @property
     def status(self) -> Status:
@@ -137,10 +139,11 @@ class Verdict:
         if open_:
             held = count - len(open_)
             rest = f"; {held} of {count} conditions met" if held else ""
-            return f"{'; '.join(open_)}{rest}."
+            return f"{f'in {self.runtime}, ' if self.runtime else ''}{'; '.join(open_)}{rest}."
+        where = f" in {self.runtime}" if self.runtime else ""
         how = "" if self.confidence is None else f" at {100 * self.confidence:g} % confidence"
         luck = [f.sentence() for f in self.findings if f.lucky]
-        all_ = f"{'The condition is' if count == 1 else f'All {count} conditions are'} met{how}"
+        all_ = f"{'The condition is' if count == 1 else f'All {count} conditions are'} met{where}{how}"
         if not luck:
             return f"{all_}."
         which = "by less than the noise" if count == 1 else f"{len(luck)} of them by less than the noise"
@@ -154,6 +157,7 @@ class Verdict:
             "measurements": {name: m.to_json() for name, m in self.measurements.items()},
             "confidence": self.confidence,
             "hardware": self.hardware,
+            **({"runtime": self.runtime} if self.runtime else {}),
         }
 
     @classmethod
@@ -164,6 +168,7 @@ class Verdict:
             {name: Measurement.from_json(m) for name, m in data["measurements"].items()},
             data["confidence"],
             data["hardware"],
+            data.get("runtime", ""),
         )
 
 
@@ -191,6 +196,7 @@ def judge(
     measurements: Mapping[str, Measurement],
     confidence: float | None = None,
     hardware: str = "",
+    runtime: str = "",
 ) -> Verdict:
     """Hold measurements (by metric name) against the target.
 
@@ -201,7 +207,7 @@ def judge(
     """
     held = ((condition, measurements.get(condition.metric)) for condition in target.conditions)
     findings = tuple(_marked(_find(condition, found, confidence), found) for condition, found in held)
-    return Verdict(findings, measurements, confidence, hardware)
+    return Verdict(findings, measurements, confidence, hardware, runtime)
 
 
 def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tuple[Relaxation, ...]:

@@ -14,12 +14,14 @@ from typing import Any
 from boildown import files
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import written_form
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
+from boildown.engine.floats import FLOATS, UNKNOWN, floats, not_faster
 from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
 from boildown.engine.layers import LAYERS, layers
@@ -27,7 +29,7 @@ from boildown.engine.maker import NOT_REUSED, Emit, Maker
 from boildown.engine.outlook import outlook
 from boildown.engine.prepare import FIRST, Prepared
 from boildown.engine.probe import probe
-from boildown.engine.rung import Rung, parse_rung
+from boildown.engine.rung import Rung, parse_rung, runtime_of
 from boildown.engine.search import measure_variant
 from boildown.engine.timing import in_doubt
 from boildown.errors import (
@@ -57,6 +59,7 @@ AGAIN = "again, with more time"
 _FEWER_MACS = 0.9
 _LONGER = 0.25
 """How much more time what was cut is given to be begun anew, and the least share that what goes on needs still."""
+_WRITTEN = "written"
 _KEPT = (LAYERS, "changed", "curve", "loss", "sensitivity", "survivors")
 """The records of how a candidate was made that go along with it to the run that uses it again."""
 _STATES = {Status.MET: State.MET, Status.MISSED: State.MISSED, Status.UNDECIDED: State.UNDECIDED}
@@ -89,6 +92,11 @@ class Attempt:
     def sentence(self) -> str:
         """How it stands, in words."""
         return self.failure or (self.verdict.sentence() if self.verdict else "")
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that it is made for; empty for the first of the deployment."""
+        return runtime_of(self.rung)
 
     @property
     def settled(self) -> str:
@@ -186,6 +194,8 @@ class Climber:
                 self._deploy(attempt, candidate)
             self._measure(attempt, candidate)
             self._until(self.budget.limit(0.0))  # no more of it is spent on what only explains
+            if candidate.plan is not None or candidate.rewrite is not None:
+                self._explain(attempt, lambda: self._look_for_floats(attempt, candidate), UNKNOWN)
             if reused is None:
                 self._explain(attempt, lambda: self._measure_links(attempt, candidate), "links not measured")
             if skip and attempt.verdict is not None and attempt.verdict.missed & self.job.quality:
@@ -291,15 +301,45 @@ class Climber:
             self.bench.rung = str(settled)
             if str(settled) != attempt.rung:
                 attempt.notes.append(f"settings found by measurement: {settled}")
-            candidate = self.maker.make(settled, attempt.folder)
+            candidate = self._known(attempt, settled) or self.maker.make(settled, attempt.folder)
+            self.maker.made(settled)
         attempt.notes += candidate.notes
         self._made(attempt, candidate)
         return candidate
+
+    def _known(self, attempt: Attempt, settled: Rung) -> Candidate | None:
+        """The candidate of a rung that this run has made before, for another runtime: it is not made again."""
+        count, folder = self.maker.known(settled)
+        if count < len(settled.methods) or folder is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
+            candidate = load_candidate(folder, self.first, self.job.students)
+            save_candidate(candidate, attempt.folder, self.first, self.folder / FIRST)
+            attempt.notes.append(f"made before, in {folder.relative_to(self.folder).as_posix()}")
+            self.maker.went_on = True
+            return candidate
+        return None
 
     def _made(self, attempt: Attempt, candidate: Candidate) -> None:
         """It is made: what is left of the budget may be spent on judging it."""
         attempt.candidate = candidate
         self._until(self.budget.left)
+
+    def _look_for_floats(self, attempt: Attempt, candidate: Candidate) -> None:
+        """See which layers of a quantized candidate run in float all the same. Raises DeadlineError without time."""
+        assert attempt.artifact is not None
+        if self.budget.remaining <= 0:
+            raise DeadlineError("No time was left to look.")
+        if not (executed := self.bench.executed(attempt.artifact)):
+            return
+        written = [record.data for record in self.journal.records(_WRITTEN) if record.attempt == attempt.number]
+        found = floats(
+            self.bench.graph(candidate), candidate, executed, written[-1].get("names", {}) if written else {},
+            self.job.rules_of(attempt.runtime),
+        )  # fmt: skip
+        self.journal.record(attempt.number, FLOATS, found)
+        if said := not_faster(found, attempt.measurements.get("latency")):
+            attempt.notes.append(said)
 
     def _measure_links(self, attempt: Attempt, candidate: Candidate) -> None:
         """Export and measure the candidates on the way to the attempt's own."""
@@ -316,7 +356,7 @@ class Climber:
     def _measure_student(self, attempt: Attempt, folder: Path) -> Standing:
         """Export and measure a candidate on the way to the attempt's own: a glance, no verdict samples."""
         candidate = load_candidate(folder, self.first, self.job.students)
-        standing = measure_variant(candidate, folder, self.first, self.job, self.bench)
+        standing = measure_variant(candidate, folder, self.first, self.job, self.bench, runtime=attempt.runtime)
         costs = {m.metric: m.ratio for m in self.bench.operations(candidate, self.first)}
         kind = "link" if folder.name.startswith(LINK) else "student"
         self.journal.record(attempt.number, kind, {"name": folder.name, **costs, **asdict(standing)})
@@ -324,9 +364,11 @@ class Climber:
 
     def _deploy(self, attempt: Attempt, candidate: Candidate) -> None:
         """Write the artifact and hold it against the model."""
-        attempt.artifact, written = self.bench.write(candidate, weights_hash(candidate.model), attempt.folder)
-        attempt.notes.append(self.bench.agree(candidate, attempt.artifact))
-        self.journal.record(attempt.number, "written", {"form": written.form, **written.facts})
+        attempt.artifact, written = self.bench.write(
+            candidate, weights_hash(candidate.model), attempt.folder, attempt.runtime
+        )
+        attempt.notes += [self.bench.agree(candidate, attempt.artifact), *written.notes]
+        self.journal.record(attempt.number, _WRITTEN, {"form": written.form, **written.facts})
         self._record_layers(attempt, candidate)
 
     def _record_layers(self, attempt: Attempt, candidate: Candidate) -> None:
@@ -363,7 +405,7 @@ class Climber:
         """Time it for its verdict; every look that has a bound to decide is journalled, a recalled one as well."""
         assert attempt.artifact is not None
         found = attempt.measurements["latency"] = self.bench.latency(attempt.artifact, look=look)
-        data = f"{LATENCY}{attempt.artifact.digest}"
+        data = f"{LATENCY}{attempt.artifact.digest}" + (f" in {attempt.runtime}" if attempt.runtime else "")
         if found.look > sum(look.data == data for look in self.journal.looks()):
             self.journal.add_look(attempt.number, data)
 
@@ -384,7 +426,7 @@ class Climber:
 
     def _conclude(self, attempt: Attempt) -> None:
         job = self.job
-        attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine)
+        attempt.verdict = judge(job.target, attempt.measurements, job.confidence, self.bench.machine, attempt.runtime)
         attempt.state = _STATES[attempt.verdict.status]
         if attempt.number and (said := slower(attempt.measurements)) and said not in attempt.notes:
             attempt.notes.append(said)
@@ -466,7 +508,8 @@ class Climber:
     def _reused(self, attempt: Attempt, rung: Rung) -> Candidate | None:
         """The same candidate finished by an earlier run, whose files are as they were.
 
-        Its artifact goes along where the same version of the runtime wrote it, and tells who made it as ours do.
+        Its artifact goes along where the same version of the runtime wrote it in the same form, and tells who made it
+        as ours do.
         """
         donor = self.maker.donor(attempt.key) or self.maker.outdated(rung)
         if donor is None:
@@ -476,6 +519,7 @@ class Climber:
         try:
             with Journal.open(run, readonly=True) as earlier:
                 told = [record for record in earlier.records() if record.attempt == row.number]
+                where = earlier.facts["deployment"]
                 for path in {*earlier.files(row), *(row.artifact.folder / name for name in (CANDIDATE, WEIGHTS))}:
                     if path.exists():
                         own = attempt.folder / path.relative_to(row.artifact.folder)
@@ -490,10 +534,15 @@ class Climber:
         for record in told:
             if record.kind in _KEPT:
                 self.journal.record(attempt.number, record.kind, record.data)
-        written = row.artifact.runtime, row.artifact.version, bool(row.artifact.content)
+        form = written_form(where["form"], where["runtime"])
+        written = row.artifact.runtime, row.artifact.version, form, bool(row.artifact.content)
         assert self.bench.first is not None
-        if written == (self.job.deployment.runtime, self.bench.version, bool(self.bench.first.content)):
+        runtime = attempt.runtime or self.job.deployment.first
+        if written == (runtime, self.bench.versions[runtime], self.bench.form, bool(self.bench.first.content)):
             attempt.artifact = row.artifact.at(attempt.folder)
+            for record in told:
+                if record.kind == _WRITTEN:
+                    self.journal.record(attempt.number, _WRITTEN, {**record.data, "by run": run.name})
         else:
             for path in row.artifact.at(attempt.folder).paths:
                 path.unlink(missing_ok=True)

@@ -15,8 +15,9 @@ from boildown.engine.diagnosis import Diagnosis, diagnose
 from boildown.engine.experience import Earlier
 from boildown.engine.forecast import Forecast, unknown
 from boildown.engine.job import Job
+from boildown.engine.rivals import may_gain, rivals
 from boildown.engine.rung import Rung, parse_rung
-from boildown.methods.base import Method, by_costs, levels, settings_of
+from boildown.methods.base import Method, by_costs, levels, quantizes, settings_of
 from boildown.methods.registry import installed
 
 _OFF, _MARGIN, _CORRECTIONS = 0.25, 0.97, 2
@@ -28,6 +29,7 @@ _UNSUITED, _SURE, _UNSEEN, _WEAK = 0.1, 0.8, 0.5, 0.25
 not sketched yet, and by a method that lowers little of what was missed."""
 
 Record = Callable[[str, Mapping[str, Any]], None]
+Stage = Callable[[Sequence[Attempt], bool], Iterator[Option]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Auto:
     mends; and the more often it met in earlier runs. Settings that compress harder are climbed only where gentler
     ones missed a cost. For the goals `smallest` and `fastest` a chain that met the target is climbed again with less
     left, until quality is missed, and then in between; what by forecast is no better than what met is left out.
+
+    Where the deployment names several runtimes, every one has such a ladder of its own, made of the attempts for it; of
+    all that are open the next is chosen. A network that lost too much without being quantized is not tried in another.
     """
 
     skips = True
@@ -72,25 +77,33 @@ class Auto:
         whole = [rung for rung in (*self._usual, *self._harder) if not _takes_out(rung)]
         partner = next((rung.methods for rung in whole if rung.methods[0].card.needs == ("calibration",)), ())
         parts = [Rung((*rung.methods, *partner)) for rung in self._usual if _takes_out(rung)]
-        return tuple(sorted((*whole, *parts), key=lambda rung: (_trains(rung), _takes_out(rung))))
+        found = sorted((*whole, *parts), key=lambda rung: (_trains(rung), _takes_out(rung)))
+        return tuple(rival for rung in found for rival in rivals(rung, self._job))
 
     def next(self, attempts: Sequence[Attempt]) -> tuple[Rung, str] | None:
         """The open rung to climb now, and why."""
-        tried = {attempt.rung for attempt in attempts} | {attempt.settled for attempt in attempts}
-        diagnosis, last = self._diagnosis(attempts)
+        _, *others = self._job.deployment.runtimes
         for trains in (False, True):
-            for stage in (
-                self._whole(attempts, diagnosis, last),
-                self._parts(attempts, diagnosis, trains),
-            ):
-                options = [o for o in stage if _trains(o.rung) == trains and str(o.rung) not in tried]
-                if (chosen := self._chosen(options, tried, best_met(attempts, self._job))) is not None:
+            for stage in (self._whole, self._parts):
+                options = [o for runtime in ("", *others) for o in self._open(stage, runtime, attempts, trains)]
+                if (chosen := self._chosen(options, attempts)) is not None:
                     return chosen.rung, chosen.reason
         return None
 
-    def _chosen(self, options: Sequence[Option], tried: set[str], best: float | None) -> Option | None:
+    def _open(self, stage: Stage, runtime: str, attempts: Sequence[Attempt], trains: bool) -> Iterator[Option]:
+        """What a stage has for a runtime, by the attempts that were made for it."""
+        own = [attempt for attempt in attempts if not attempt.number or attempt.runtime == runtime]
+        for option in stage(own, trains):
+            rung = replace(option.rung, runtime=runtime)
+            if _trains(rung) == trains and (not runtime or may_gain(rung, runtime, self._job)):
+                yield replace(option, rung=rung)
+
+    def _chosen(self, options: Sequence[Option], attempts: Sequence[Attempt]) -> Option | None:
         """The option that is expected to gain most per minute. Sketches are made only of those that come out on top."""
-        job, earlier, left_out = self._job, self._known.earlier() if options else Earlier(), dict[str, str]()
+        tried = {attempt.rung for attempt in attempts} | {attempt.settled for attempt in attempts}
+        options = [option for option in options if str(option.rung) not in tried]
+        job, best = self._job, best_met(attempts, self._job)
+        earlier, left_out = self._known.earlier() if options else Earlier(), dict[str, str]()
         open_ = {o: expect(o, self._known.guess(o.rung), job, best, earlier) for o in dict.fromkeys(options)}
         seen = set[Option]()
         while open_:
@@ -101,6 +114,8 @@ class Auto:
                 seen.add(top)
                 open_[top] = expect(top, self._known.forecast(top.rung), job, best, earlier)
                 continue
+            elif why := self._lost(open_[top].forecast.rung, attempts):
+                left_out[str(top.rung)] = why
             elif (settled := str(open_[top].forecast.rung)) not in tried:
                 candidates = [each.to_json() for each in sorted(open_.values(), key=lambda each: -each.rate)]
                 chosen = {"rung": str(top.rung), "reason": top.reason}
@@ -112,6 +127,14 @@ class Auto:
         if left_out:
             self._known.record(CHOICE, {"rung": None, "candidates": [], "left out": left_out})
         return None
+
+    def _lost(self, rung: Rung, attempts: Sequence[Attempt]) -> str:
+        """Why a float network is in vain: it lost too much in another runtime already; empty where it may not be."""
+        if any(map(quantizes, rung.methods)):
+            return ""
+        elsewhere = [a for a in attempts[1:] if a.runtime != rung.runtime and self._missed_quality(a)]
+        same = (a.rung for a in elsewhere if parse_rung(a.settled).methods == rung.methods)
+        return next((f"the same network lost too much as {rival}" for rival in same), "")
 
     def ends(self, attempts: Sequence[Attempt]) -> bool:
         """Nobody knows before the verdict."""
@@ -128,9 +151,10 @@ class Auto:
 
     # -- methods that keep every layer -------------------------------------------------------------------
 
-    def _whole(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, last: Method | None) -> Iterator[Option]:
+    def _whole(self, attempts: Sequence[Attempt], _trains: bool) -> Iterator[Option]:
         """Quantization and the like; harder settings after a gentler miss of a cost."""
-        usual = [rung for rung in self._usual if not _takes_out(rung)]
+        diagnosis, last = self._diagnosis(attempts)
+        usual = [rung for rung in self._usual if not _takes_out(rung) and self._may_do(rung.methods[0], attempts[0])]
         if diagnosis is None or last is None:
             scores = dict.fromkeys(usual, 0)
             reason = "the cheapest method that lowers what the target asks for"
@@ -144,10 +168,24 @@ class Auto:
         for rung in sorted(scores, key=lambda rung: -scores[rung]):
             yield Option(rung, reason, min(_SURE, _UNSUITED * 2 ** scores[rung]))
 
+    def _may_do(self, method: Method, first: Attempt) -> bool:
+        """Whether what a method leaves at least of a cost may be little enough: one that compresses gently is for who
+        asks for no more than that."""
+        leaves, lowers = method.card.leaves, set(method.card.lowers)
+        if not leaves:
+            return True
+        for condition in self._job.target.conditions:
+            found = first.measurements.get(condition.metric)
+            whole = 1.0 if condition.form == "ratio" or found is None else found.value
+            if condition.metric in leaves and condition.bound <= leaves[condition.metric] * whole:
+                return False
+        return bool(self._asked) and self._asked <= lowers
+
     # -- methods that take parts out, and chains ---------------------------------------------------------
 
-    def _parts(self, attempts: Sequence[Attempt], diagnosis: Diagnosis | None, trains: bool) -> Iterator[Option]:
+    def _parts(self, attempts: Sequence[Attempt], trains: bool) -> Iterator[Option]:
         """Parts out, alone and before a quantization, and what trains in the place of what lost too much."""
+        diagnosis, _ = self._diagnosis(attempts)
         if trains:
             yield from self._mended(attempts)
         told = diagnosis.sentence if diagnosis is not None else "nothing that keeps every layer is left to try"
@@ -256,7 +294,7 @@ class Auto:
             made = attempt.verdict is not None or (
                 attempt.state is State.SKIPPED and (attempt.quote.get("size") or attempt.quote.get("misses"))
             )
-            known = any(rung == other for _, other in found)
+            known = any(rung == other for _, other in found) or any(method.card.leaves for method in rung.methods)
             if made and not known and not _takes_out(rung) and not self._missed_quality(attempt):
                 found.append((attempt, rung))
         others = {rung: _size(attempt) for attempt, rung in found[1:]} if "size" in self._asked else {}

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
+from boildown.domain.deployment import written_form
 from boildown.domain.grammar import format_value
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.target import Condition
@@ -33,6 +34,7 @@ from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.company import LEAST_ALONE, alone_and_together
 from boildown.engine.deliver import RESERVED
 from boildown.engine.job import Job
+from boildown.engine.parity import first_apart
 from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
@@ -45,7 +47,7 @@ from boildown.measuring.sequential import ERROR, EarlyStop, reading_order
 from boildown.measuring.size import measure_size
 from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
-from boildown.runtimes.base import Array, Port, Written
+from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
@@ -61,6 +63,8 @@ Purpose = Literal["search", "verdict", "fastest"]
 """What is timed for: to choose a variant, to judge an artifact, or to judge the one that its timing has chosen."""
 
 Statistics = Mapping[str, NDArray[np.float64]]
+Ran = tuple[str, str]
+"""A runtime and what computes in it, see `Artifact.ran`."""
 Recall = Callable[[str], Measurement | None]
 
 _EXPORT_SECONDS = 900.0
@@ -68,6 +72,7 @@ _FLOAT_DECIBEL = 40.0
 _PLAN_DECIBEL = 20.0
 _PLAN_PROMISE = 30.0
 _GATE_SAMPLES = 128
+_LOOKED_INTO = 8
 _COMPARED = 512
 _GLANCE_SECONDS = 2.0
 _FEW = 256
@@ -107,17 +112,17 @@ class Bench:
         self._child = Child()
         self.home = self._child.folder
         self._seconds = float("inf")
-        self.runtime = get(job.deployment.runtime)
-        self.version = self.runtime.version()
-        self._environment = {
-            **environment(), "runtime": job.deployment.runtime, "version": self.version,
-            "hardware": job.deployment.hardware,
-        }  # fmt: skip
-        self._statistics: dict[tuple[str, str], Statistics] = {}
+        self.runtimes = {name: get(name) for name in job.deployment.runtimes}
+        self.versions = {name: runtime.version() for name, runtime in self.runtimes.items()}
+        self.form = written_form(job.deployment.form, job.deployment.runtime)
+        self._machine = {**environment(), "hardware": job.deployment.hardware}
+        self._statistics: dict[tuple[Ran, Which], Statistics] = {}
         self.scoring: dict[Which, float] = {}
         """Seconds that scoring the first artifact on all samples took."""
         self._fingerprints: dict[Which, str] = {}
-        self._alone: dict[str, float] = {}
+        self._alone: dict[Ran, float] = {}
+        self._names: dict[str, Mapping[str, str]] = {}
+        """What the values of the graph are called inside of an artifact that was written here."""
 
     def move(self, folder: Path) -> None:
         """The run folder has been renamed."""
@@ -137,7 +142,7 @@ class Bench:
 
     def expect_export(self) -> None:
         """Let the child load, beside what is done here, what it will export with."""
-        self._child.begin("boildown.runtimes.calls:load_exporter", self.job.deployment.runtime)
+        self._child.begin("boildown.runtimes.calls:load_exporter", self._exporter(self.job.deployment.first))
 
     def graph(self, candidate: Candidate) -> Graph:
         """The captured float graph of a candidate."""
@@ -145,49 +150,63 @@ class Bench:
             args, kwargs = self.job.task.example()
             return captured(candidate, args, kwargs)
 
-    def write(self, candidate: Candidate, weights: str, folder: Path) -> tuple[Artifact, Written]:
-        """The artifact of a candidate, its files laid into `folder`; those with the same weights share one export."""
-        graph, runtime, name = self.graph(candidate), self.job.deployment.runtime, f"model{self.runtime.suffix}"
-        ports = getattr(self.job.task, "ports", {})
-        made_of = [weights, graph.code_hash(), runtime, self.version, ports]
-        exported = self.folder / "exports" / hash_of(made_of)[:16]
+    def write(self, candidate: Candidate, weights: str, folder: Path, runtime: str = "") -> tuple[Artifact, Written]:
+        """The artifact of a candidate, its files laid into `folder`; those with the same weights share one export.
+
+        runtime: that it is written for, by default the first.
+        """
+        runtime, graph = runtime or self.job.deployment.first, self.graph(candidate)
+        name, version = f"model{self.runtimes[runtime].suffix}", self.versions[runtime]
         with self.timed("export"):
-            if not exported.exists():
-                self.progress("export", 0, None)
-                fresh = _empty(exported.with_name(f"new-{exported.name}"))
-                serialized = graph.serialize(ports)
-                self._call("exporting", "boildown.runtimes.calls:export", runtime, serialized, str(fresh / name))
-                fresh.replace(exported)
+            exported = self._exported(graph, weights, self._exporter(runtime))
             self.progress("write", 0, None)
             fresh = _empty(folder / "new-artifact")
             try:
                 written: Written = self._call(
                     "writing the file", "boildown.runtimes.calls:write",
-                    runtime, str(exported / name), str(fresh / name), candidate.plan, candidate.rewrite,
+                    runtime, str(exported), str(fresh / name), candidate.plan, candidate.rewrite, self.form,
                 )  # fmt: skip
                 beside = (path for path in fresh.rglob("*") if path.is_file())
-                artifact = Artifact.read(runtime, fresh / name, beside, version=self.version)
+                artifact = Artifact.read(runtime, fresh / name, beside, version=version)
                 identity = self._identity(artifact)
                 if self._call(
                     "naming the maker", "boildown.runtimes.calls:stamp", runtime, str(fresh / name), identity
                 ):
                     artifact = Artifact.read(
-                        runtime, fresh / name, artifact.paths, version=self.version, content=artifact.digest
+                        runtime, fresh / name, artifact.paths, version=version, content=artifact.digest
                     )
                 if clash := sorted(RESERVED & artifact.files.keys()):
                     raise ExportError(
                         f"The runtime {runtime} writes a file called {clash[0]}, as boildown does beside it.\n"
                         "  Let it give its files other names."
                     )
+                self._names[artifact.digest] = written.names
                 return artifact.move(folder), written
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
+
+    def _exporter(self, runtime: str) -> str:
+        """The runtime whose exports one writes from."""
+        return self.runtimes[runtime].exporter or runtime
+
+    def _exported(self, graph: Graph, weights: str, exporter: str) -> Path:
+        """The export of a graph with these weights, made once for all runtimes that write from it."""
+        by, ports = get(exporter), getattr(self.job.task, "ports", {})
+        folder = self.folder / "exports" / hash_of([weights, graph.code_hash(), exporter, by.version(), ports])[:16]
+        name = f"model{by.suffix}"
+        if not folder.exists():
+            self.progress("export", 0, None)
+            fresh = _empty(folder.with_name(f"new-{folder.name}"))
+            serialized = graph.serialize(ports)
+            self._call("exporting", "boildown.runtimes.calls:export", exporter, serialized, str(fresh / name))
+            fresh.replace(folder)
+        return folder / name
 
     def _identity(self, artifact: Artifact) -> dict[str, str]:
         """What an artifact tells of itself: who made it, in which run, of what and how, and its classes where they
         take few bytes beside it."""
         identity = {
-            "version": str(self._environment["packages"]["boildown"]),
+            "version": str(self._machine["packages"]["boildown"]),
             "run": self.folder.name.removeprefix(HIDDEN),
             "attempt": str(self.attempt),
             "method": self.rung,
@@ -231,7 +250,8 @@ class Bench:
             as_deployed = f", at batch {self.job.deployment.batch} as deployed" if alone < LEAST_ALONE else ""
             return f"made from the exported file; judged by its scores alone{as_deployed}"
         least = LEAST_ALONE if candidate.plan is None else _PLAN_DECIBEL
-        if alone < least:
+        found_at_run_time = candidate.plan is not None and bool(candidate.plan.dynamic)
+        if alone < least and not found_at_run_time:
             raise ParityError(f"In the artifact {_company(alone)}: at least {least:.0f} dB expected.")
         with self.timed("measure"), torch.no_grad():
             graph = self.graph(candidate)
@@ -246,27 +266,63 @@ class Bench:
                     own, named = fresh((args, kwargs))  # the model may work in place
                     ours.append(_numbers(reference(*own, **named)))
                     theirs.append(_numbers(exported(*args, **kwargs)))
-        least = _FLOAT_DECIBEL if candidate.plan is None else _PLAN_DECIBEL
+        least, usual = (_FLOAT_DECIBEL,) * 2 if candidate.plan is None else (_PLAN_DECIBEL, _PLAN_PROMISE)
         decibel = signal_to_noise(np.concatenate(ours), np.concatenate(theirs))
+        told = f"artifact and model agree to {decibel:.1f} dB"
+        if found_at_run_time and alone < LEAST_ALONE:
+            told += f"; grids that it finds while it runs depend on the batch: scored at {self.job.deployment.batch}"
+        if decibel >= usual:
+            return told
+        apart = self._apart(candidate, artifact)
+        if apart == "" and candidate.plan is not None and math.isfinite(decibel):
+            return (
+                f"{told}, less than usual: the network amplifies rounding, for given equal inputs each layer agrees to "
+                "within one step"
+            )
+        if apart and candidate.plan is not None:
+            raise ParityError(
+                f"A layer of the artifact computes something else than its simulation in PyTorch: given equal inputs, "
+                f"{apart} ({decibel:.1f} dB of agreement of the outputs on real samples).\n"
+                "  The export of that layer is wrong: leave it float, or replace it in the model."
+            )
         if not decibel >= least:
             what = "the model" if candidate.plan is None else "its simulation in PyTorch"
+            first = f" The first that differs given equal inputs: {apart}." if apart else ""
             raise ParityError(
                 f"The artifact's outputs differ from those of {what}: {decibel:.1f} dB of agreement on real "
-                f"samples, at least {least:.0f} dB expected. The model may depend on randomness or on state kept "
-                "between calls; or the export of an operator is wrong."
+                f"samples, at least {least:.0f} dB expected.{first} The model may depend on randomness or on state "
+                "kept between calls; or the export of an operator is wrong."
             )
-        doubt = "" if candidate.plan is None or decibel >= _PLAN_PROMISE else ", less than usual"
-        return f"artifact and model agree to {decibel:.1f} dB{doubt}"
+        return f"{told}, less than usual"
+
+    def _apart(self, candidate: Candidate, artifact: Artifact) -> str | None:
+        """The first layer that an artifact computes otherwise, see `parity.first_apart`: looked at on a few samples."""
+        graph, example = self.graph(candidate), self.job.task.example()
+        samples = self.job.splits.search
+        count = min(graph.batch if graph.static_batch else _LOOKED_INTO, len(samples))
+        inputs, _ = next(iter(samples.subset(range(count)).batches(count)))
+        args, kwargs = self.job.task.calls(inputs)[0]
+        arrays = flatten(args, kwargs, example)
+
+        def look(names: Sequence[str]) -> Any:
+            return self._call(
+                "looking into the file", "boildown.runtimes.calls:inside",
+                artifact.runtime, str(artifact.path), names, arrays, os.cpu_count() or 1,
+            )  # fmt: skip
+
+        names = self._names.get(artifact.digest, {})
+        with self.timed("measure"):
+            return first_apart(graph, candidate.plan, names, graph.flatten(args, kwargs), count, look, self.check)
 
     def alone(self, candidate: Candidate | None, artifact: Artifact) -> float:
         """How well an artifact's outputs agree between a sample alone and in company, in decibel."""
-        if artifact.digest not in self._alone:
+        if artifact.ran not in self._alone:
             model = self.model(candidate, artifact)
             with self.timed("measure"), torch.no_grad():
-                self._alone[artifact.digest] = alone_and_together(
+                self._alone[artifact.ran] = alone_and_together(
                     lambda inputs: self.job.task.run(model, inputs), self.job.splits.search
                 )
-        return self._alone[artifact.digest]
+        return self._alone[artifact.ran]
 
     def sample(self, batch: int) -> list[Array]:
         """Flat inputs of one call with this batch size, from real samples."""
@@ -321,7 +377,17 @@ class Bench:
                 own.append(peak(artifact))
             return memory_measure.summarise(firsts, own)
 
-        return self._remembered(self.key("memory", artifact, **self._call_options), measured)
+        return self._remembered(self.key("memory", artifact, **self._call_options(artifact)), measured)
+
+    def executed(self, artifact: Artifact) -> tuple[Executed, ...]:
+        """What the runtime ends up running of an artifact, for one call of the deployment's batch."""
+        batch, threads = self.job.deployment.batch, self.job.deployment.threads
+        with self.timed("measure"):
+            found: tuple[Executed, ...] = self._call(
+                "looking at what the runtime runs", "boildown.runtimes.calls:executed",
+                artifact.runtime, str(artifact.path), self.sample(batch), threads,
+            )  # fmt: skip
+        return found
 
     def latency(self, artifact: Artifact, *, purpose: Purpose = "verdict", look: int = 1) -> Measurement:
         """Median latency, timed block by block beside the first model's artifact.
@@ -347,7 +413,8 @@ class Bench:
                     fresh.call(
                         "boildown.measuring.latency:compare",
                         str(self.first.path), str(artifact.path), self.sample(job.deployment.batch),
-                        runtime=artifact.runtime, threads=job.deployment.threads, level=level,
+                        runtime=artifact.runtime, first_runtime=self.first.runtime,
+                        threads=job.deployment.threads, level=level,
                         bound=bounds["bound"], value_bound=bounds["value_bound"],
                         seconds=TIMING_SECONDS if asked else _GLANCE_SECONDS, trust=self.trust,
                         check=self.check, deadline=self._left(), doing="timing",
@@ -358,14 +425,21 @@ class Bench:
             return replace(found, look=look if asked else 0, notes=notes, alone=not beside)
 
         key = self.key(
-            "latency", artifact, purpose=purpose, look=look, asked=asked, level=level, **bounds, **self._call_options
+            "latency",
+            artifact,
+            purpose=purpose,
+            look=look,
+            asked=asked,
+            level=level,
+            **bounds,
+            **self._call_options(artifact),
         )
         measurement = self._remembered(key, measured)
-        return _alone(measurement) if artifact.digest == self.first_hash else measurement
+        return _alone(measurement) if self.is_first(artifact) else measurement
 
     def divergence(self, candidate: Candidate, artifact: Artifact, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
-        if artifact.digest == self.first_hash:
+        if self.is_first(artifact):
             return Measurement("divergence", 0.0, samples=len(self.job.splits.search), data="search")
 
         def measured() -> Measurement:
@@ -415,11 +489,14 @@ class Bench:
             known = [measurement for key in names.values() if (measurement := self.recall(key)) is not None]
             if len(known) == len(names) > 0:
                 return known
-        if which == "search" and artifact.digest != self.first_hash:
+        if which == "search" and not self.is_first(artifact):
             measurements, complete = self._searched(candidate, artifact, base, level)
         else:
-            own = base if artifact.digest == self.first_hash else self.statistics(candidate, artifact, which)
-            measurements, complete = [self._measured(m, own, base, which, level) for m in metrics.values()], True
+            own = base if self.is_first(artifact) else self.statistics(candidate, artifact, which)
+            measurements, complete = (
+                [self._measured(m, artifact, own, base, which, level) for m in metrics.values()],
+                True,
+            )
             if batch and which == "verdict":
                 measurements = self._in_other_batches(measurements, candidate, artifact, own)
         for measurement in measurements:
@@ -427,10 +504,10 @@ class Bench:
         return measurements
 
     def _measured(
-        self, metric: Metric, own: Statistics, base: Statistics, which: Which, level: float,
+        self, metric: Metric, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float,
         order: NDArray[np.intp] | None = None,
     ) -> Measurement:  # fmt: skip
-        """A metric from statistics; `order`: of the samples, where they were not read from first to last."""
+        """A metric of an artifact from statistics; `order`: of the samples, where it is not that of the data."""
         samples, clusters = self._samples(which), self._clusters(which)
         if order is not None:
             samples, clusters = samples.subset(order.tolist()), None if clusters is None else clusters[order]
@@ -440,7 +517,7 @@ class Bench:
             with self.timed("measure"):
                 measurement = measure_quality(
                     metric, own[metric.name], base[metric.name],
-                    level=level, seed=self.job.seed, data=which, environment=self._environment,
+                    level=level, seed=self.job.seed, data=which, environment=self._environment(artifact),
                     clusters=clusters, places=places_of(samples),
                 )  # fmt: skip
             measurement = _undropped(measurement, level) if own is base else measurement
@@ -464,7 +541,7 @@ class Bench:
                 for statistics in (others, {name: rows[some] for name, rows in own.items()})
             ]
             notes.append(
-                f"{_company(self._alone[artifact.digest])}: scored at batch {deployed}, as deployed; at batch {size} "
+                f"{_company(self._alone[artifact.ran])}: scored at batch {deployed}, as deployed; at batch {size} "
                 f"{metric.name} is {scores[0]} instead of {scores[1]} on {len(some):,} samples"
             )
         return [replace(m, notes=(*m.notes, note)) for m, note in zip(found, notes, strict=True)]
@@ -489,10 +566,11 @@ class Bench:
         else:
             own, order = self.statistics(candidate, artifact, "search"), None
         if (scored := _count(own)) == len(samples):
-            found = [self._measured(metric, own, base, "search", level, order) for metric in metrics.values()]
+            found = [self._measured(metric, artifact, own, base, "search", level, order) for metric in metrics.values()]
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
-            found = [told(stop.measure(name, own, level, self._environment), own, samples) for name in asked]
+            machine = self._environment(artifact)
+            found = [told(stop.measure(name, own, level, machine), own, samples) for name in asked]
         drops = {measurement.metric: measurement.drop for measurement in found}
         self.record("search", {"artifact": artifact.digest, "scored": scored, "of": len(samples), "drop": drops})
         return found, scored == len(samples)
@@ -502,21 +580,21 @@ class Bench:
 
         On search data also its doubt in the means that the target asks for, under `Doubt.name`.
         """
-        if (artifact.digest, which) not in self._statistics:
+        if (artifact.ran, which) not in self._statistics:
             asked = [metric for metric in self.job.task.metrics if metric.decomposable and self.job.asks(metric.name)]
             doubt = [Doubt(asked, self.job.seed)] if which == "search" and asked else []
-            base = None if artifact.digest == self.first_hash else self._statistics.get((self.first_hash, which))
+            base = None if self.first is None or self.is_first(artifact) else self.scored(self.first, which)
             start = time.perf_counter()
-            self._statistics[artifact.digest, which] = self.score(
+            self._statistics[artifact.ran, which] = self.score(
                 self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
                 size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
             )  # fmt: skip
             self.scoring.setdefault(which, time.perf_counter() - start)
-        return self._statistics[artifact.digest, which]
+        return self._statistics[artifact.ran, which]
 
-    def scored(self, digest: str, which: Which) -> Statistics | None:
+    def scored(self, artifact: Artifact, which: Which) -> Statistics | None:
         """Per-sample statistics of an artifact that has been scored here; None for any other."""
-        return self._statistics.get((digest, which))
+        return self._statistics.get((artifact.ran, which))
 
     def score(
         self,
@@ -558,13 +636,17 @@ class Bench:
     @property
     def machine(self) -> str:
         """The CPU that verdicts hold for."""
-        return str(self._environment.get("cpu") or "this machine")
+        return str(self._machine.get("cpu") or "this machine")
 
     @property
     def first_hash(self) -> str:
         """The digest of the first model's artifact."""
         assert self.first is not None
         return self.first.digest
+
+    def is_first(self, artifact: Artifact) -> bool:
+        """Whether it is the first model's own; an equal file in another runtime is not."""
+        return self.first is not None and artifact.ran == self.first.ran
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -583,10 +665,10 @@ class Bench:
         """(in batches of how many an artifact is scored, what its measurements' keys say of it).
 
         Where its answers depend on the rest of the batch, as with dynamic scales of activations, that is the
-        deployment's batch; a quantized model with a plan has been held against its simulation.
+        deployment's batch; a quantized model whose plan has all the grids has been held against its simulation.
         """
         usual, deployed = self.job.batch_size, self.job.deployment.batch
-        if candidate is not None and candidate.plan is not None:
+        if candidate is not None and candidate.plan is not None and not candidate.plan.dynamic:
             return usual, {}
         try:
             alone = self.alone(candidate, artifact)
@@ -596,7 +678,7 @@ class Bench:
             if candidate is not None:
                 raise
             # Somebody's file, or forward, that takes one size of batch only.
-            alone = self._alone[artifact.digest] = math.inf
+            alone = self._alone[artifact.ran] = math.inf
         return (deployed, {"batch": deployed}) if alone < LEAST_ALONE else (usual, {})
 
     def _batches(self, samples: Samples, what: str, size: int) -> Iterator[tuple[Any, Any]]:
@@ -616,21 +698,36 @@ class Bench:
             artifact=artifact.digest,
             data="" if which is None else hash_of([*self._data(which), getattr(self.job.task, "recipe", None)]),
             runtime=artifact.runtime,
-            version=self.version,
-            options={"packages": self._packages, "seed": self.job.seed, **options},
+            version=self.versions[artifact.runtime],
+            options={"packages": self._packages, "seed": self.job.seed, **self._beside(artifact), **options},
             machine=machine_key(),
         )
 
     @cached_property
     def _packages(self) -> dict[str, Any]:
         """Versions of what computes figures from outputs, whatever the runtime."""
-        return {name: self._environment["packages"][name] for name in ("boildown", "torch", "numpy", "scipy")}
+        return {name: self._machine["packages"][name] for name in ("boildown", "torch", "numpy", "scipy")}
+
+    def _beside(self, artifact: Artifact) -> dict[str, Any]:
+        """What figures depend on that are held against the first model's, where that runs in another runtime."""
+        first = self.first
+        if first is None or first.runtime == artifact.runtime:
+            return {}
+        return {"beside": [first.runtime, self.versions[first.runtime]]}
+
+    def _environment(self, artifact: Artifact) -> dict[str, Any]:
+        """The machine, and what runs an artifact on it."""
+        return {**self._machine, "runtime": artifact.runtime, "version": self.versions[artifact.runtime]}
+
+    def _call_options(self, artifact: Artifact) -> dict[str, Any]:
+        """What time and memory of a call depend on besides the artifact."""
+        deployment = self.job.deployment.beside_first(artifact.runtime)
+        return {"first": self.first_hash, "deployment": deployment.to_json(), "inputs": self._inputs}
 
     @cached_property
-    def _call_options(self) -> dict[str, Any]:
-        """What time and memory of a call depend on besides the artifact."""
-        inputs = [[str(part.dtype), list(part.shape)] for part in self.sample(self.job.deployment.batch)]
-        return {"first": self.first_hash, "deployment": self.job.deployment.to_json(), "inputs": inputs}
+    def _inputs(self) -> list[list[Any]]:
+        """Types and shapes of the inputs of one call."""
+        return [[str(part.dtype), list(part.shape)] for part in self.sample(self.job.deployment.batch)]
 
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""

@@ -24,7 +24,7 @@ from boildown.errors import AttemptError
 from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.execution.worker import progress
 from boildown.journal.keys import candidate_key, hash_of
-from boildown.methods.base import Context, Data, Method, Sketching, settings_of
+from boildown.methods.base import Context, Data, Method, Sketching, keyed_settings, quantizes, settings_of
 from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
@@ -38,17 +38,24 @@ def first_key(first: Candidate, graph: Graph) -> str:
     return hash_of([weights_hash(first.model), graph.code_hash()])
 
 
-def link_key(parent: str, method: Method, job: Job, made_for: Mapping[str, Any] | None = None) -> str:
-    """The key of the candidate that a method makes from a parent in this job.
+def rules_for(method: Method, job: Job, runtime: str = "") -> Rules:
+    """What a method may know of a runtime's rules: one that does not quantize makes the same for all of them."""
+    return job.rules_of(runtime) if quantizes(method) else Rules()
 
-    made_for: what of the deployment it depends on; by default the hardware and the runtime's rules.
+
+def link_key(
+    parent: str, method: Method, job: Job, runtime: str = "", made_for: Mapping[str, Any] | None = None
+) -> str:
+    """The key of the candidate that a method makes from a parent in this job, for a runtime.
+
+    made_for: what of the deployment it depends on; by default the hardware, and the runtime's rules where it quantizes.
 
     It says what was asked for. Minutes of training are a setting, and so in the key; the step count
     that they become on this machine is not, but is journalled and kept for whoever goes on.
     """
     if made_for is None:
-        made_for = {"hardware": job.deployment.hardware, "rules": hash_of(job.rules.to_json())}
-    splits, settings = job.splits, {**settings_of(method), **made_for}
+        made_for = {"hardware": job.deployment.hardware, "rules": hash_of(rules_for(method, job, runtime).to_json())}
+    splits, settings = job.splits, {**keyed_settings(method), **made_for}
     if method.card.trains:
         settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
@@ -68,7 +75,7 @@ def link_keys(rung: Rung, first_key: str, job: Job, made_for: Mapping[str, Any] 
     """The key after each link of a rung, that of the first model before them; `made_for` as in `link_key`."""
     keys = [first_key]
     for method in rung.methods:
-        keys.append(link_key(keys[-1], method, job, made_for))
+        keys.append(link_key(keys[-1], method, job, rung.runtime, made_for))
     return keys
 
 
@@ -107,7 +114,8 @@ def apply_chain(
             raise AttemptError(f"{method.card.name} does not apply after {candidate.method}: {reason}.")
         own = None if context.folder is None else kept(context.folder, keys[position + 1])
         make = method.sketch if sketched and isinstance(method, Sketching) else method.apply
-        made = make(candidate, job.task, replace(context, folder=own))
+        rules = rules_for(method, job, rung.runtime)
+        made = make(candidate, job.task, replace(context, folder=own, rules=rules))
         notes = (*candidate.notes, *made.notes)
         candidate = replace(
             made, method=method.card.name, settings=settings_of(method), parent=keys[position], notes=notes
@@ -118,10 +126,10 @@ def apply_chain(
 
 
 def context_of(job: Job, first: Candidate, folder: Path, **told: Any) -> Context:
-    """What the methods of a rung get; `told` are the functions to tell and to ask."""
+    """What the methods of a rung get, but for the rules; `told` are the functions to tell and to ask."""
     return Context(
         Data(job.splits.train, job.splits.calibration),
-        seed=job.seed, device=job.device, hardware=job.deployment.hardware, rules=job.rules, folder=folder,
+        seed=job.seed, device=job.device, hardware=job.deployment.hardware, folder=folder,
         first=first, students=job.students,
         **told,
     )  # fmt: skip
@@ -134,7 +142,7 @@ def keeper(folder: Path, first: Candidate, first_folder: Path) -> Callable[[str,
 
 def apply_in_child(
     factories: Factories, rung: str, folder: str, first_folder: str, seed: int, device: str,
-    deployment: Deployment, rules: Rules, training: str, begun: Begun | None, sketched: bool = False,
+    deployment: Deployment, rules: tuple[Rules, ...], training: str, begun: Begun | None, sketched: bool = False,
     patience: float | None = None, seconds: float | None = None,
 ) -> list[tuple[str, dict[str, Any]]]:  # fmt: skip
     """Apply a rung in this process from factories alone and save the candidate; returns its records.
@@ -162,7 +170,7 @@ def _give_way() -> None:
 
 @lru_cache(maxsize=1)
 def _from_factories(
-    factories: Factories, first_folder: str, seed: int, device: str, deployment: Deployment, rules: Rules
+    factories: Factories, first_folder: str, seed: int, device: str, deployment: Deployment, rules: tuple[Rules, ...]
 ) -> tuple[Job, Candidate, str]:
     """The job and the first candidate, built once in this process."""
     for entry in factories.path:

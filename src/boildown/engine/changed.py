@@ -43,7 +43,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     assert bench.first is not None
     if attempt.artifact is None:
         return None
-    base, own = bench.scored(bench.first_hash, "verdict"), bench.scored(attempt.artifact.digest, "verdict")
+    base, own = bench.scored(bench.first, "verdict"), bench.scored(attempt.artifact, "verdict")
     if base is None or own is None:
         return None
     metric = next((m for m in bench.job.task.metrics if _per_sample(m, base)), None)

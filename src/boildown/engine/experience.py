@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from boildown.domain.deployment import Deployment
 from boildown.domain.outcome import State
 from boildown.domain.target import Target
 from boildown.domain.verdict import Status, Verdict, judge
@@ -50,7 +51,7 @@ class Earlier:
 
 
 def earlier_runs(runs: Path, first_key: str, kind: str, runtime: str, exclude: Path) -> Earlier:
-    """What the newest runs teach, in the same runtime: with the same first model, or one of the same class.
+    """What the newest runs teach with the same first runtime: with the same first model, or one of the same class.
 
     Journals that no run of ours wrote teach nothing.
     """
@@ -58,7 +59,7 @@ def earlier_runs(runs: Path, first_key: str, kind: str, runtime: str, exclude: P
     def look(journal: Journal) -> tuple[list[Lesson], dict[str, float]] | None:
         facts = journal.facts
         same = facts.get("first") == first_key or facts["model"]["class"] == kind
-        if not same or facts["deployment"]["runtime"] != runtime:
+        if not same or Deployment(**facts["deployment"]).first != runtime:
             return None
         factors: dict[str, float] = {}
         for record in journal.records(TOOK):

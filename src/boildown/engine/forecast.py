@@ -25,9 +25,12 @@ from boildown.engine.maker import Maker
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.search import measure_costs
 from boildown.errors import Cancelled, DeadlineError, JournalError, contained, in_words
+from boildown.journal.rows import AttemptRow
 from boildown.methods.base import OVERHEAD, Alike, Method, Pace, Sketching, Timed, by_costs
 
 COSTS = ("size", "params", "macs", "latency", "memory")
+_OF_FILES = ("size", "latency", "memory")
+"""Those that depend on the runtime."""
 FIRST_MODEL = "first"
 """What attempt 0 is called in the place of a rung."""
 BESIDE = "beside"
@@ -176,8 +179,13 @@ class Forecaster:
     # -- time ----------------------------------------------------------------------------------------
 
     def making(self, forecast: Forecast) -> float:
-        """Seconds that a rung's methods take: by the first model's pace, and by what attempts took before."""
-        return sum(self._links_of(forecast).values())
+        """Seconds that a rung's methods take: by the first model's pace, and by what attempts took before.
+
+        What this run has made already, for whatever runtime, takes none.
+        """
+        rung = forecast.rung
+        left = rung.methods[self._maker.known(rung)[0] :]
+        return sum(self._links_of(replace(forecast, rung=replace(rung, methods=left))).values())
 
     def judged_first(self, seconds: float) -> None:
         """Writing, checking and measuring the first model took so long."""
@@ -246,17 +254,26 @@ class Forecaster:
         maker = self._maker
         if maker.fresh:
             return Earlier()
-        kind, runtime = type(maker.first.model).__name__, self._job.deployment.runtime
+        kind, runtime = type(maker.first.model).__name__, self._job.deployment.first
         return earlier_runs(maker.runs, maker.first_key, kind, runtime, maker.folder)
 
     def _reused(self, rung: Rung) -> Forecast | None:
         """What was found by an earlier run that has made the rung: it is not made again."""
         if str(rung) not in self._made_before:
             donor = self._maker.donor(self._maker.keys(rung)[0])
-            told = donor[1].quote if donor is not None and "rung" in donor[1].quote else None
-            self._made_before[str(rung)] = None if told is None else from_quote(told, self._job)
+            told = donor is not None and "rung" in donor[1].quote
+            self._made_before[str(rung)] = self._told_there(rung, donor[1]) if donor is not None and told else None
         found = self._made_before[str(rung)]
         return None if found is None else replace(found, minutes=self.beside / 60)
+
+    def _told_there(self, rung: Rung, row: AttemptRow) -> Forecast:
+        """What an earlier run has told of a rung; of its files only where they ran in this run's first runtime."""
+        found, runtime = from_quote(row.quote, self._job), None if row.artifact is None else row.artifact.runtime
+        if (rung.runtime, found.rung.runtime, runtime) == ("", "", self._job.deployment.first):
+            return found
+        costs = {metric: cost for metric, cost in found.costs.items() if metric not in _OF_FILES}
+        settled = replace(found.rung, runtime=rung.runtime)
+        return replace(found, rung=settled, costs=costs, findings=held_against(self._job, costs))
 
     @property
     def _folder(self) -> Path:
@@ -300,7 +317,8 @@ class Forecaster:
             if candidate is not None:
                 timed = self._job.is_about("latency")
                 measure_costs(
-                    candidate, self._folder / "settled", maker.first, self._job, bench, timed=timed, found=costs
+                    candidate, self._folder / "settled", maker.first, self._job, bench,
+                    runtime=rung.runtime, timed=timed, found=costs,
                 )  # fmt: skip
         except DeadlineError:
             cut = True
@@ -336,9 +354,9 @@ def shared(rung: Rung, metric: str) -> str | None:
     for position, method in enumerate(rung.methods):
         costs: Mapping[Any, str] = method.costs_as(behind=position > 0) if isinstance(method, Alike) else {}
         links += parse_rung(costs[metric]).methods if costs.get(metric) else () if metric in costs else (method,)
-    if tuple(links) == rung.methods:
+    if tuple(links) == rung.methods or (not links and rung.runtime and metric in _OF_FILES):
         return None
-    return str(Rung(tuple(links))) if links else FIRST_MODEL
+    return str(replace(rung, methods=tuple(links))) if links else FIRST_MODEL
 
 
 def sketchable(rung: Rung) -> bool:

@@ -49,8 +49,8 @@ class Job:
     confidence: float | None = None
     deployment: Deployment = Deployment()
     """With the hardware that is meant by "this machine"."""
-    rules: Rules = Rules()
-    """What the runtime quantizes and how."""
+    rules: tuple[Rules, ...] = (Rules(),)
+    """What every runtime of the deployment quantizes and how, in their order."""
     device: str = "cpu"
     batch_size: int = 64
     seed: int = 0
@@ -85,6 +85,10 @@ class Job:
     def costs(self) -> tuple[str, ...]:
         """The costs that the run is about: the target's and the goal's own, or size."""
         return front.costs(self.target.conditions, self.goal)
+
+    def rules_of(self, runtime: str = "") -> Rules:
+        """What a runtime of the deployment quantizes and how; by default the first."""
+        return self.rules[self.deployment.runtimes.index(runtime) if runtime else 0]
 
     def asks(self, metric: str) -> bool:
         """Whether the target has a condition on this metric."""

@@ -9,6 +9,7 @@ from boildown.engine.attempt import AGAIN, Attempt
 from boildown.engine.auto import Auto, Knowledge
 from boildown.engine.forecast import Forecaster
 from boildown.engine.job import Job
+from boildown.engine.rivals import check_named, rivals
 from boildown.engine.rung import Rung, parse_rung, parse_rungs
 from boildown.errors import InputError
 
@@ -78,17 +79,20 @@ def ladder(given: str | Sequence[str | Mapping[str, Any]], job: Job, forecaster:
 
     forecaster: what `auto` asks about rungs that it has to choose among.
 
-    Raises InputError with the mistakes of all rungs.
+    Where the deployment names several runtimes, rungs that name none are climbed in each in which they may gain. Raises
+    InputError with the mistakes of all rungs.
     """
     if given == "auto":
         if forecaster is None:
             return Auto(job)
         return Auto(job, Knowledge(forecaster, forecaster.guess, lambda: forecaster.earlier, forecaster.record))
-    return Fixed(fixed_rungs(given))
+    asked = fixed_rungs(given, job.deployment.runtimes)
+    found = [rival for rung in asked for rival in rivals(rung, job)]
+    return Fixed(found if len(found) == len(asked) else tuple(dict.fromkeys(found)))
 
 
-def fixed_rungs(given: str | Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
-    """The rungs of a ladder that is not `auto`."""
+def fixed_rungs(given: str | Sequence[str | Mapping[str, Any]], runtimes: Sequence[str]) -> tuple[Rung, ...]:
+    """The rungs of a ladder that is not `auto`, for no other than these runtimes."""
     if isinstance(given, str) and given in LADDERS:
         given = LADDERS[given]
     elif isinstance(given, str):
@@ -100,4 +104,6 @@ def fixed_rungs(given: str | Sequence[str | Mapping[str, Any]]) -> tuple[Rung, .
                 f"The ladder {given!r} is neither a ready ladder nor a rung.",
                 f"Ready ladders: {known}. Or give rungs in order. {error.mistakes[0].cause}",
             ) from None
-    return parse_rungs(given)
+    rungs = parse_rungs(given)
+    check_named(rungs, runtimes)
+    return rungs

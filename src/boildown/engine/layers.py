@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from boildown.domain.candidate import Plan
 from boildown.surgery.graph import Graph, attribute_of
+from boildown.surgery.recurrent import kind_of
 
 LAYERS = "layers"
 """The kind of record."""
@@ -21,22 +24,33 @@ def layers(graph: Graph, plan: Plan | None) -> list[dict[str, Any]]:
     """
     plan = plan or Plan()
     found: dict[str, dict[str, Any]] = {}
-    for node in graph.module.graph.nodes:
-        for weight in node.all_input_nodes if node.op == "call_function" else ():
-            tensor, name = attribute_of(weight, graph.module), str(weight.target)
-            if tensor is None or tensor.ndim < 2 or name in found or not tensor.is_floating_point():
-                continue
-            read = [plan.activations[value.name].bits for value in _values(node) if value.name in plan.activations]
-            found[name] = {
-                "name": name.removesuffix(".weight"),
-                "node": node.name,
-                "kind": str(node.target).removeprefix("aten.").partition(".")[0],
-                "shape": list(tensor.shape),
-                "bits": plan.weights[name].bits if name in plan.weights else None,
-                "input bits": read[0] if read and name in plan.weights else None,
-            }
+    for node, name, tensor in weights(graph):
+        if name in found:
+            continue
+        read = _bits_read(node, name, plan)
+        found[name] = {
+            "name": name.removesuffix(".weight"),
+            "node": node.name,
+            "kind": str(node.target).removeprefix("aten.").partition(".")[0],
+            "shape": list(tensor.shape),
+            "bits": plan.weights[name].bits if name in plan.weights else None,
+            "input bits": read if name in plan.weights else None,
+        }
     return list(found.values())
 
 
-def _values(node: Node) -> list[Node]:
-    return [value for value in node.all_input_nodes if value.op != "get_attr"]
+def weights(graph: Graph) -> Iterator[tuple[Node, str, Tensor]]:
+    """Every reading of a weight of two or more dimensions, in the order of the graph: (node, name, weight)."""
+    for node in graph.module.graph.nodes:
+        for weight in node.all_input_nodes if node.op == "call_function" else ():
+            tensor = attribute_of(weight, graph.module)
+            if tensor is not None and tensor.ndim > 1 and tensor.is_floating_point():
+                yield node, str(weight.target), tensor
+
+
+def _bits_read(node: Node, weight: str, plan: Plan) -> int | None:
+    """Bits of the values that a layer multiplies by its weight; None where they are float."""
+    if weight in plan.dynamic or kind_of(node):
+        return 8 if weight in plan.dynamic else None
+    values = (value.name for value in node.all_input_nodes if value.op != "get_attr")
+    return next((plan.activations[name].bits for name in values if name in plan.activations), None)

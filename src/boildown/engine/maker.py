@@ -5,35 +5,52 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from boildown.domain.candidate import Candidate, Plan
+from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import HERE
 from boildown.domain.measurement import Measurement
 from boildown.domain.rules import Rules
 from boildown.engine.bench import Bench
-from boildown.engine.chain import Begun, apply_chain, context_of, first_key, keeper, kept, link_keys
+from boildown.engine.chain import (
+    LINK,
+    STUDENTS,
+    Begun,
+    apply_chain,
+    context_of,
+    first_key,
+    keeper,
+    kept,
+    link_keys,
+    rules_for,
+)
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
+from boildown.engine.rivals import refusal
 from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
 from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
 from boildown.execution.quiet import delegated, give_way, next_wait
+from boildown.files import real
 from boildown.journal.journal import Journal
 from boildown.journal.keys import hash_of
 from boildown.journal.rows import AttemptRow
 from boildown.journal.runs import find_finished
-from boildown.methods.base import Context, Method, Quantizing, Searching, by_costs, searches
+from boildown.methods.base import Context, Method, by_costs, searches
+from boildown.surgery.plan import place
 from boildown.surgery.store import load_candidate, save_candidate
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 NOT_REUSED = "not reused"
 """The journal's records of candidates that earlier runs have, and why they were made again."""
+
+MADE = "made"
+"""The journal's records of what attempts have made: the keys after every link."""
 
 TRAINING = "training"
 """The folder of a run that holds what unfinished attempts go on from."""
@@ -63,6 +80,9 @@ class Maker:
         self._climbed: list[Rung] = []
         self.sketched: dict[str, dict[str, Measurement]] = {}
         self._reasons: dict[Method, str | None] = {}
+        self._made: dict[str, Path] = {}
+        for record in journal.records(MADE):
+            self._learn(record.attempt or 0, record.data["keys"])
         self.donor(self.first_key)  # its measurements of the first model hold here too
         bench.check, bench.recall, bench.keep = self.check, self._recall, self._keep
         bench.record = self.record
@@ -88,12 +108,9 @@ class Maker:
 
         Links after the first meet a candidate that does not exist yet, and are asked when it does.
         """
-        runtime, name = self.bench.runtime, self.job.deployment.runtime
-        for method in rung.methods:
-            outline = method.outline() if isinstance(method, Quantizing) else None
-            plan, rewrite = (outline, None) if isinstance(outline, Plan) else (None, outline)
-            if (reason := runtime.refuses(plan, rewrite)) is not None:
-                return f"{method.card.name} does not apply: {reason} (runtime {name})"
+        name = rung.runtime or self.job.deployment.first
+        if (refused := refusal(rung, self.bench.runtimes[name], self.bench.form)) is not None:
+            return f"{refused} (runtime {name})"
         available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
         for method in rung.methods:
             for need in method.card.needs:
@@ -111,7 +128,8 @@ class Maker:
         if any(searches(method) for method in rung.methods):
             # What a search finds depends on what is asked and where: only the same question has the same answer.
             asked = [condition.text for condition in self.job.target.conditions]
-            key = hash_of([key, asked, self.job.deployment.to_json(), self.bench.machine])
+            where = self.job.deployment.beside_first(rung.runtime).to_json()
+            key = hash_of([key, asked, where, self.bench.machine])
         return key, parent
 
     def donor(self, key: str) -> tuple[Path, AttemptRow] | None:
@@ -129,11 +147,11 @@ class Maker:
         Where the candidate was made for something else, that is journalled, and it is not used.
         """
         deployment, asked = self.job.deployment, [condition.text for condition in self.job.target.conditions]
-        for hardware in () if self.fresh else dict.fromkeys((HERE, deployment.hardware)):
+        for hardware in () if self.fresh or rung.runtime else dict.fromkeys((HERE, deployment.hardware)):
             key = link_keys(rung, self.first_key, self.job, {"hardware": hardware})[-1]
             if any(searches(method) for method in rung.methods):
                 called = {"batch": deployment.batch, "threads": deployment.threads}
-                key = hash_of([key, asked, called, deployment.runtime, self.bench.machine])
+                key = hash_of([key, asked, called, deployment.first, self.bench.machine])
             found = find_finished(self.runs, key, exclude=self.folder)
             if found is None:
                 continue
@@ -143,11 +161,17 @@ class Maker:
                 Journal.open(found[0], readonly=True) as journal,
             ):
                 made_for = journal.facts["deployment"].get("hardware")
-            if made_for == deployment.hardware and self.job.rules == Rules():
+            if made_for == deployment.hardware and self._placed_alike(Rules()):
                 return found
             why = f"made for {made_for} by the rules of ONNX Runtime, and wanted for {deployment}"
             self.journal.record(self.number, NOT_REUSED, {"run": found[0].name, "why": why})
         return None
+
+    def _placed_alike(self, rules: Rules) -> bool:
+        """Whether other rules quantize the same of the first model."""
+        graph = self.bench.graph(self.first)
+        own = self.job.rules_of()
+        return rules == own or place(graph, rules) == place(graph, own)
 
     def begin(self, number: int, end: float) -> None:
         """An attempt begins."""
@@ -193,6 +217,28 @@ class Maker:
         save_candidate(candidate, folder, self.first, self.folder / FIRST)
         return candidate
 
+    def made(self, rung: Rung) -> None:
+        """The attempt under way has made a rung, with every setting fixed: it need not be made again."""
+        keys = link_keys(rung, self.first_key, self.job)[1:]
+        self.journal.record(self.number, MADE, {"keys": keys})
+        self._learn(self.number or 0, keys)
+
+    def known(self, rung: Rung) -> tuple[int, Path | None]:
+        """(how many links of a rung this run has made before, for whatever runtime, the folder of their candidate)."""
+        keys = link_keys(rung, self.first_key, self.job)
+        for count in range(len(rung.methods), 0, -1):
+            if (folder := self._made.get(keys[count])) is not None and folder.is_dir():
+                return count, folder
+        return 0, None
+
+    def _learn(self, number: int, keys: Sequence[str]) -> None:
+        """The folders of an attempt hold its candidate and those on the way to it."""
+        for folder in (self.folder / "attempts").glob(f"{number:02d}-*"):
+            self._made[keys[-1]] = folder
+            for count, key in enumerate(keys[:-1], start=1):
+                for link in (folder / STUDENTS).glob(f"{LINK}{count}-*"):
+                    self._made[key] = link
+
     def settle(self, rung: Rung, folder: Path, *, sketched: bool = False) -> Rung:
         """The rung with every setting fixed: a link that searches is driven by measurements of its variants.
 
@@ -203,33 +249,38 @@ class Maker:
             if searches(method) and (by_costs(method) or not sketched):
                 parent = self.first
                 if methods and not sketched:
-                    begun = self._begun(Rung((*methods, method)))
-                    parent = apply_chain(Rung(methods), self.first, self.first_key, self.job, self._context(), begun)
-                method = self._best_variant(
-                    method, parent, methods, rung.methods[position + 1 :], folder / f"variants-{position}", sketched
-                )
+                    begun = self._begun(replace(rung, methods=(*methods, method)))
+                    before = replace(rung, methods=methods)
+                    parent = apply_chain(before, self.first, self.first_key, self.job, self._context(), begun)
+                place = folder / f"variants-{position}"
+                settled = replace(rung, methods=(*methods, *rung.methods[position:]))
+                method = self._best_variant(settled, position, parent, place, sketched)
             methods += (method,)
-        return Rung(methods)
+        return replace(rung, methods=methods)
 
-    def _best_variant(
-        self, method: Searching, parent: Candidate, before: tuple[Method, ...], after: tuple[Method, ...], folder: Path,
-        sketched: bool,
-    ) -> Method:  # fmt: skip
-        """The settings to keep of a link, found with the rest of the chain behind every variant of it."""
+    def _best_variant(self, chain: Rung, position: int, parent: Candidate, folder: Path, sketched: bool) -> Method:
+        """The settings to keep of a link that searches, found with the rest of the chain behind every variant of it."""
+        method, before, after = chain.methods[position], chain.methods[:position], chain.methods[position + 1 :]
+        assert searches(method)
 
         def make(variant: Method) -> Variant:
             self.check()
-            rung, own = Rung((*before, variant, *after)), folder / f"{len(list(folder.glob('*'))):02d}"
+            rung, own = (
+                replace(chain, methods=(*before, variant, *after)),
+                folder / f"{len(list(folder.glob('*'))):02d}",
+            )
             candidate = self.make(rung, own, sketched=sketched)
             if sketched:
                 timed = self.job.is_about("latency") or getattr(method, "of", "") == "latency"
-                _, costs = measure_costs(candidate, own, self.first, self.job, self.bench, timed=timed)
+                _, costs = measure_costs(
+                    candidate, own, self.first, self.job, self.bench, runtime=rung.runtime, timed=timed
+                )
                 self.sketched[str(rung)] = costs
                 standing = standing_of(self.job, costs)
             else:
                 standing = measure_variant(
                     candidate, own, self.first, self.job, self.bench,
-                    lambda standing: standing.excess <= 0 and not by_costs(method),
+                    lambda standing: standing.excess <= 0 and not by_costs(method), runtime=rung.runtime,
                 )  # fmt: skip
             return Variant(rung, own, standing)
 
@@ -237,7 +288,8 @@ class Maker:
             facts = {"rung": str(variant.rung), "sketched": sketched, **asdict(variant.standing)}
             self.record("variant", facts)
 
-        found = search(method.search(parent, self.job.task, self._context()), make, record)
+        context = replace(self._context(), rules=rules_for(method, self.job, chain.runtime))
+        found = search(method.search(parent, self.job.task, context), make, record)
         shutil.rmtree(folder, ignore_errors=True)
         return found
 
@@ -246,11 +298,12 @@ class Maker:
         keys = link_keys(rung, self.first_key, self.job)
         for count in range(len(rung.methods) - 1, 0, -1):
             rows = reversed(self.journal.attempts_of(keys[count]))
-            found = next(((self.folder, row) for row in rows if row.artifact is not None), None)
-            found = found or self.donor(keys[count])
-            if found is None or found[1].artifact is None:
+            found = next((row.artifact.folder for row in rows if row.artifact is not None), self._made.get(keys[count]))
+            if found is None and (donor := self.donor(keys[count])) is not None and donor[1].artifact is not None:
+                found = donor[1].artifact.folder
+            if found is None:
                 continue
-            folder = found[1].artifact.folder.resolve()
+            folder = real(found)
             with contextlib.suppress(OSError, ValueError, KeyError, BoildownError):  # damaged: made again
                 load_candidate(folder, self.first, self.job.students)
                 return count, folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from boildown.domain.artifact import Artifact
+from boildown.domain.deployment import FORMS, LEAN
 from boildown.engine.deliver import deliver, save_sample
-from boildown.errors import ExportError, InputError, contained, text_of
+from boildown.errors import ExportError, InputError, Mistakes, contained, text_of
 from boildown.execution.child import Child
 from boildown.runtimes import get, plugged
 from boildown.runtimes.base import Runtime
@@ -25,13 +26,30 @@ _SECONDS = 120.0
 _CURE = "Mend or uninstall the package that it comes from, or choose another runtime."
 
 
-def check_runtime(name: str) -> Runtime:
+def check_runtimes(names: Sequence[str], form: str) -> tuple[Runtime, ...]:
+    """The runtimes of a deployment, in order. Raises InputError with what is wrong with each.
+
+    Where they are several, each writes the form that it has.
+    """
+    mistakes, found = Mistakes(), []
+    for name in names:
+        with mistakes:
+            found.append(check_runtime(name, form if len(names) == 1 else ""))
+    mistakes.raise_all()
+    return tuple(found)
+
+
+def check_runtime(name: str, form: str = LEAN) -> Runtime:
     """The runtime of this name.
 
-    Raises InputError where there is none, and for a plug-in that breaks the protocol, naming its entry point and the
-    member.
+    Raises InputError where there is none, where it writes no files of a form that there is, and for a plug-in that
+    breaks the protocol, naming its entry point and the member.
     """
     runtime = get(name)
+    if form in FORMS and form not in runtime.forms:
+        raise InputError.of(
+            f"The runtime {name} writes no files of the form {form!r}.", f"One of: {', '.join(runtime.forms)}."
+        )
     if called := plugged(name):
         with _member(called, "version"):
             version = runtime.version()
@@ -45,6 +63,7 @@ def check_runtime(name: str) -> Runtime:
 def _try(name: str, called: str, _version: str) -> None:
     """Write two artifacts, open one in another folder, and run its loader. A version that passed is not tried again."""
     runtime = get(name)
+    exporter = runtime.exporter or name
     with tempfile.TemporaryDirectory() as scratch, Child() as child:
         folder = Path(scratch)
 
@@ -53,11 +72,13 @@ def _try(name: str, called: str, _version: str) -> None:
 
         def written(seed: int) -> Artifact:
             """The artifact of a tiny network with the weights of a seed, in a folder of its own."""
-            path, exported = (folder / str(seed) / part / f"model{runtime.suffix}" for part in ("artifact", "exported"))
+            place = folder / str(seed)
+            path = place / "artifact" / f"model{runtime.suffix}"
+            exported = place / "exported" / f"model{get(exporter).suffix}"
             for made in (path, exported):
                 made.parent.mkdir(parents=True)
             with _member(called, "export"):
-                call("export", name, _program(seed), str(exported))
+                call("export", exporter, _program(seed), str(exported))
             with _member(called, "write"):
                 call("write", name, str(exported), str(path), None, None)
                 return Artifact.read(name, path, (file for file in path.parent.rglob("*") if file.is_file()))

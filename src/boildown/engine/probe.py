@@ -32,7 +32,7 @@ def probe(
     if candidate.plan is None:
         return {}
     graph = captured(candidate, *job.task.example())
-    modules = [simulate(graph, plan) for plan in (replace(candidate.plan, activations={}), candidate.plan)]
+    modules = [simulate(graph, plan) for plan in (replace(candidate.plan, activations={}, dynamic=()), candidate.plan)]
     samples = job.splits.search.subset(range(min(PROBED, len(job.splits.search))))
     found: list[list[Floats]] = [[] for _ in modules]
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """A rung: a method or a chain of methods with settings.
 
-Written `quantize-static`, `quantize-static(ranges=mse, samples=100)` or `prune + quantize-static`.
+Written `quantize-static`, `quantize-static(ranges=mse, samples=100)` or `prune + quantize-static`; where it is not made
+for the first runtime of the deployment, with its name: `quantize-static @ openvino`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ _LINK = re.compile(r"^\s*([A-Za-z0-9_-]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 @dataclass(frozen=True)
 class Rung:
-    """Methods to apply one after the other, the first to the first model."""
+    """Methods to apply one after the other, the first to the first model.
+
+    runtime: that it is made for; empty for the first of the deployment.
+    """
 
     methods: tuple[Method, ...]
+    runtime: str = ""
 
     def __str__(self) -> str:
-        return " + ".join(_written(method) for method in self.methods)
+        chain = " + ".join(_written(method) for method in self.methods)
+        return f"{chain} @ {self.runtime}" if self.runtime else chain
 
     @property
     def minutes(self) -> float:
@@ -39,17 +45,22 @@ class Rung:
 
 
 def parse_rung(text: str | Mapping[str, Any]) -> Rung:
-    """A rung from its written form, or from `{method = ..., setting = ...}`.
+    """A rung from its written form, or from `{method = ..., setting = ..., runtime = ...}`.
 
     Raises InputError with every mistake: unknown methods, settings and values, impossible chains.
     """
     mistakes: list[Mistake] = []
     methods: list[Method] = []
-    for name, settings in _links(text, mistakes):
+    chain, runtime = _parted(text)
+    for name, settings in _links(chain, mistakes):
         try:
             methods.append(build(name, settings))
         except InputError as error:
             mistakes += error.mistakes
+    if runtime == "":
+        mistakes.append(
+            Mistake(f"The rung {text!r} names no runtime.", 'Write "method @ runtime", or leave the @ out.')
+        )
     for method in methods[:-1]:
         if method.card.terminal:
             mistakes.append(
@@ -60,7 +71,12 @@ def parse_rung(text: str | Mapping[str, Any]) -> Rung:
             )
     if mistakes:
         raise InputError(*mistakes)
-    return Rung(tuple(methods))
+    return Rung(tuple(methods), runtime or "")
+
+
+def runtime_of(rung: str) -> str:
+    """The runtime that a written rung names; empty where it names none."""
+    return _parted(rung)[1] or ""
 
 
 def parse_rungs(texts: Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
@@ -78,6 +94,15 @@ def parse_rungs(texts: Sequence[str | Mapping[str, Any]]) -> tuple[Rung, ...]:
     return tuple(rungs)
 
 
+def _parted(text: str | Mapping[str, Any]) -> tuple[str | Mapping[str, Any], str | None]:
+    """(the chain of methods, the runtime that it is made for; None where none is named)."""
+    if isinstance(text, Mapping):
+        named = text.get("runtime")
+        return {key: text[key] for key in text if key != "runtime"}, None if named is None else str(named).strip()
+    chain, *behind = _outside_brackets(str(text), "@")
+    return chain, "@".join(behind).strip() if behind else None
+
+
 def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(text, Mapping):
         settings = dict(text)
@@ -92,7 +117,7 @@ def _links(text: str | Mapping[str, Any], mistakes: list[Mistake]) -> list[tuple
             mistakes.append(
                 Mistake(
                     f"The rung {text!r} cannot be read.",
-                    'Write "method", "method(setting=value)" or "method + method". '
+                    'Write "method", "method(setting=value)", "method + method" or "method @ runtime". '
                     f"There are: {', '.join(installed())}.",
                 )
             )

@@ -61,13 +61,13 @@ def search(searching: Search, make: Callable[[Method], Variant], record: Callabl
 
 def measure_variant(
     candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench,
-    scored: Callable[[Standing], bool] = lambda _: True,
+    scored: Callable[[Standing], bool] = lambda _: True, *, runtime: str = "",
 ) -> Standing:  # fmt: skip
     """Write the artifact of a variant and measure what a search looks at: a glance, no verdict samples.
 
-    scored: whether its quality is still worth a look, once its costs are known.
+    scored: whether its quality is still worth a look, once its costs are known. runtime: as in `Bench.write`.
     """
-    artifact, costs = measure_costs(candidate, folder, first, job, bench, timed=True)
+    artifact, costs = measure_costs(candidate, folder, first, job, bench, runtime=runtime, timed=True)
     standing = standing_of(job, costs)
     if not scored(standing):
         return standing
@@ -81,15 +81,16 @@ def measure_variant(
 
 def measure_costs(
     candidate: Candidate, folder: Path, first: Candidate, job: Job, bench: Bench, *, timed: bool,
-    found: dict[str, Measurement] | None = None,
+    runtime: str = "", found: dict[str, Measurement] | None = None,
 ) -> tuple[Artifact, dict[str, Measurement]]:  # fmt: skip
     """Write the artifact of a candidate and measure what it costs; timed: with a glance at the clock.
 
-    found: what is measured is put in here, one after the other, and stays where time runs out in between.
+    found: what is measured is put in here, one after the other, and stays where time runs out in between. runtime: as
+    in `Bench.write`.
     """
     found = {} if found is None else found
     found |= {m.metric: m for m in bench.operations(candidate, first)}
-    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder)
+    artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder, runtime)
     found["size"] = bench.size(artifact)
     if timed:
         found["latency"] = bench.latency(artifact, purpose="search")

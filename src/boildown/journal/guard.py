@@ -44,7 +44,7 @@ def identify(path: Path) -> None:
         if name:
             raise _foreign(path)
         with contextlib.closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True, isolation_level=None)
+            sqlite3.connect(f"{files.real(path).as_uri()}?immutable=1", uri=True, isolation_level=None)
         ) as connection:
             limit(connection)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchall():

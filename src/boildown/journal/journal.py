@@ -19,6 +19,7 @@ from boildown.domain.artifact import Artifact, is_changed
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import Outcome, State
 from boildown.errors import JournalError, in_words
+from boildown.files import real
 from boildown.journal import guard, migrations, plain
 from boildown.journal.lock import WriterLock, writer
 from boildown.journal.rows import AttemptRow, Ending, Look, Record
@@ -46,7 +47,7 @@ class Journal:
         self._connection = connection
         self._lock = lock
         self._one_at_a_time = threading.RLock()
-        self._path = (folder / FILE).resolve()
+        self._path = real(folder / FILE)
         self._file = _identity(self._path) if lock else None
         self._start = guard.limit(connection)
         self._closed = False
@@ -79,7 +80,7 @@ class Journal:
         if not (folder / FILE).is_file():
             raise JournalError(f"There is no journal in {folder}. `boildown runs` lists the runs there are.")
         with _told(folder):
-            if not _open[(folder / FILE).resolve()]:
+            if not _open[real(folder / FILE)]:
                 guard.identify(folder / FILE)
         if readonly:
             return cls._read(folder)
@@ -338,7 +339,7 @@ class Journal:
         return None
 
     def _kept(self, artifact: Artifact) -> str:
-        path, folder = artifact.folder.resolve(), self.folder.resolve()
+        path, folder = real(artifact.folder), real(self.folder)
         where = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
         return plain.dumps({"folder": where, **artifact.to_json()})
 
@@ -427,7 +428,7 @@ def _readonly(path: Path) -> sqlite3.Connection:
     Reading beside a writer needs files next to the journal; where the folder cannot be written and
     there is no writer, the file is read as it lies.
     """
-    uri = path.resolve().as_uri()
+    uri = real(path).as_uri()
     try:
         connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
         connection.execute("SELECT 1 FROM sqlite_master").fetchall()

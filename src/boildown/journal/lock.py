@@ -66,7 +66,7 @@ def writer(path: Path) -> int | None:
 
 def _placed(path: Path) -> Path:
     """Where the file itself lies: of a link, the link."""
-    return path.parent.resolve() / path.name
+    return files.real(path.parent) / path.name
 
 
 def _busy(path: Path, writer: str) -> JournalError:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from boildown.domain.measurement import Measurement
 from boildown.domain.outcome import State
 from boildown.errors import InputError, JournalError
+from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.journal.rows import AttemptRow
 
@@ -65,7 +66,7 @@ def find_finished(runs: Path, candidate_key: str, exclude: Path | str | None = N
 
     def look(journal: Journal) -> tuple[Path, AttemptRow] | None:
         for row in reversed(journal.attempts_of(candidate_key)):
-            inside = row.artifact is not None and row.artifact.path.resolve().is_relative_to(journal.folder.resolve())
+            inside = row.artifact is not None and real(row.artifact.path).is_relative_to(real(journal.folder))
             if row.state in _USABLE and inside and not journal.changed(row):
                 return journal.folder, row
         return None

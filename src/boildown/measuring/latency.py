@@ -1,7 +1,8 @@
-"""Time of one call, candidate against first model, in one quiet process.
+"""Time of one call, candidate against first model, in turns.
 
 Called by name in a fresh child process: arguments and results are plain data. Both artifacts are
-timed in turns on the same cores, so that whatever slows the machine slows both.
+timed in turns on the same cores, so that whatever slows the machine slows both: in one process where
+they have the same runtime, else in a process each, of which one sleeps while the other is timed.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import multiprocessing
 import os
 import random
 import statistics as numbers
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from boildown.domain.measurement import NOISY, Form, Interval, Measurement, spread
+from boildown.errors import AttemptError, BoildownError, WorkerLost, in_words
 from boildown.measuring.environment import environment
 from boildown.measuring.statistics import between, level_at_look, median_rank
 from boildown.runtimes import get
@@ -41,6 +46,7 @@ _ENOUGH = 32  # values to do so
 _WARM_UP_SECONDS = 0.25
 _WARM_UP_CALLS = 3
 _LOADING = 0.2  # share of the time that loading anew may take
+_ENDING = 2.0  # seconds that a process has to end by itself
 
 _ORDERS = (("first", "candidate"), ("candidate", "first"))
 
@@ -60,6 +66,7 @@ def compare(
     min_seconds: float = 2.0,
     value_bound: float | None = None,
     trust: bool = False,
+    first_runtime: str | None = None,
 ) -> dict[str, Any]:
     """Latency of the candidate beside the first model's, as `Measurement.to_json`.
 
@@ -69,7 +76,8 @@ def compare(
     or `value_bound` (seconds), sampling goes on until the intervals leave them or `seconds` are
     spent; without, for `min_seconds`. Peeks come at 8, 16, 32, ... quads and share the error
     (`level_at_look`), so that peeking often proves nothing by luck. `value` and `first` are medians
-    over blocks, in seconds. `trust` vouches for both files, see `Runtime.open`.
+    over blocks, in seconds. `trust` vouches for both files, see `Runtime.open`. `first_runtime`: of the first
+    model's, where it is another.
     """
     asked = bound is not None or value_bound is not None
     until = seconds if asked else min(min_seconds, seconds)
@@ -77,8 +85,10 @@ def compare(
     of_candidate: list[float] = []
     ratios: list[float] = []
     peek = 0
-    with _settled(threads) as pinned:
-        pair = _Pair(Path(first), Path(candidate), inputs, runtime, threads, trust)
+    how = inputs, threads, trust
+    base = first_runtime or runtime
+    with _settled(threads) as pinned, _sides((first, base, *how), (candidate, runtime, *how)) as sides:
+        pair = _Pair(*sides)
         while True:
             block_first, block_candidate = pair.quad()
             of_first += block_first
@@ -93,6 +103,7 @@ def compare(
             elif last:
                 intervals = _intervals(ratios, of_candidate, level)
                 break
+        versions = [str(side.ask("version")) for side in sides]
     value, reference = numbers.median(of_candidate), numbers.median(of_first)
     measurement = Measurement(
         metric="latency",
@@ -104,7 +115,7 @@ def compare(
         intervals=intervals,
         samples=len(ratios),
         raw=tuple(ratios),
-        environment=_environment(runtime, threads, pinned),
+        environment=_environment(versions[1], threads, pinned) | _others(versions),
         notes=(*_noise(ratios, "ratios"), *_unpinned(pinned)),
     )
     return measurement.to_json()
@@ -133,31 +144,145 @@ def alone(
         intervals={"value": _interval(times, level)},
         samples=len(times),
         raw=tuple(times),
-        environment=_environment(runtime, threads, pinned),
+        environment=_environment(get(runtime).version(), threads, pinned),
         notes=(*_noise(times, "times"), *_unpinned(pinned)),
     )
     return measurement.to_json()
 
 
+How = tuple[str | Path, str, Sequence[Array], int, bool]
+"""An artifact, its runtime, the flat inputs of a call, threads, and whether its origin is vouched for."""
+
+
+class _Side(Protocol):
+    """One of the two artifacts, where it is timed."""
+
+    def ask(self, what: str) -> Any:
+        """What `_Here` does under this name."""
+        ...
+
+
+class _Here:
+    """An artifact in this process."""
+
+    def __init__(self, how: How) -> None:
+        self._how = how
+        self._run: Call | None = None
+        self._calls = 0
+
+    def ask(self, what: str) -> Any:
+        """Do it, by its name."""
+        return getattr(self, what)()
+
+    def version(self) -> str:
+        """Of its runtime."""
+        return get(self._how[1]).version()
+
+    def drop(self) -> None:
+        """Give back what was loaded."""
+        self._run = None
+
+    def load(self) -> None:
+        """Load it anew."""
+        path, runtime, inputs, threads, trust = self._how
+        self._run = _opened(path, inputs, runtime, threads, trust)
+
+    def warm(self) -> None:
+        """Call it, after it was loaded."""
+        for _ in range(_WARM_UP_CALLS):
+            self._loaded()
+
+    def calibrate(self) -> None:
+        """Find how many calls a block has."""
+        self._calls = _calibrated(self._loaded)
+
+    def block(self) -> float:
+        """Seconds per call over a block."""
+        return _block(self._loaded, self._calls)
+
+    @property
+    def _loaded(self) -> Call:
+        assert self._run is not None
+        return self._run
+
+
+class _There:
+    """An artifact in a process of its own, which sleeps while nothing is asked of it.
+
+    Two runtimes in one process would disturb each other by the threads that each keeps ready.
+    """
+
+    def __init__(self, how: How) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, how), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._pipe.close()  # which ends it
+        self._process.join(_ENDING)
+        self._process.kill()
+
+    def ask(self, what: str) -> Any:
+        """What the other process gives for it. Raises what was raised there, WorkerLost where it died."""
+        try:
+            self._pipe.send(what)
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(_ENDING)
+            raise WorkerLost(f"the process of timing ended with exit code {self._process.exitcode}.") from error
+        if isinstance(answer, BoildownError):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, how: How) -> None:
+    """Time an artifact in this process as the other end of the pipe asks, until that is closed."""
+    here = _Here(how)
+    with _settled(how[3]), contextlib.suppress(EOFError, OSError):
+        while True:
+            what = pipe.recv()
+            try:
+                answer = here.ask(what)
+            except BoildownError as error:
+                answer = error
+            except Exception as error:  # noqa: BLE001 - raised by who asks
+                answer = AttemptError(in_words(error))
+            pipe.send(answer)
+
+
+@contextlib.contextmanager
+def _sides(first: How, candidate: How) -> Iterator[tuple[_Side, _Side]]:
+    """Both artifacts, in this process where they have one runtime."""
+    if first[1] == candidate[1]:
+        yield _Here(first), _Here(candidate)
+        return
+    with _There(candidate) as there:
+        yield _Here(first), there
+
+
 class _Pair:
-    """Both artifacts in their runtime, ready to be timed in turns.
+    """Both artifacts, ready to be timed in turns.
 
     They are loaded anew now and then: where a session happens to lie in memory shifts its time by
     up to 1 %, and of equal files the one loaded later won more often. Which is loaded and timed
     first is drawn (always the same draws), since taking turns can fall into step with the reloading.
     """
 
-    def __init__(
-        self, first: Path, candidate: Path, inputs: Sequence[Array], runtime: str, threads: int, trust: bool
-    ) -> None:
-        self._paths = {"first": first, "candidate": candidate}
-        self._how = (inputs, runtime, threads, trust)
-        self._runs: dict[str, Call] = {}
+    def __init__(self, first: _Side, candidate: _Side) -> None:
+        self._sides = {"first": first, "candidate": candidate}
         self._random = random.Random(0)
         self._quads = 0
         self._loading = 0.0
         self._load()
-        self._calls = {name: _calibrated(run) for name, run in self._runs.items()}
+        for side in self._sides.values():
+            side.ask("calibrate")
         self._start = time.perf_counter()
         self._loading = 0.0
 
@@ -173,18 +298,18 @@ class _Pair:
         one, other = self._random.choice(_ORDERS)
         times: dict[str, list[float]] = {one: [], other: []}
         for name in (one, other, other, one):
-            times[name].append(_block(self._runs[name], self._calls[name]))
+            times[name].append(self._sides[name].ask("block"))
         self._quads += 1
         return times["first"], times["candidate"]
 
     def _load(self) -> None:
         start = time.perf_counter()
-        self._runs.clear()
+        for side in self._sides.values():
+            side.ask("drop")
         for name in self._random.choice(_ORDERS):
-            self._runs[name] = _opened(self._paths[name], *self._how)
-        for run in self._runs.values():
-            for _ in range(_WARM_UP_CALLS):
-                run()
+            self._sides[name].ask("load")
+        for side in self._sides.values():
+            side.ask("warm")
         self._loading += time.perf_counter() - start
 
 
@@ -268,8 +393,14 @@ def _unpinned(pinned: Sequence[int]) -> tuple[str, ...]:
     return () if pinned else ("not pinned to cores: this system does not allow it",)
 
 
-def _environment(runtime: str, threads: int, pinned: Sequence[int]) -> dict[str, Any]:
-    return {**environment(), "runtime": get(runtime).version(), "threads": threads, "pinned": list(pinned)}
+def _others(versions: Sequence[str]) -> dict[str, Any]:
+    """The first model's runtime, where it is another than the candidate's."""
+    first, candidate = versions
+    return {} if first == candidate else {"first runtime": first}
+
+
+def _environment(version: str, threads: int, pinned: Sequence[int]) -> dict[str, Any]:
+    return {**environment(), "runtime": version, "threads": threads, "pinned": list(pinned)}
 
 
 @contextlib.contextmanager

@@ -37,12 +37,15 @@ def setting(
     choices: tuple[Any, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field that is a setting of a method: its default, what it does, what it admits.
 
-    least, most: bounds of a number, both admitted.
+    least, most: bounds of a number, both admitted. later: candidates of versions that did not have it are those of its
+    default, and keep their keys.
     """
-    return field(default=default, metadata={"summary": summary, "choices": choices, "least": least, "most": most})
+    metadata = {"summary": summary, "choices": choices, "least": least, "most": most, "later": later}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Card:
     """What its sketch tells the truth about, if it makes one."""
     weak: tuple[Lowers, ...] = ()
     """What it lowers by little, or not on every network: `auto` looks elsewhere first where that is missed."""
+    leaves: Mapping[str, float] = field(default_factory=dict)
+    """The share of a cost that it leaves at least, on any network: `auto` climbs it where more may be left, and nothing
+    else is asked than what it lowers."""
     shape: tuple[str, ...] = ()
     """The settings that say how small its candidates are: carried over to a method in its place."""
     terminal: bool = False
@@ -104,7 +110,7 @@ class Context:
     device: str = "cpu"
     hardware: str = HERE
     rules: Rules = Rules()
-    """What the runtime quantizes and how."""
+    """What the runtime quantizes and how; for a method that does not quantize always what ONNX Runtime does."""
     progress: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
     """`progress(what, done, total)`: show how far a long step is."""
     check: Callable[[], None] = lambda: None
@@ -225,6 +231,11 @@ class Quantizing(Method, Protocol):
         ...
 
 
+def quantizes(method: Method) -> bool:
+    """Whether what it makes depends on what a runtime quantizes: anything else is made once for all runtimes."""
+    return isinstance(method, Quantizing) or method.card.family == "quantization"
+
+
 @runtime_checkable
 class Searching(Method, Protocol):
     """A method that chooses some of its settings by measurement of the exported file.
@@ -256,5 +267,11 @@ def levels(before: float, after: float, times: float) -> bool:
 
 
 def settings_of(method: Method) -> dict[str, Any]:
-    """The settings of a method as plain data, for keys, the journal and the page of its card."""
+    """The settings of a method as plain data, for the journal and the page of its card."""
     return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+
+
+def keyed_settings(method: Method) -> dict[str, Any]:
+    """The settings that a candidate's key holds: all but those that came later and are at their defaults."""
+    later = {f.name: f.default for f in fields(method) if f.metadata.get("later")}  # type: ignore[arg-type]
+    return {name: value for name, value in settings_of(method).items() if name not in later or value != later[name]}

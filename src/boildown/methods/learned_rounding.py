@@ -13,12 +13,23 @@ from boildown.domain.candidate import Candidate, Plan, Quantizer
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.methods.base import FEW, Card, Context, Lowers, Pace, setting
-from boildown.surgery.calibrate import Call, calibrate
+from boildown.surgery.calibrate import Call, calibrate, recurrent_weights
 from boildown.surgery.fold import fold
-from boildown.surgery.graph import Graph, capture
+from boildown.surgery.graph import Graph, capture, captured
+from boildown.surgery.guard import BIASES, Judges, answered, divergences, farther, grows
 from boildown.surgery.plan import Placement, place
-from boildown.surgery.quantize import nothing_to_quantize, placed, refuse_other_grids
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    nothing_to_quantize,
+    placed,
+    refuse_other_grids,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 from boildown.surgery.rounding import Rounded, Rounding, round_weights
+from boildown.surgery.simulate import fake_quantize
 
 _PARTS = 16
 """The calibration samples are run in this many batches at least; every fourth one is the guard."""
@@ -30,7 +41,7 @@ class LearnedRounding:
 
     card: ClassVar[Card] = Card(
         name="learned-rounding",
-        version=1,
+        version=2,
         family="quantization",
         summary="int8 or int4 weights, each rounded up or down by what it does to its layer's output",
         when=(
@@ -68,9 +79,13 @@ class LearnedRounding:
     edges: str = setting("same", "bits of the first and the last layer: as the others, or 8", choices=("same", "8"))
     steps: int = setting(400, "steps of learning per layer")
     samples: int = setting(512, "how many calibration samples to use at most, those of the guard included")
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
-        """Whether anything in the model can be quantized that is not yet."""
+        """Whether anything in the model can be quantized that is not yet, or has a plan to round the weights for."""
+        if candidate.plan is not None and candidate.plan.weights and candidate.rewrite is None:
+            rounded = _on_grids(captured(candidate, *task.example()), candidate.plan)
+            return "its weights lie on their grids already" if rounded else None
         if (reason := nothing_to_quantize(candidate, task)) is not None:
             return reason
         if self._bits(place(capture(candidate.model, *task.example()))):
@@ -84,22 +99,29 @@ class LearnedRounding:
     def apply(self, candidate: Candidate, task: Task, context: Context) -> Candidate:
         """The folded model with weights on their grids, and the plan that says which.
 
-        The learned rounding is kept only if on the guard, samples that it was not fitted to, the
-        outputs diverge less from the float model's than with rounding to nearest. Raises
-        AttemptError with fewer than two samples.
+        A candidate that has a plan, as from quantize-mixed, keeps its bits and its activations. The learned rounding is
+        kept only if on the guard, samples that it was not fitted to, the outputs diverge less from the float model's
+        than with rounding to nearest; and so are corrected channel means, if they do not diverge more than without.
+        Raises AttemptError with fewer than two samples.
         """
         fitted, guard = _split(context.data.calibration, self.samples)
-        graph = capture(candidate.model, *task.example())
+        graph, given = captured(candidate, *task.example()), candidate.plan
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
+        rules = with_recurrent(context.rules, self._of_recurrent)
+        placement = placed(graph, rules)
+        if given is not None:
+            floats = [name for name in placement.weights if name not in given.weights]
+            placement = place(graph, rules, skip=floats)
+        bits = self._bits(placement, given)
         calls = [[call for inputs in part for call in task.calls(inputs)] for part in (fitted, guard)]
-        activations = self._activations(graph, placement, calls[0], context)
+        activations = self._activations(graph, placement, calls[0], context) if given is None else given.activations
+        held = answered(graph.module, task, guard, context.check)
 
         def rounded(rounding: Rounding) -> Rounded:
             return round_weights(
                 graph,
                 placement,
-                self._bits(placement),
+                bits,
                 *calls,
                 activations=activations,
                 rounding=rounding,
@@ -111,11 +133,17 @@ class LearnedRounding:
             )
 
         best, note = rounded("nearest"), "weights rounded to nearest, channel means corrected"
+        plain = replace(best, plan=replace(best.plan, biases={}))
+        theirs, without = (_divergences(graph, choice, task, held) for choice in (best, plain))
+        if grows(theirs, without):
+            told = f"on {len(without)} samples that it was not fitted to, {farther(theirs, without)}"
+            best, theirs, note = plain, without, f"weights rounded to nearest; {BIASES} left out: {told}"
         if self.rounding != "nearest":
             tried = rounded(self.rounding)
-            ours, theirs = (_divergence(task, graph, choice, guard) for choice in (tried, best))
-            context.record("rounding", {"divergence": ours, "nearest": theirs, "layers": len(tried.kept)})
-            if ours < theirs:
+            ours = float(_divergences(graph, tried, task, held).mean())
+            standing = {"divergence": ours, "nearest": float(theirs.mean()), "layers": len(tried.kept)}
+            context.record("rounding", standing)
+            if ours < standing["nearest"]:
                 best, note = tried, f"{self.rounding} rounding kept in {len(tried.kept)} of {len(tried.weights)} layers"
             else:
                 note += f": {self.rounding} rounding was no better on samples it had not seen"
@@ -123,7 +151,10 @@ class LearnedRounding:
         with torch.no_grad():
             for name, weight in best.weights.items():
                 model.get_parameter(name).copy_(weight)
-        return candidate.derive(model=model, edits=(edit,), plan=best.plan, notes=(note,))
+        recurrent = recurrent_weights(graph.parameter, placement, weight_bits(context.hardware))
+        weights = {**({} if given is None else given.weights), **best.plan.weights, **recurrent}
+        plan = replace(best.plan, weights=weights, dynamic=placement.dynamic)
+        return candidate.derive(model=model, edits=(edit,), plan=plan, notes=(note, *told_recurrent(placement)))
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
         """The kernels of int8, for 4 bits too, which fold at load; those of floats where activations stay floats."""
@@ -141,7 +172,14 @@ class LearnedRounding:
         """Rounded to nearest, from a few samples."""
         return replace(self, rounding="nearest", refit=False, samples=FEW).apply(candidate, task, context)
 
-    def _bits(self, placement: Placement) -> dict[str, int]:
+    @property
+    def _of_recurrent(self) -> OfRecurrent:
+        """Where activations stay float, those of recurrent layers do."""
+        return "weights" if (self.recurrent, self.activations) == ("dynamic", "float") else self.recurrent
+
+    def _bits(self, placement: Placement, given: Plan | None = None) -> dict[str, int]:
+        if given is not None:
+            return {name: given.weights[name].bits for name in placement.weights if name not in placement.shared}
         ends = {placement.weights[0], placement.weights[-1]} if self.edges == "8" else set()
         return {name: 8 if name in ends else self.bits for name in placement.weights if name not in placement.shared}
 
@@ -164,11 +202,13 @@ def _split(samples: Samples | None, limit: int) -> tuple[list[Any], list[Any]]:
     return [b for i, b in enumerate(batches) if i % 4 != 1], batches[1::4]
 
 
-@torch.no_grad()
-def _divergence(task: Task, graph: Graph, rounded: Rounded, batches: Sequence[Any]) -> float:
-    """Mean divergence of the outputs from the float model's."""
-    module = rounded.simulate(graph)
-    found: list[Tensor] = [
-        torch.as_tensor(task.divergence(task.run(module, inputs), task.run(graph.module, inputs))) for inputs in batches
-    ]
-    return float(torch.cat([values.flatten() for values in found]).double().mean())
+def _divergences(graph: Graph, rounded: Rounded, task: Task, held: Judges) -> Tensor:
+    return divergences(rounded.simulate(graph), task, held)
+
+
+def _on_grids(graph: Graph, plan: Plan) -> bool:
+    """Whether every weight of a plan is a whole number of its steps already."""
+    return all(
+        torch.allclose(fake_quantize(graph.parameter(name), quantizer), graph.parameter(name), rtol=1e-4, atol=1e-8)
+        for name, quantizer in plan.weights.items()
+    )

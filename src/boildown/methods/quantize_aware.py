@@ -19,8 +19,19 @@ from boildown.surgery.aware import Aware
 from boildown.surgery.calibrate import Call, calibrate, correct_biases, weight_quantizer
 from boildown.surgery.fold import fold
 from boildown.surgery.graph import Graph, capture
+from boildown.surgery.guard import guarded_biases
 from boildown.surgery.plan import Placement
-from boildown.surgery.quantize import calibration_calls, nothing_to_quantize, placed, refuse_other_grids, weight_bits
+from boildown.surgery.quantize import (
+    OF_RECURRENT,
+    OfRecurrent,
+    calibration_calls,
+    nothing_to_quantize,
+    placed,
+    refuse_other_grids,
+    told_recurrent,
+    weight_bits,
+    with_recurrent,
+)
 from boildown.training import (
     DistillationLoss,
     DivergenceError,
@@ -50,7 +61,7 @@ class QuantizeAware(Lasting):
 
     card: ClassVar[Card] = Card(
         name="quantize-aware",
-        version=2,
+        version=3,
         family="quantization",
         summary="int8 or int4 weights and int8 activations, trained with their rounding; step sizes learned",
         when="Quantization after training costs too much quality, as with 4-bit weights or a pruned network.",
@@ -88,6 +99,7 @@ class QuantizeAware(Lasting):
     )
     ema: float = setting(0.0, "decay of a moving average of the weights; 0 for none", least=0.0, most=0.9999)
     samples: int = setting(256, "how many calibration samples to start from at most", least=1)
+    recurrent: OfRecurrent = setting("dynamic", OF_RECURRENT, choices=("dynamic", "weights", "float"), later=True)
 
     def applies_to(self, candidate: Candidate, task: Task) -> str | None:
         """Whether there is data to train on, and anything to quantize that is not yet."""
@@ -109,9 +121,14 @@ class QuantizeAware(Lasting):
         samples, judges = held_out(training_samples(context), task.validation, context.seed)
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
-        calls = calibration_calls(task, context.data.calibration or samples, self.samples)
-        aware = Aware(graph, placement, self._plan(graph, placement, calls, context))
+        placement = placed(graph, with_recurrent(context.rules, self.recurrent))
+        calibration = context.data.calibration or samples
+        calls = calibration_calls(task, calibration, self.samples)
+        plan, told = guarded_biases(
+            graph, placement, self._plan(graph, placement, calls, context), task, calibration, self.samples, calls,
+            check=context.check, progress=context.progress,
+        )  # fmt: skip
+        aware = Aware(graph, placement, plan)
         teacher = (context.first or candidate) if self.teacher == "first" else candidate
         course = _Course(self, aware.module(), teacher.model, task, samples, judges, context)
         effort = 1.0 if self.lr else 1 + len(RATES) / TRIAL
@@ -124,6 +141,7 @@ class QuantizeAware(Lasting):
         if not after < before:
             learned, notes = course.student, ("not trained: it was no better on samples it had not seen",)
         model, edit = fold(candidate.model, *task.example())
+        notes = (*told, *notes, *told_recurrent(placement))
         return candidate.derive(model=model, edits=(edit,), plan=aware.settle(learned, model), notes=notes)
 
     def costs_as(self, *, behind: bool) -> Mapping[Lowers, str]:
@@ -135,13 +153,15 @@ class QuantizeAware(Lasting):
         """The static plan that training starts from, from a few samples."""
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
-        placement = placed(graph, context.rules)
+        placement = placed(graph, with_recurrent(context.rules, self.recurrent))
         calls = calibration_calls(task, context.data.calibration or training_samples(context), FEW)
         model, edit = fold(candidate.model, *task.example())
-        return candidate.derive(model=model, edits=(edit,), plan=self._plan(graph, placement, calls, context))
+        plan = self._plan(graph, placement, calls, context)
+        plan = correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
+        return candidate.derive(model=model, edits=(edit,), plan=plan)
 
     def _plan(self, graph: Graph, placement: Placement, calls: Sequence[Call], context: Context) -> Plan:
-        """The static plan, the scales of 4-bit weights by least squared error."""
+        """The static plan before its biases are corrected, the scales of 4-bit weights by least squared error."""
         eight = weight_bits(context.hardware)
         plan = calibrate(graph, placement, calls, weight_bits=eight, check=context.check, progress=context.progress)
         narrow = set() if self.bits == 8 else set(placement.weights)
@@ -159,8 +179,7 @@ class QuantizeAware(Lasting):
             for layer in placement.layers
             if layer.weight in narrow
         }
-        plan = replace(plan, weights={**plan.weights, **searched})
-        return correct_biases(graph, placement, plan, calls, check=context.check, progress=context.progress)
+        return replace(plan, weights={**plan.weights, **searched})
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,9 @@ def _refusal(name: str, known: Field[Any], value: Any) -> Mistake | None:
     told = f"{name}: {known.name} = {value!r}"
     if choices:
         return None if value in choices else Mistake(f"{told} is not possible.", f"One of: {_listed(choices)}.")
-    if not _fits(value, known.default):
-        kind = _KINDS.get(type(known.default), "a number or text, without both kinds of quotes")
+    listed = str(known.type).startswith("tuple")
+    if not _fits(value, known.default) or (listed and not isinstance(value, tuple | None)):
+        kind = _KINDS.get(tuple if listed else type(known.default), "a number or text, without both kinds of quotes")
         return Mistake(f"{told} is not of the right kind.", f"Give {kind}.")
     if least is not None and not value >= least:
         return Mistake(f"{told} is too low.", f"Give {least} or more.")

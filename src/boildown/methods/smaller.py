@@ -13,6 +13,7 @@ from boildown.errors import AttemptError
 from boildown.methods.base import OVERHEAD, Context, Method, Pace, Search, Standing, levels, setting
 from boildown.surgery.calibrate import Call
 from boildown.surgery.quantize import calibration_calls
+from boildown.surgery.repair import ASIDE
 
 SEARCHED = 0.0
 _LEAST, _CLOSE, _MOST_VARIANTS = 0.1, 0.03, 6
@@ -120,14 +121,16 @@ class Smaller:
         return "params" if self.of in ("params", "size") else "macs"
 
     def calls(self, task: Task, context: Context, largest: float = 0.0) -> Sequence[Call]:
-        """The model's calls for the calibration samples. Raises AttemptError where there are none.
+        """The model's calls for the calibration samples, at least so many that one can be kept aside.
+
+        Raises AttemptError where there are no samples.
 
         largest: bytes of the model's largest value for one sample: of large ones fewer samples are taken.
         """
         if context.data.calibration is None:
             raise AttemptError("What goes is chosen and repaired on calibration samples, and there are none.")
         fit = int(_MEMORY / (_HELD * largest)) if largest else self.samples
-        return calibration_calls(task, context.data.calibration, min(self.samples, max(_FEWEST, fit)))
+        return calibration_calls(task, context.data.calibration, min(self.samples, max(_FEWEST, fit)), ASIDE)
 
 
 def _between(low: float, high: float, under: float, over: float) -> float:

@@ -14,6 +14,7 @@ from boildown.journal.rows import AttemptRow
 from boildown.report import proof
 from boildown.report.axes import Axis
 from boildown.report.course import Curve, Ranking
+from boildown.report.floats import Floats
 from boildown.report.words import short
 
 
@@ -45,11 +46,20 @@ class AttemptLine:
     places: Mapping[str, float] | None = None
     noisy: frozenset[str] = frozenset()
     """The metrics whose figures are marked."""
+    floats: Floats | None = None
+    """What stayed float; None for one that is not quantized."""
+    runtime: str = ""
+    """That it is made for, in a run for several."""
+
+    @property
+    def chain(self) -> str:
+        """Its rung without the runtime."""
+        return self.rung.removesuffix(f" @ {self.runtime}")
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of its links' methods, without settings; the first model has none."""
-        return tuple(link.partition("(")[0].strip() for link in self.rung.split(" + ")) if self.number else ()
+        return tuple(link.partition("(")[0].strip() for link in self.chain.split(" + ")) if self.number else ()
 
     @property
     def word(self) -> str:
@@ -59,9 +69,10 @@ class AttemptLine:
 
 def line(
     row: AttemptRow, measured: Mapping[str, Measurement], axes: Sequence[Axis], quality: str, *,
-    rankings: tuple[Ranking, ...], curves: tuple[Curve, ...], best: bool, front: bool,
+    rankings: tuple[Ranking, ...], curves: tuple[Curve, ...], floats: Floats | None, best: bool, front: bool,
+    runtimes: Sequence[str],
 ) -> AttemptLine:  # fmt: skip
-    """An attempt as the journal knows it; `quality` names the metric whose drop is told."""
+    """An attempt as the journal knows it; `quality` names the metric whose drop is told, `runtimes` the run's."""
     places = {a.metric: value for a in axes if (value := a.value(measured, row.number)) is not None}
     found, drop = measured.get(quality), places.get(quality)
     size, latency = measured.get("size"), measured.get("latency")
@@ -87,7 +98,15 @@ def line(
         front=front,
         places=places,
         noisy=frozenset(metric for metric, found in measured.items() if found.noisy),
+        runtime=_runtime(row, runtimes),
+        floats=floats,
     )
+
+
+def _runtime(row: AttemptRow, runtimes: Sequence[str]) -> str:
+    """The runtime that an attempt is for, the first where its rung names none; empty in a run for one."""
+    named = row.rung.rpartition(" @ ")[2]
+    return "" if len(runtimes) < 2 else named if named in runtimes else runtimes[0]
 
 
 def _expected(row: AttemptRow, measured: Mapping[str, Measurement], seconds: float) -> tuple[tuple[str, str, str], ...]:

@@ -13,11 +13,12 @@ from boildown.journal.journal import Journal, readable
 from boildown.journal.rows import AttemptRow
 from boildown.report.axes import NOT_SHOWN
 from boildown.report.changed import changed
+from boildown.report.floats import floats
 from boildown.report.read import finding_line
 from boildown.report.words import printable, short
 
 SCHEMA = 1
-_TAGS = {"onnxruntime": "onnx", "eager": "pytorch"}
+_TAGS = {"onnxruntime": "onnx", "openvino": "openvino", "eager": "pytorch"}
 _MOST = 5
 """Of classes and notes that a person is shown; card.json has all of them."""
 
@@ -29,7 +30,8 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
         known, verdict = journal.facts, None if row.verdict is None else Verdict.from_json(row.verdict)
         found = {} if verdict is None else verdict.measurements
         units = {name: m.unit for name, m in found.items()}
-        lost = changed(journal.records(), row.number, row.artifact.digest, known, units)
+        records = journal.records()
+        lost, kept = changed(records, row.number, row.artifact.digest, known, units), floats(records, row.number)
         samples = max((m.samples for m in found.values() if m.data == "verdict"), default=0)
         return {
             "schema": SCHEMA,
@@ -59,6 +61,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
                 "sentence": lost.sentence, "classes": [vars(line) for line in lost.classes],
                 "samples": [{**vars(sample), "picture": None} for sample in lost.samples],
             },
+            "floats": None if kept is None else kept.to_json(),
             "machine": "" if verdict is None else verdict.hardware,
             "deployment": known.get("deployment", {}),
             "environment": known.get("environment", {}),
@@ -67,7 +70,10 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
             "classes": known.get("classes"),
             "notes": list(row.notes),
             "repeat": str(known.get("command", "")),
-            "artifact": {"runtime": row.artifact.runtime, "name": row.artifact.name, "sha256": row.artifact.sha256},
+            "artifact": {
+                "runtime": row.artifact.runtime, "version": row.artifact.version, "name": row.artifact.name,
+                "sha256": row.artifact.sha256,
+            },
         }  # fmt: skip
 
 
@@ -111,6 +117,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {' | '.join(map(_text, cells))} |")
         lines.append("")
     sizes = ", ".join(f"{name} {count:,}" for name, count in card["judged on"]["sizes"].items() if _counts(count))
+    versions = [f"{k} {v}" for k, v in (card["environment"].get("packages") or {}).items() if v]
     judged, fingerprint = card["judged on"]["samples"], str(card["judged on"]["fingerprint"])[:16]
     facts = {
         "Judged on": f"{judged:,} samples with fingerprint {fingerprint} (of the run: {sizes})" if judged else "",
@@ -118,6 +125,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
             f" {line['name']}: {line['before']} to {line['after']} of {line['samples']}."
             for line in card["lost"]["classes"][:_MOST]
         ),
+        "In float": _in_float(card["floats"]),
         "Machine": card["machine"],
         "Made by": f"boildown {card['boildown']}, run {card['run']}, attempt {number}" + (
             f"; the file itself by run {card['made']['run']}, attempt {card['made'].get('attempt', '')}"
@@ -125,7 +133,7 @@ def _body(card: Mapping[str, Any]) -> list[str]:
         ),
         "File": f"{artifact['name']}, sha256 {artifact['sha256']}",
         "Needs": card["needs"] or artifact["runtime"],
-        "Versions": ", ".join(f"{k} {v}" for k, v in (card["environment"].get("packages") or {}).items() if v),
+        "Versions": ", ".join(dict.fromkeys(filter(None, (*versions, artifact.get("version"))))),
         "Classes": _some(card["classes"] or ()),
         "Raw inputs": card["preprocessing"],
         "Samples": card["samples"],
@@ -137,6 +145,13 @@ def _body(card: Mapping[str, Any]) -> list[str]:
     if repeat := card["repeat"]:
         lines += ["", "Make it again:", "", *_code("sh" if repeat.startswith("boildown ") else "python", repeat)]
     return [*lines, "", "All figures are in card.json, the hashes of all files in manifest.json."]
+
+
+def _in_float(floats: Mapping[str, Any] | None) -> str:
+    """What stayed float: how much, and what counts most."""
+    if floats is None:
+        return ""
+    return "; ".join((floats["sentence"], *(f"{line['name']} ({line['reason']})" for line in floats["layers"][:_MOST])))
 
 
 def _text(text: str) -> str:

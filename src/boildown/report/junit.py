@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from boildown.domain.verdict import Status, Verdict
+from boildown.report.words import printable
 
 
 def junit(verdict: Verdict, artifact: str) -> str:
@@ -19,7 +20,8 @@ def junit(verdict: Verdict, artifact: str) -> str:
             if value is not None:
                 ElementTree.SubElement(properties, "property", {"name": f"{name}{what}", "value": f"{value:.6g}"})
     for finding in verdict.findings:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": artifact, "name": finding.condition.text})
+        about = {"classname": printable(artifact), "name": finding.condition.text}
+        case = ElementTree.SubElement(suite, "testcase", about)
         if finding.status is not Status.MET:
             said = {"message": finding.sentence(), "type": finding.status.value}
             ElementTree.SubElement(case, "failure", said)

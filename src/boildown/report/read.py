@@ -20,6 +20,7 @@ from boildown.report import course, proof
 from boildown.report.attempts import AttemptLine, line
 from boildown.report.axes import NOT_SHOWN, Axis, axes
 from boildown.report.changed import Changed, changed
+from boildown.report.floats import floats
 from boildown.report.layers import Layers, layers
 from boildown.report.words import Pairs, duration, pairs, short
 
@@ -123,7 +124,8 @@ def facts(journal: Journal) -> ReportFacts:
     lines = {
         row.number: line(
             row, measured[row.number], compare, quality, rankings=rankings.get(row.number, ()),
-            curves=curves.get(row.number, ()), best=row is chosen, front=row.number in unbeaten,
+            curves=curves.get(row.number, ()), floats=floats(records, row.number), best=row is chosen,
+            front=row.number in unbeaten, runtimes=_runtimes(known),
         )
         for row in rows
     }  # fmt: skip
@@ -250,6 +252,13 @@ def _interval(interval: Interval | None, unit: str, condition: Condition) -> str
 def _settings(known: Mapping[str, Any]) -> Pairs:
     names = ("goal", "confidence", "budget", "ladder", "deployment", "seed", "model", "boildown")
     return pairs({name: known[name] for name in names if known.get(name) is not None})
+
+
+def _runtimes(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the run's files are for, as it was deployed to."""
+    deployment = known.get("deployment")
+    named = deployment.get("runtime", ()) if isinstance(deployment, Mapping) else ()
+    return tuple(map(str, named)) if isinstance(named, list) else (str(named),)
 
 
 def _timings(known: Mapping[str, Any], rows: Sequence[AttemptRow]) -> Pairs:

@@ -42,9 +42,23 @@ def _figure(figure: Figure) -> str:
 
 def _attempts(shown: ReportFacts) -> list[str]:
     quality = shown.quality or "quality"
-    head = ("#", "", "rung", "state", "size", "ratio", "drop", "latency", "min")
+    head = (
+        "#",
+        "",
+        "rung",
+        "runtime" if any(a.runtime for a in shown.attempts) else "",
+        "state",
+        "size",
+        "ratio",
+        "drop",
+        "latency",
+        "min",
+    )
     rows = [
-        (str(a.number), "*" if a.best else "", a.rung, a.state, a.size, a.ratio, a.drop, a.latency, a.minutes)
+        (
+            *(str(a.number), "*" if a.best else "", a.chain, a.runtime, a.state),
+            *(a.size, a.ratio, a.drop, a.latency, a.minutes),
+        )
         for a in shown.attempts
     ]
     top, *lines = table([tuple(f"{quality} drop" if name == "drop" else name for name in head), *rows], head)
@@ -54,6 +68,8 @@ def _attempts(shown: ReportFacts) -> list[str]:
         if attempt.state in _TOLD and attempt.sentence:
             told.append(f"      {printable(attempt.sentence)}")
         told += [f"      {printable(str(ranking))}" for ranking in attempt.rankings]
+        if attempt.floats is not None and attempt.floats.worth_telling and not attempt.best:
+            told.append(f"      in float: {printable(attempt.floats.sentence)}")
         if attempt.forecast:
             told.append(f"      {printable(attempt.forecast)}")
     return [*told, shown.legend] if shown.legend else told
@@ -68,7 +84,16 @@ def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
     lines = [f"{title}: {printable(shown.artifact)}" if shown.artifact else title]
     for finding, line in zip(shown.findings, table(rows, ("",) * 5), strict=True):
         lines += [line, f"    {printable(finding.doubt)}"] if finding.doubt else [line]
-    return lines + [f"  {printable(note)}" for note in best.notes]
+    return lines + _floats(best) + [f"  {printable(note)}" for note in best.notes]
+
+
+def _floats(best: AttemptLine) -> list[str]:
+    """What stayed float of it: how much, and what counts most."""
+    if best.floats is None:
+        return []
+    told = [f"  in float: {printable(best.floats.sentence)}"]
+    told += [f"    {printable(str(line))}" for line in best.floats.some]
+    return [*told, f"    and {best.floats.more} more in the report"] if best.floats.more else told
 
 
 def table(rows: Sequence[tuple[str, ...]], names: Sequence[str]) -> list[str]:

@@ -46,4 +46,9 @@ def duration(seconds: float) -> str:
 
 def printable(text: str) -> str:
     """One line without control characters: what users name must not steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """Text of several lines without other control characters; see `printable`."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text.expandtabs())

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from boildown.domain.rules import Rules
 from boildown.errors import InputError, Mistake, contained, in_words
-from boildown.runtimes.base import Array, Port, Runtime, Session, Usual, Written
+from boildown.runtimes.base import Array, Executed, Port, Runtime, Session, Usual, Written
 
-__all__ = ["Array", "Port", "Runtime", "Session", "Usual", "Written", "get", "names", "plugged"]
+__all__ = [
+    "AUTO",
+    "Array",
+    "Executed",
+    "Port",
+    "Runtime",
+    "Session",
+    "Usual",
+    "Written",
+    "at_hand",
+    "formed",
+    "get",
+    "names",
+    "plugged",
+]
 
 _GROUP = "boildown.runtimes"
 _OWN = {
     "onnxruntime": ("boildown.runtimes.onnx.runtime", "OnnxRuntime"),
     "eager": ("boildown.runtimes.eager", "Eager"),
+    "openvino": ("boildown.runtimes.openvino", "OpenVino"),
 }
 
 
 def names() -> tuple[str, ...]:
     """Every known runtime: the shipped ones, then plug-ins."""
     return *_OWN, *sorted({point.name for point in entry_points(group=_GROUP)} - set(_OWN))
+
+
+AUTO = "auto"
+"""What stands for every runtime that is `at_hand`."""
+
+_SLOW = ("eager",)
+"""Shipped runtimes that serve what no other can take."""
+
+
+def at_hand() -> tuple[str, ...]:
+    """The shipped runtimes that are installed and worth trying, ONNX Runtime first; plug-ins are to be named."""
+    found = []
+    for name in _OWN:
+        with suppress(InputError):  # not installed
+            if name not in _SLOW:
+                found.append(get(name).name)
+    return tuple(found)
 
 
 def get(name: str) -> Runtime:
@@ -46,11 +79,16 @@ def plugged(name: str) -> str:
     return _called(found[0]) if found else ""
 
 
+def formed(runtime: Runtime, form: str) -> dict[str, str]:
+    """The argument that asks a runtime for a form of its files; none for a runtime that has one form."""
+    return {"form": form} if len(runtime.forms) > 1 else {}
+
+
 _MEMBERS = {
-    **dict.fromkeys(("name", "suffix"), "text"),
+    **dict.fromkeys(("name", "suffix", "exporter"), "text"),
     "rules": "boildown.domain.rules.Rules",
     **dict.fromkeys(("version", "export", "write", "open", "refuses", "stamp", "about", "files", "loader"), "a method"),
-    "with_preprocessing": "a method",
+    **dict.fromkeys(("with_preprocessing", "executed", "inside"), "a method"),
 }
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import LEAN
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import InputError
@@ -42,11 +43,34 @@ class Port:
 
 @dataclass(frozen=True)
 class Written:
-    """What the writer made: bytes on disk, the form chosen, and facts worth telling."""
+    """What the writer made: bytes on disk, the form chosen, facts for the journal, and notes for a person.
+
+    names: values of the captured graph, and what they are called in the artifact where one can look `inside` of it: on
+    the integers of their grid where the plan has one, else in float.
+    """
 
     size: int
     form: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One step of what a runtime ends up running of an artifact.
+
+    name: of its weight, or of the value that it gives, as in the file. kind: the operator. precision: of what it
+    computes: int8, float32, bfloat16 and so on. seconds: mean per call; 0 where that is not known. weights: how many
+    numbers its constants hold. stored: the type that the file has for them; empty where that is not known.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    seconds: float = 0.0
+    weights: int = 0
+    stored: str = ""
 
 
 class Session(Protocol):
@@ -71,13 +95,17 @@ class Runtime(Protocol):
     suffix: str
     rules: Rules
     """What it quantizes, and how."""
+    forms: tuple[str, ...]
+    """The forms in which it writes files; where it is one, `refuses` and `write` are not asked for any."""
+    exporter: str
+    """The runtime whose exports `write` takes, which is asked to `export` in its place; empty for its own."""
 
     def version(self) -> str:
         """Name and version, for keys and environments: a new one measures anew."""
         ...
 
-    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
-        """Why it cannot write a candidate with such a plan or rewrite, in words; None where it may.
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
+        """Why it cannot write a candidate with such a plan or rewrite in such a form, in words; None where it may.
 
         Asked before a method is applied, with a plan that is empty: nothing is calibrated for a runtime in vain.
         """
@@ -95,10 +123,12 @@ class Runtime(Protocol):
         """
         ...
 
-    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
+    def write(
+        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None, form: str = LEAN
+    ) -> Written:
         """Write the deployable artifact from an exported float file and a plan or a rewrite.
 
-        Without either it is the float artifact, written as leanly as the others.
+        Without either it is the float artifact, written as leanly as the others. form: see `Deployment`.
         """
         ...
 
@@ -107,6 +137,22 @@ class Runtime(Protocol):
 
         `trust` vouches for the file's origin. Raises UntrustedFileError where a format could execute
         code and is not trusted.
+        """
+        ...
+
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """What it ends up running of the artifact at `path` for these flat inputs, in order; empty where it cannot say.
+
+        The artifact is run for a fraction of a second, and once at least.
+        """
+        ...
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """Values inside of the artifact at `path` by their names in it, and its outputs, for flat inputs.
+
+        Names that it does not have are left out; None where it does not let itself be looked into.
         """
         ...
 
@@ -147,16 +193,28 @@ class Runtime(Protocol):
 
 
 class Usual:
-    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one file without a stamp."""
+    """What a runtime has that says nothing of its own: ONNX Runtime's rules, one form, one file without a stamp."""
 
     rules = Rules()
+    forms: tuple[str, ...] = (LEAN,)
+    exporter = ""
 
-    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
         """Nothing is refused beforehand."""
         return None
 
     def load_exporter(self) -> None:
         """Nothing takes long."""
+
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """It does not say."""
+        return ()
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """Nobody can look."""
+        return None
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """Its format has no place for that."""

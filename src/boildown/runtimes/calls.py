@@ -11,9 +11,10 @@ from runpy import run_path
 from typing import Any
 
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import LEAN
 from boildown.domain.preprocess import Preprocess
-from boildown.runtimes import get
-from boildown.runtimes.base import Array, Port, Session, Written
+from boildown.runtimes import formed, get
+from boildown.runtimes.base import Array, Executed, Port, Session, Written
 
 
 def load_exporter(runtime: str) -> None:
@@ -26,9 +27,10 @@ def export(runtime: str, program: bytes, path: str) -> None:
     get(runtime).export(program, Path(path))
 
 
-def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None) -> Written:
+def write(runtime: str, exported: str, path: str, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> Written:
     """`Runtime.write` by the runtime's name."""
-    return get(runtime).write(Path(exported), Path(path), plan, rewrite)
+    chosen = get(runtime)
+    return chosen.write(Path(exported), Path(path), plan, rewrite, **formed(chosen, form))
 
 
 def with_preprocessing(
@@ -62,6 +64,18 @@ def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[t
 def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: bool = False) -> list[Array]:
     """Flat inputs to flat outputs, in an artifact that stays loaded."""
     return _open(runtime, path, threads, trust).run(arrays)
+
+
+def executed(runtime: str, path: str, inputs: Sequence[Array], threads: int) -> tuple[Executed, ...]:
+    """`Runtime.executed` by the runtime's name."""
+    return get(runtime).executed(Path(path), inputs, threads)
+
+
+def inside(
+    runtime: str, path: str, names: Sequence[str], arrays: Sequence[Array], threads: int
+) -> tuple[dict[str, Array], list[Array]] | None:
+    """`Runtime.inside` by the runtime's name."""
+    return get(runtime).inside(Path(path), names, arrays, threads)
 
 
 @lru_cache(maxsize=3)

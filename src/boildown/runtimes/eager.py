@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import LEAN
 from boildown.domain.rules import FLOAT
 from boildown.errors import ExportError, InputError, UntrustedFileError
 from boildown.runtimes.base import CHECK, Array, Port, Usual, Written
@@ -59,7 +60,7 @@ class Eager(Usual):
         """Name and version, for keys and environments."""
         return f"torch {torch.__version__}"
 
-    def refuses(self, plan: Plan | None, rewrite: Edit | None) -> str | None:
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
         """Whatever is quantized: PyTorch runs float here."""
         return None if plan is None and rewrite is None else _REFUSAL
 

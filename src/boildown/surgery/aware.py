@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.domain.candidate import Plan, Quantizer
+from boildown.surgery.calibrate import recurrent_weights
 from boildown.surgery.graph import Graph
 from boildown.surgery.plan import Placement, clamps
 from boildown.surgery.simulate import fake_quantize, round_bias, simulate
@@ -46,7 +47,7 @@ class Aware:
         missing, and the logarithms of the steps: one for each weight's output channel, and one for
         all values that share a scale.
         """
-        module = simulate(self.graph, self.plan)
+        module = simulate(self.graph, self._learned)
         with torch.no_grad():
             for layer in self.placement.layers:
                 module.get_parameter(layer.weight).copy_(self.graph.parameter(layer.weight))
@@ -74,11 +75,13 @@ class Aware:
                 key = self._keys[source]
                 logarithms[key] = nn.Parameter(torch.tensor(self.plan.activations[source].scale[0]).log())
                 logarithm = module.graph.get_attr(f"{_STEPS}.{key}")
-                scale = module.graph.call_function(activation_step, (logarithm, self._ceilings[source]))
+                scale = module.graph.call_function(activation_step, (logarithm, *self._limits[source]))
                 scales |= dict.fromkeys(members, scale)
         for node in nodes.values():
             if node.target is torch.fake_quantize_per_tensor_affine:
                 value = cast(Node, node.args[0])
+                if value.name not in scales:
+                    continue  # inside of a function
                 quantizer = self.plan.activations[value.name]
                 low, high = (limit - quantizer.zero_point[0] for limit in quantizer.limits)
                 node.target, node.args = lsq, (value, scales[value.name], low, high)
@@ -121,7 +124,7 @@ class Aware:
             parameter.copy_(learned[name])
         activations: dict[str, Quantizer] = {}
         for source, members in self.placement.groups().items():
-            step = float(activation_step(learned[f"{_STEPS}.{self._keys[source]}"], self._ceilings[source]))
+            step = float(activation_step(learned[f"{_STEPS}.{self._keys[source]}"], *self._limits[source]))
             activations |= {name: replace(self.plan.activations[name], scale=(step,)) for name in members}
         steps: dict[str, Tensor] = {}
         biases: dict[str, tuple[float, ...]] = {}
@@ -138,7 +141,21 @@ class Aware:
             weights[name] = replace(self.plan.weights[name], scale=tuple(grid.tolist()))
             weight = model.get_parameter(name)
             weight.copy_(fake_quantize(weight, weights[name]))
-        return Plan({name: activations[name] for name in self.placement.activations}, weights, biases)
+        bits = [quantizer.bits for name, quantizer in self.plan.weights.items() if name not in weights]
+        if bits:
+            weights |= recurrent_weights(model.get_parameter, self.placement, bits[0])
+        return replace(
+            self.plan,
+            activations={name: activations[name] for name in self.placement.activations},
+            weights=weights,
+            biases=biases,
+        )
+
+    @property
+    def _learned(self) -> Plan:
+        """The plan without recurrent layers, which train in float."""
+        own = self.placement.weights
+        return replace(self.plan, weights={name: self.plan.weights[name] for name in own}, dynamic=())
 
     @cached_property
     def _keys(self) -> dict[str, str]:
@@ -147,17 +164,20 @@ class Aware:
         return values | {name: f"weight_{number}" for number, name in enumerate(self.placement.weights)}
 
     @cached_property
-    def _ceilings(self) -> dict[str, float]:
-        """The largest step, by value with a range of its own, that saturates no later than its clamps do.
+    def _limits(self) -> dict[str, tuple[float, float]]:
+        """The largest step, by value with a range of its own, that saturates no later than its clamps do; the least.
 
-        Above it a writer would have to keep the clamp, and the runtime would compute in floats there.
+        Above the largest a writer would have to keep the clamp, and the runtime would compute in floats there. A grid
+        that is known beforehand stays as it is.
         """
         nodes = {node.name: node for node in self.graph.module.graph.nodes}
         found = {}
         for source, members in self.placement.groups().items():
             quantizer = self.plan.activations[source]
             top = min(_upper(nodes[name]) for name in members)
-            found[source] = top / (quantizer.limits[1] - quantizer.zero_point[0]) if math.isfinite(top) else math.inf
+            most = top / (quantizer.limits[1] - quantizer.zero_point[0]) if math.isfinite(top) else math.inf
+            known = quantizer.scale[0] if source in self.placement.ranges else None
+            found[source] = (most, 0.0) if known is None else (known, known)
         return found
 
 
@@ -197,10 +217,10 @@ def lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     return rounded
 
 
-def activation_step(logarithm: Tensor, ceiling: float) -> Tensor:
-    """The step of an activation, at most `ceiling`; the gradient passes as if there were none."""
+def activation_step(logarithm: Tensor, ceiling: float, floor: float = 0.0) -> Tensor:
+    """The step of an activation, at most `ceiling` and at least `floor`; the gradient passes as if there were none."""
     step = logarithm.exp()
-    return step if ceiling == math.inf else step + (step.detach().clamp(max=ceiling) - step.detach())
+    return step if ceiling == math.inf else step + (step.detach().clamp(floor, ceiling) - step.detach())
 
 
 def weight_step(logarithm: Tensor, bias: Tensor | None, input_step: Tensor) -> Tensor:
@@ -226,7 +246,9 @@ def _added_bias(trained: nn.Module, layer: str) -> str | None:
 
 
 def _upper(node: Node) -> float:
-    """Where a rectifier clips from above; infinite for one that does not, and for any other value."""
+    """Where a rectifier or hard-sigmoid clips from above; infinite for one that does not, and for any other value."""
+    if node.target is aten.hardsigmoid.default:
+        return 1.0
     if not clamps(node) or node.target in (aten.relu.default, aten.clamp_min.default):
         return math.inf
     if node.target is aten.relu6.default:

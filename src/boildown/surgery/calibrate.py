@@ -20,7 +20,7 @@ from boildown.domain.rules import Rules
 from boildown.errors import AttemptError
 from boildown.surgery.graph import Graph, bytes_per_sample
 from boildown.surgery.plan import Layer, Placement
-from boildown.surgery.simulate import simulate
+from boildown.surgery.simulate import fake_quantize, simulate
 
 Ranges = Literal["minmax", "percentile", "mse"]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -47,7 +47,8 @@ def calibrate(
     check: Check = lambda: None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Plan:
-    """Quantizers for every place, from the values seen on `batches` of (args, kwargs).
+    """Quantizers for every place, and for the weights of recurrent layers, from the values seen on `batches` of
+    (args, kwargs).
 
     `percentile` (in %) is the share of values that neither end of a range may cut off more of;
     it is used only with `ranges="percentile"`. `ranges="mse"` also searches the weights' scales.
@@ -74,6 +75,7 @@ def calibrate(
                 limits[name] = percentile_range(histogram.counts, *limits[name], percentile)
             else:
                 limits[name] = mse_range(histogram.counts, *limits[name], activation_bits)
+    limits |= placement.ranges
     activations: dict[str, Quantizer] = {}
     for name in placement.activations:
         source = placement.shares.get(name, name)
@@ -91,12 +93,15 @@ def calibrate(
         )
         other = weights.get(layer.weight, found)
         weights[layer.weight] = replace(found, scale=tuple(map(max, found.scale, other.scale)))
-    if not rules.per_channel:
-        weights = {
-            name: replace(found, scale=(max(found.scale),), zero_point=(0,), axis=None)
-            for name, found in weights.items()
-        }
-    return Plan(activations, weights)
+    weights |= recurrent_weights(graph.parameter, placement, weight_bits, search=ranges == "mse")
+    return Plan(activations, as_ruled(weights, rules), dynamic=placement.dynamic)
+
+
+def as_ruled(weights: Mapping[str, Quantizer], rules: Rules) -> dict[str, Quantizer]:
+    """Quantizers of weights with a scale for each output channel, or one for all where the rules say so."""
+    if rules.per_channel:
+        return dict(weights)
+    return {name: replace(q, scale=(max(q.scale),), zero_point=(0,), axis=None) for name, q in weights.items()}
 
 
 # ---- ranges ----------------------------------------------------------------------------------
@@ -181,6 +186,14 @@ def weight_quantizer(
     silent = scale < torch.finfo(torch.float32).tiny
     scale = torch.where(silent, float(scale.max()) if bool((~silent).any()) else 1.0, scale)
     return Quantizer(name, bits, True, tuple(scale.tolist()), (0,) * len(scale), axis=0)
+
+
+def recurrent_weights(
+    parameter: Callable[[str], Tensor], placement: Placement, bits: int = 8, *, search: bool = False
+) -> dict[str, Quantizer]:
+    """Quantizers of the recurrent layers' weights; `parameter` gives a weight by its name."""
+    names = dict.fromkeys(name for layer in placement.recurrent for name in layer.weights)
+    return {name: weight_quantizer(name, parameter(name), bits, search=search) for name in names}
 
 
 # ---- observation -----------------------------------------------------------------------------
@@ -329,3 +342,52 @@ def fitting(graph: Graph, calls: list[Call], memory: int) -> list[Call]:
             break
         kept += 1
     return calls[:kept]
+
+
+@torch.no_grad()
+def correct_each_alone(
+    graph: Graph,
+    placement: Placement,
+    plan: Plan,
+    batches: Iterable[Call],
+    *,
+    check: Check = lambda: None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Plan:
+    """The plan with the correction that each layer's bias needs where it alone is quantized, shared weights not.
+
+    A layer is linear: rounding its weight shifts its mean by what the weight's error makes of its mean input.
+    """
+    layers = {layer.node: layer for layer in placement.layers if layer.weight not in placement.shared}
+    errors = {name: graph.parameter(layer.weight) for name, layer in layers.items()}
+    errors = {name: w - fake_quantize(w, plan.weights[layers[name].weight]) for name, w in errors.items()}
+    calls, watcher = list(batches), _Shifts(graph, layers, errors)
+    for done, (args, kwargs) in enumerate(calls):
+        check()
+        watcher.run(*graph.flatten(args, kwargs), enable_io_processing=False)
+        progress("correct biases", done + 1, len(calls))
+    return replace(plan, biases={layers[name].weight: tuple(mean.tolist()) for name, mean in watcher.means().items()})
+
+
+class _Shifts(Interpreter):
+    """Runs the graph and sums, for each layer, what the error of its weight makes of its mean inputs."""
+
+    def __init__(self, graph: Graph, layers: Mapping[str, Layer], errors: Mapping[str, Tensor]) -> None:
+        super().__init__(graph.module)
+        self.layers, self.errors = layers, errors
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if layer := self.layers.get(n.name):
+            value = self.env[n.args[0]]  # type: ignore[index]
+            shift = n.target(value.mean(0, keepdim=True), self.errors[n.name], None, *n.args[3:])  # type: ignore[operator]
+            rows = shift.double().movedim(layer.channels, 0).flatten(1)
+            self.sums[n.name] = self.sums.get(n.name, 0.0) + len(value) * rows.sum(1)
+            self.counts[n.name] = self.counts.get(n.name, 0) + len(value) * rows.shape[1]
+        return result
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean shift of every channel, by layer."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}

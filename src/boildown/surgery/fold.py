@@ -50,5 +50,10 @@ def _apply_first(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
 
 
 @register(OP, 2)
+def _apply_second(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+    return module_of(capture(model, *example_call(args), version=2))
+
+
+@register(OP, 3)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return module_of(capture(model, *example_call(args)))

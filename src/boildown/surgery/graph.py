@@ -40,16 +40,20 @@ from boildown.domain.axes import open_axes, opened
 from boildown.domain.candidate import Candidate
 from boildown.errors import ExportError, text_of
 from boildown.runtimes.port_names import TOLD
+from boildown.surgery.activations import recognise
+from boildown.surgery.nodes import argument, base_name
 from boildown.surgery.nodes import attribute_of as attribute_of
-from boildown.surgery.nodes import base_name
 from boildown.surgery.nodes import has_parameter as has_parameter
 from boildown.surgery.nodes import set_parameter as set_parameter
 from boildown.surgery.ordinary import make_ordinary
 
 aten = torch.ops.aten
 
-LATEST = 2
+LATEST = 3
 """The version of the names of a captured graph's nodes and parameters."""
+
+WRITTEN_OUT = 4
+"""The version in which attention is two products and a softmax, so that a plan can name what lies between."""
 
 CONVOLUTIONS = frozenset(
     {
@@ -238,9 +242,9 @@ def capture(
     `args` and `kwargs` are one example call; the first axis of their tensors is the batch, which
     becomes dynamic where the model allows it (see `Graph.static_batch`). The keys and values that a
     decoder of transformers returns for its next call are left out. `version` is that of the names, which plans and
-    edits speak of: in the first, layers are left as they are written. The model is left as it was,
-    training flags included. A second capture of the same unchanged model with the same input
-    shapes is free. Raises ExportError naming the line that cannot be captured.
+    edits speak of: in the first, layers are left as they are written, up to the second activation functions are; see
+    `WRITTEN_OUT` for the fourth. The model is left as it was, training flags included. A second capture of the same
+    unchanged model with the same input shapes is free. Raises ExportError naming the line that cannot be captured.
     """
     kwargs = dict(kwargs or {})
     key = version, _key(model, args, kwargs)
@@ -254,7 +258,11 @@ def capture(
         _drop_copies(module)
         _compute_once(module)
         module = make_ordinary(module) if version > 1 else module
+        if version > 2:
+            recognise(module)
         _loosen_views(module)
+        if version >= WRITTEN_OUT:
+            _write_out_attention(module)
         _fold_norms(module)
         graph = Graph(_export(copy.deepcopy(GraphModule(module, module.graph)), args, kwargs))
         _compare(expected, _run(graph.module, args, kwargs))
@@ -402,6 +410,11 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         except Exception as error:  # noqa: BLE001  torch.export raises whatever the model's code raises
             first = first or error
     assert first is not None
+    if scripted := [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]:
+        raise ExportError(
+            f"The model cannot be captured: its part {scripted[0]!r} is TorchScript.\n"
+            "  Put the module there that it was scripted from, with its weights."
+        ) from None
     named = inspect.signature(model.forward).parameters
     unnamed = [parameter for parameter in named.values() if parameter.kind is parameter.VAR_KEYWORD]
     if unnamed and kwargs.keys() - named.keys():
@@ -680,6 +693,29 @@ def _loosen_views(module: GraphModule) -> None:
             source = source.args[0]
         if isinstance(source, Node) and source.target is aten.scaled_dot_product_attention.default:
             node.target = aten.reshape.default
+    module.recompile()
+
+
+def _write_out_attention(module: GraphModule) -> None:
+    """Two products and a softmax in place of attention that is one operator, if it is not causal nor shares keys."""
+    call = module.graph.call_function
+    for node in list(module.graph.nodes):
+        if node.target is not aten.scaled_dot_product_attention.default or any(
+            argument(node, name) for name in ("dropout_p", "is_causal", "enable_gqa")
+        ):
+            continue
+        (query, key, value), mask, scale = node.args[:3], argument(node, "attn_mask"), argument(node, "scale")
+        with module.graph.inserting_before(node):
+            scores = call(aten.matmul.default, (query, call(aten.transpose.int, (key, -2, -1))))
+            scores = call(aten.mul.Tensor, (scores, scale or cast(Tensor, tensor_of(query)).shape[-1] ** -0.5))
+            if mask is not None and cast(Tensor, tensor_of(mask)).dtype is torch.bool:
+                hidden = call(aten.logical_not.default, (mask,))
+                scores = call(aten.masked_fill.Scalar, (scores, hidden, torch.finfo(torch.float32).min))
+            elif mask is not None:
+                scores = call(aten.add.Tensor, (scores, mask))
+            mixed = call(aten.matmul.default, (call(aten.softmax.int, (scores, -1)), value))
+        node.replace_all_uses_with(mixed)
+        module.graph.erase_node(node)
     module.recompile()
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from boildown.errors import InputError, Mistake, ModelError, UntrustedFileError, install
+from boildown.files import real
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SETTINGS: dict[str, Callable[[str], Any]] = {
@@ -148,7 +149,7 @@ def folder_of(path: str) -> Path:
     """The folder at `path`, or below one of the places where modules are looked for."""
     for place in (Path(), *map(Path, sys.path)):
         if (place / path).is_dir():
-            return (place / path).resolve()
+            return real(place / path)
     raise ModelError.of(
         f"There is no folder {path!r}.",
         "Nothing is downloaded here: fetch the model (`hf download NAME --local-dir FOLDER`), and name its folder.",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 from boildown.domain.candidate import Candidate, Plan
-from boildown.domain.rules import Rules
+from boildown.domain.rules import Recurrent, Rules
 from boildown.domain.task import Samples, Task
 from boildown.errors import AttemptError
 from boildown.measuring.environment import resolved
@@ -14,21 +15,53 @@ from boildown.surgery.graph import Graph, capture
 from boildown.surgery.plan import Placement, place
 
 _BATCH = 64
+_EVERYTHING = Rules(dynamic=get_args(Recurrent))
+
+OfRecurrent = Literal["dynamic", "weights", "float"]
+OF_RECURRENT = (
+    "what becomes of LSTM, GRU, RNN and cells: dynamic (integers where the runtime is faster so, grids found while "
+    "it runs; else int8 weights for size only), weights (int8 weights for size only, everywhere) or float"
+)
+"""What the setting `recurrent` of a method says."""
 
 
-def nothing_to_quantize(candidate: Candidate, task: Task) -> str | None:
-    """Why a candidate cannot be given a quantization plan, in words; None where it can."""
+def with_recurrent(rules: Rules, asked: OfRecurrent) -> Rules:
+    """The rules of a runtime for what is asked of recurrent layers; linear layers in a loop are as others for float."""
+    if asked == "float":
+        return replace(rules, dynamic=(), stored=())
+    return rules if asked == "dynamic" else rules.without_dynamic()
+
+
+def told_recurrent(placement: Placement) -> tuple[str, ...]:
+    """What becomes of recurrent layers, as notes."""
+    named: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for layer in placement.recurrent:
+        named[layer.dynamic].update(dict.fromkeys(name.rpartition(".")[0] or name for name in layer.weights))
+    notes = {True: "in int8, grids found while it runs", False: "int8 weights for size only: computed in float"}
+    return tuple(f"{', '.join(names)}: {notes[dynamic]}" for dynamic, names in named.items() if names)
+
+
+def nothing_to_quantize(candidate: Candidate, task: Task, *, recurrent: bool = False) -> str | None:
+    """Why a candidate cannot be given a quantization plan, in words; None where it can.
+
+    recurrent: whether recurrent layers alone are enough.
+    """
     if candidate.plan is not None or candidate.rewrite is not None:
         return "the model is quantized already"
-    if not place(capture(candidate.model, *task.example())).layers:
-        return "the model has no convolution or linear layer with weights of its own"
-    return None
+    found = place(capture(candidate.model, *task.example()), _EVERYTHING)
+    if found.layers or (recurrent and found.recurrent):
+        return None
+    return "the model has no convolution or linear layer with weights of its own"
 
 
-def calibration_calls(task: Task, samples: Samples, limit: int) -> list[Call]:
-    """Every call of the model that the task makes for the first `limit` calibration samples."""
+def calibration_calls(task: Task, samples: Samples, limit: int, parts: int = 1) -> list[Call]:
+    """Every call of the model that the task makes for the first `limit` calibration samples.
+
+    parts: how many batches there are at least, where there are as many samples.
+    """
     chosen = samples if len(samples) <= limit else samples.subset(range(limit))
-    return [call for inputs, _ in chosen.batches(min(_BATCH, limit)) for call in task.calls(inputs)]
+    size = min(_BATCH, max(1, -(-len(chosen) // parts)))
+    return [call for inputs, _ in chosen.batches(size) for call in task.calls(inputs)]
 
 
 def weight_bits(hardware: str) -> int:
@@ -40,10 +73,10 @@ def weight_bits(hardware: str) -> int:
     return 7 if resolved(hardware) == "x86-any" else 8
 
 
-def placed(graph: Graph, rules: Rules) -> Placement:
+def placed(graph: Graph, rules: Rules, *, products: bool = False) -> Placement:
     """Quantizers placed by the rules of a runtime. Raises AttemptError where there are none."""
-    placement = place(graph, rules)
-    if not placement.layers:
+    placement = place(graph, rules, products=products)
+    if not (placement.layers or placement.recurrent):
         raise AttemptError(
             f"The runtime quantizes no layer of this model: {'; '.join(sorted(set(placement.left.values())))}.\n"
             "  Choose another runtime, or a method that does not quantize."
@@ -66,11 +99,14 @@ def restrict(plan: Plan, placement: Placement) -> Plan | None:
     Biases are left out: they were corrected for the whole. None where the placement quantizes what
     the plan does not.
     """
-    if not (set(placement.activations) <= set(plan.activations) and set(placement.weights) <= set(plan.weights)):
+    recurrent = [name for layer in placement.recurrent for name in layer.weights]
+    weights = {*placement.weights, *recurrent}
+    if not (set(placement.activations) <= set(plan.activations) and weights <= set(plan.weights)):
         return None
     return replace(
         plan,
         activations={name: plan.activations[name] for name in placement.activations},
-        weights={name: plan.weights[name] for name in placement.weights},
+        weights={name: quantizer for name, quantizer in plan.weights.items() if name in weights},
         biases={},
+        dynamic=placement.dynamic,
     )

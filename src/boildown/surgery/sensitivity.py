@@ -11,10 +11,9 @@ import torch
 from boildown.domain.candidate import Plan
 from boildown.domain.task import Samples, Task
 from boildown.surgery.graph import Graph
+from boildown.surgery.guard import divergences, judges
 from boildown.surgery.plan import Layer, Placement
 from boildown.surgery.simulate import simulate
-
-_BATCH = 32
 
 
 @torch.no_grad()
@@ -39,20 +38,9 @@ def sensitivity(
     """
     affordable = int(work / max(graph.macs() * len(placement.layers), 1))
     count = min(len(samples), most, max(affordable, 1))
-    batches = [inputs for inputs, _ in samples.subset(range(count)).batches(min(_BATCH, count))]
-    exact = []
-    for inputs in batches:
-        check()
-        exact.append(task.run(graph.module, inputs))
-    found = {}
+    held, found = judges(graph.module, task, samples.subset(range(count)), check), {}
     for done, layer in enumerate(placement.layers):
-        rounded = simulate(graph, only(plan, layer))
-        total, seen = 0.0, 0
-        for inputs, reference in zip(batches, exact, strict=True):
-            check()
-            moved = torch.as_tensor(task.divergence(task.run(rounded, inputs), reference))
-            total, seen = total + float(moved.double().sum()), seen + moved.numel()
-        mean = total / max(seen, 1)
+        mean = float(divergences(simulate(graph, only(plan, layer)), task, held, check).mean())
         found[layer.node] = mean if math.isfinite(mean) else math.inf
         progress("rank layers", done + 1, len(placement.layers))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -62,4 +50,5 @@ def only(plan: Plan, layer: Layer) -> Plan:
     """The part of a plan that concerns one layer: its weight, bias, input and output."""
     values = {name: plan.activations[name] for name in (layer.input, layer.output) if name in plan.activations}
     corrections = {layer.weight: plan.biases[layer.weight]} if layer.weight in plan.biases else {}
-    return replace(plan, activations=values, weights={layer.weight: plan.weights[layer.weight]}, biases=corrections)
+    weights = {layer.weight: plan.weights[layer.weight]}
+    return replace(plan, activations=values, weights=weights, biases=corrections, dynamic=())

@@ -10,12 +10,25 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from boildown.domain.candidate import Plan, Quantizer
+from boildown.domain.functions import GATE, TOP, Grid, leaks
 from boildown.errors import ModelError
-from boildown.surgery.graph import CONVOLUTIONS, LINEAR, Graph, bias_name, has_parameter, set_parameter
+from boildown.surgery.activations import GATES
+from boildown.surgery.graph import (
+    CONVOLUTIONS,
+    LINEAR,
+    Graph,
+    attribute_of,
+    bias_name,
+    has_parameter,
+    set_parameter,
+)
+from boildown.surgery.recurrent import let_find_grids, matrices
+
+aten = torch.ops.aten
 
 _INT32 = 2**31 - 1
 
@@ -25,22 +38,33 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
 
     Weights are on their grids, biases are rounded as int32 with the plan's corrections, and every
     quantized value is rounded for all its readers; of the graph's outputs only one that is an input is
-    not. Gradients pass straight through the rounding of activations. Raises ModelError if the plan names values or
+    not. Layers whose weights are `dynamic` round what they multiply to grids found at every call. Gradients
+    pass straight through the rounding of activations. Raises ModelError if the plan names values or
     weights that the graph does not have.
     """
     module = graph.copy()
     nodes = {node.name: node for node in module.graph.nodes}
     layers: dict[str, list[Node]] = {}
+    recurrent: dict[str, list[Node]] = {}
     for node in nodes.values():
         if node.target in CONVOLUTIONS or node.target is LINEAR:
             layers.setdefault(str(cast(Node, node.args[1]).target), []).append(node)
-    if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers))):
+        for weight in matrices(node):
+            recurrent.setdefault(str(weight.target), []).append(node)
+    if missing := sorted((set(plan.activations) - set(nodes)) | (set(plan.weights) - set(layers | recurrent))):
         raise ModelError.of(
             f"The quantization plan names what this model does not have: {', '.join(missing[:5])}",
             "Use the plan with the model it was made for, or calibrate again.",
         )
     for name, quantizer in plan.weights.items():
-        _quantize_layers(module, layers[name], quantizer, plan)
+        if name in layers and name not in plan.dynamic:
+            _quantize_layers(module, layers[name], quantizer, plan)
+        else:
+            set_parameter(module, name, fake_quantize(module.get_parameter(name).detach(), quantizer))
+    for node in dict.fromkeys(node for name in plan.dynamic for node in recurrent[name]):
+        let_find_grids(module, node)
+    for name in plan.activations:
+        _round_inside(nodes[name], plan)
     last_input = [node for node in nodes.values() if node.op == "placeholder"][-1]
     for name, quantizer in plan.activations.items():
         value = nodes[name]
@@ -56,6 +80,32 @@ def simulate(graph: Graph, plan: Plan) -> GraphModule:
         )
     module.recompile()
     return module
+
+
+def _round_inside(node: Node, plan: Plan) -> None:
+    """Let a function between two unsigned grids compute in the steps, and on the grids, that integers take."""
+    value = node.args[0] if node.args else None
+    grid = plan.activations.get(value.name) if isinstance(value, Node) else None
+    if grid is None or grid.signed or plan.activations[node.name].signed:
+        return
+    with node.graph.inserting_before(node):
+        if node.target in GATES:
+            gate = node.graph.call_function(GATES[node.target], (value,))
+            node.target, node.args = aten.mul.Tensor, (value, _rounded(gate, (GATE, 0)))
+        elif node.target is aten.prelu.default:
+            slopes = attribute_of(node.args[1], cast(nn.Module, node.graph.owning_module))
+            if slopes is not None:
+                grids = leaks(slopes.flatten().tolist(), grid)
+                leak = node.graph.call_function(aten.sub.Tensor, (node.args[1], 1))
+                axes = [-1, *[1] * (node.meta["val"].ndim - 2)]
+                leak = node.graph.call_function(aten.view.default, (_rounded(leak, grids[0]), axes))
+                below = node.graph.call_function(aten.clamp.default, (value, None, 0))
+                product = node.graph.call_function(aten.mul.Tensor, (below, leak))
+                node.target, node.args = aten.add.Tensor, (value, _rounded(product, grids[1]))
+
+
+def _rounded(value: Node, grid: Grid) -> Node:
+    return value.graph.call_function(torch.fake_quantize_per_tensor_affine, (value, *grid, 0, TOP))
 
 
 def fake_quantize(value: Tensor, quantizer: Quantizer) -> Tensor:

@@ -75,6 +75,7 @@ def _apply_first(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
 
 
 @register(OP, 2)
+@register(OP, 3)
 def _apply(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
     return _captured(model, *example_call(args))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import random
@@ -340,6 +341,8 @@ def samples_from(
         return IndexedSamples(source.read, source.indices, size, source.workers, source.places)
     if isinstance(source, DataLoader):
         return _from_loader(source, batch_size, collate)
+    if isinstance(source, tuple) and len(source) == 2:
+        source = _pair(*source, collate) or source
     if isinstance(source, tuple) and _are_arrays(source):
         if texts := [array for array in source if isinstance(array, np.ndarray) and array.dtype.kind in "USO"]:
             raise DataError(
@@ -511,8 +514,46 @@ def _with_tensors(item: Mapping[str, Any]) -> dict[str, Any]:
     return {key: torch.tensor(value) if key in lists else value for key, value in item.items()}
 
 
+def _pair(inputs: Any, targets: Any, collate: Callable[[list[Any]], Any] | None) -> Any:
+    """Inputs and targets of which a list holds one or both, such as (tensor, list of labels), as arrays.
+
+    As a list of items where they are collated, or have no shape in common. None for what is no pair: two items, say.
+    Raises DataError where one is longer than the other.
+    """
+    both = (inputs, targets)
+    if not all(isinstance(part, list) or (_is_array(part) and part.ndim) for part in both) or _are_arrays(both):
+        return None
+    if len(inputs) != len(targets):
+        if not _is_array(inputs) and not _is_array(targets):
+            return None
+        raise DataError(
+            Mistake(
+                f"There are {len(inputs):,} inputs and {len(targets):,} targets.",
+                "Give as many of one as of the other, in the same order: (inputs, targets).",
+            )
+        )
+    if len(inputs) <= len(both):
+        return None
+    if collate is None:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            return _as_array(inputs), _as_array(targets)
+    return list(zip(inputs, targets, strict=True))
+
+
+def _as_array(part: Any) -> Any:
+    if not isinstance(part, list):
+        return part
+    if isinstance(part[0], torch.Tensor):
+        return torch.stack(part)
+    return np.asarray(part) if isinstance(part[0], np.ndarray | np.generic | str) else torch.as_tensor(part)
+
+
+def _is_array(part: Any) -> bool:
+    return isinstance(part, torch.Tensor | np.ndarray)
+
+
 def _are_arrays(source: tuple[Any, ...]) -> bool:
-    arrays = len(source) >= 2 and all(isinstance(array, torch.Tensor | np.ndarray) for array in source)
+    arrays = len(source) >= 2 and all(map(_is_array, source))
     return arrays and all(array.ndim and len(array) == len(source[0]) for array in source)
 
 

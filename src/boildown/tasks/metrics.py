@@ -341,12 +341,42 @@ def as_metric(given: Any) -> Metric:
             f"Give a name ({', '.join(METRICS)}), or an object with name, higher_is_better, unit, range, "
             "decomposable, statistic(output, target) and compute(statistics).",
         )
-    if given.name in (*COSTS, "drop") or any(c.isspace() or c in "<>=" for c in given.name) or not given.name:
-        raise InputError.of(
-            f"A metric cannot be called {given.name!r}: a target could not name it.",
-            f"Choose a name without spaces and operators, and none of {', '.join(COSTS)}, drop.",
-        )
+    if wrong := [*_nameless(given.name), *_unclear(given)]:
+        raise InputError(*wrong)
     return given
+
+
+def _nameless(name: Any) -> list[Mistake]:
+    """What keeps a target from naming a metric."""
+    text = isinstance(name, str) and name.isprintable() and not any(c.isspace() or c in "<>=" for c in name)
+    if text and name not in ("", *COSTS, "drop"):
+        return []
+    cure = f"Choose a name without spaces and operators, and none of {', '.join(COSTS)}, drop."
+    return [Mistake(f"A metric cannot be called {name!r:.80}: a target could not name it.", cure)]
+
+
+def _unclear(metric: Metric) -> list[Mistake]:
+    """What a metric says of itself that cannot be understood."""
+
+    def mistake(what: str, value: object, cure: str) -> Mistake:
+        return Mistake(f"The metric {metric.name!r:.80} says {what} = {value!r:.80}.", cure)
+
+    mistakes = [
+        mistake(flag, value, "Say True or False.")
+        for flag in ("higher_is_better", "decomposable")
+        if not isinstance(value := getattr(metric, flag), bool | int | np.bool_)
+    ]
+    unit: Any = metric.unit
+    if not isinstance(unit, str):
+        mistakes.append(mistake("unit", unit, 'Say it as text; "" is a metric without one.'))
+    try:
+        low, high = map(float, metric.range)
+    except (TypeError, ValueError, OverflowError):
+        low = high = math.nan
+    if not low < high:
+        cure = "Say the lowest and the highest value, such as (0, 1) or (0, math.inf)."
+        mistakes.append(mistake("range", metric.range, cure))
+    return mistakes
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:

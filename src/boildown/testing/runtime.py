@@ -20,6 +20,7 @@ from boildown.domain.target import Target
 from boildown.engine.bench import Bench
 from boildown.engine.job import Job
 from boildown.errors import BoildownError, ExportError, InputError
+from boildown.runtimes import get
 from boildown.runtimes.base import Array, Runtime
 from boildown.surgery.calibrate import calibrate
 from boildown.surgery.graph import Graph, capture
@@ -180,6 +181,15 @@ class RuntimeSuite:
         (path.parent / "load.py").write_text(script, encoding="utf-8")
         run_path(str(path.parent / "load.py"), run_name="__main__")
 
+    def test_it_tells_what_it_runs_or_nothing(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
+        path = _place(runtime, tmp_path / "artifact")
+        runtime.write(exported, path)
+        steps = runtime.executed(path, [tensor.numpy() for tensor in self.inputs(2)])
+        assert all(step.name and step.kind and step.seconds >= 0 for step in steps)
+        heavy = [step for step in steps if step.weights >= 4 * 16]
+        assert len(heavy) == (3 if steps else 0)
+        assert all(step.precision.startswith(("float", "bfloat")) for step in heavy)
+
     def test_an_unknown_rewrite_is_refused(self, runtime: Runtime, exported: Path, tmp_path: Path) -> None:
         with pytest.raises(ExportError):
             runtime.write(exported, _place(runtime, tmp_path / "x"), rewrite=Edit("turn-into-gold"))
@@ -217,8 +227,9 @@ def _place(runtime: Runtime, folder: Path) -> Path:
 
 
 def _exported(runtime: Runtime, graph: Graph, folder: Path) -> Path:
-    path = _place(runtime, folder)
-    runtime.export(graph.serialize(), path)
+    exporter = get(runtime.exporter) if runtime.exporter else runtime
+    path = _place(exporter, folder)
+    exporter.export(graph.serialize(), path)
     return path
 
 

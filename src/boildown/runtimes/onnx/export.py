@@ -26,7 +26,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from boildown.errors import ExportError
-from boildown.runtimes.onnx.lean import OPSET, PORTS, TRANSPOSED, add_constant
+from boildown.runtimes.base import Array
+from boildown.runtimes.onnx.lean import GATES, OPSET, PORTS, TRANSPOSED, add_constant, constant
+from boildown.runtimes.onnx.recurrent import gate_matrices
 from boildown.runtimes.port_names import distinct, loaded
 
 _LARGEST = 2**31 - 2**20
@@ -60,6 +62,7 @@ def export(program: bytes, path: Path) -> None:
     _rename_values(model, _names(captured, decomposed, _made(model, decomposed)))
     _rename_inputs(model, captured)
     _rename_weights(model, captured)
+    _rename_recurrent_weights(model, captured)
     _name_axes(model)
     if (len(inputs), len(outputs)) == (len(model.graph.inputs), len(model.graph.outputs)):
         model.metadata_props[PORTS] = json.dumps([*inputs, *outputs])
@@ -285,6 +288,73 @@ def _rename_weights(model: ir.Model, captured: ExportedProgram) -> None:
             if not weight.uses() and weight.name:
                 graph.initializers.pop(weight.name)
 
+
+def _rename_recurrent_weights(model: ir.Model, captured: ExportedProgram) -> None:
+    """Call the weights of recurrent layers by their parameters; they are known by their values.
+
+    An operator over a sequence has one weight for all gates and directions, a product has a parameter as it is or
+    transposed.
+    """
+    unnamed = [layer for layer in model.graph if layer.op_type in {"Gemm", "GRU", "LSTM", "MatMul"}]
+    parameters = captured.graph_signature.inputs_to_parameters
+    for node in captured.graph.nodes:
+        if node.target not in _RECURRENT:
+            continue
+        cell = not isinstance(node.args[2], list | tuple)
+        given = node.args[2:4] if cell else cast("tuple[Node, ...]", node.args[2])
+        names = [name for each in given if (name := parameters.get(getattr(each, "name", "")))]
+        matrices = {name: value.numpy() for name in names if (value := captured.state_dict[name]).ndim == 2}
+        if operator := _RECURRENT[node.target]:
+            _name_gates(model.graph, unnamed, operator, matrices, directions=2 if node.args[7] else 1)
+        else:
+            for name, matrix in matrices.items():
+                _name_factor(model.graph, unnamed, name, matrix, every=not cell)
+
+
+def _name_gates(
+    graph: ir.Graph, unnamed: list[ir.Node], operator: str, matrices: Mapping[str, Array], directions: int
+) -> None:
+    """Name the weights of one operator for each layer."""
+    names, count = list(matrices), 2 * directions
+    for first in range(0, len(names) - count + 1, count):
+        pairs = [names[first + part : first + count : 2] for part in (0, 1)]  # for what comes in, and for the state
+        arrays = [gate_matrices([matrices[name] for name in pair], operator) for pair in pairs]
+        for layer in unnamed:
+            if layer.op_type == operator and all(map(_holds, layer.inputs[1:3], arrays)):
+                for position, (pair, array) in enumerate(zip(pairs, arrays, strict=True), start=1):
+                    layer.replace_input_with(position, add_constant(graph, " ".join(pair) + GATES, array))
+                unnamed.remove(layer)
+                break
+
+
+def _name_factor(graph: ir.Graph, unnamed: list[ir.Node], name: str, matrix: Array, *, every: bool) -> None:
+    """Name the weight of a product with a matrix, or of every one."""
+    for layer in [layer for layer in unnamed if layer.op_type in {"Gemm", "MatMul"}]:
+        turned = not layer.attributes.get_int("transB", 0)
+        array = matrix.T.copy() if turned else matrix
+        if _holds(layer.inputs[1], array):
+            layer.replace_input_with(1, add_constant(graph, name + TRANSPOSED * turned, array))
+            unnamed.remove(layer)
+            if not every:
+                return
+
+
+def _holds(value: ir.Value | None, array: Array) -> bool:
+    known = constant(value)
+    return known is not None and known.shape == array.shape and np.array_equal(known, array)
+
+
+_RECURRENT = {
+    torch.ops.aten.lstm.input: "LSTM",
+    torch.ops.aten.gru.input: "GRU",
+    torch.ops.aten.rnn_tanh.input: None,
+    torch.ops.aten.rnn_relu.input: None,
+    torch.ops.aten.lstm_cell.default: None,
+    torch.ops.aten.gru_cell.default: None,
+    torch.ops.aten.rnn_tanh_cell.default: None,
+    torch.ops.aten.rnn_relu_cell.default: None,
+}
+"""Recurrent layers -> the operator that the file has for one; None where it has products."""
 
 _LAYERS = {
     torch.ops.aten.linear.default,

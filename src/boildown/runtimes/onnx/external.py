@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from boildown.errors import InputError
+from boildown.files import real
 
 _WORD = b"location"
 """Every reference to external data contains it; a file without it needs no parsing."""
@@ -32,7 +33,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError.of(f"{path} is not an ONNX file: {said[0]}", "Export it again.") from error
-    folder, found = path.resolve().parent, dict[Path, None]()
+    folder, found = real(path).parent, dict[Path, None]()
     for name in _locations(model):
         file = _inside(folder, name)
         if file is None:
@@ -47,7 +48,7 @@ def external_files(path: Path) -> tuple[Path, ...]:
 def _inside(folder: Path, name: str) -> Path | None:
     """The file of this name, links followed, if it lies in the folder."""
     try:
-        file = (folder / name).resolve()
+        file = real(folder / name)
     except (OSError, ValueError, RuntimeError):  # a null byte, or links in a circle
         return None
     return file if file.is_relative_to(folder) else None

@@ -65,14 +65,21 @@ def _written(identity: Mapping[str, str]) -> bytes:
 
 
 def _needs(model: ModelProto) -> str:
-    """The operator sets, and the operators that ONNX does not define."""
+    """The operator sets, and which runtimes have the operators."""
     sets = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
     foreign = {(node.domain, node.op_type) for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
     told = f"ONNX, opset {sets.get('ai.onnx', '?')}"
     if foreign:
         names = ", ".join(sorted(f"{domain}:{name}" for domain, name in foreign))
-        told += f", and operators that ONNX Runtime has and others may lack: {names}"
+        told += f", and operators that ONNX Runtime has and others may lack: {names}; {_WITHOUT}"
+    elif any(node.op_type.startswith("QLinear") for node in _nodes(model.graph)):
+        told += f", and integer operators of which OpenVINO reads few; {_WITHOUT}"
+    else:
+        told += "; ONNX Runtime, OpenVINO and others that read this opset can run it"
     return told
+
+
+_WITHOUT = 'boildown writes files without them with form="portable"'
 
 
 def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -28,6 +28,9 @@ PORTS = "boildown.ports"
 TRANSPOSED = "^T"
 """Ends the name of a linear layer's weight that an exported file holds as in x out (for MatMul)."""
 
+GATES = "^gates"
+"""Ends the name of a recurrent operator's weight; before it stand the parameters that it was made from."""
+
 
 def clean(model: ir.Model) -> None:
     """Exact clean-ups in place: zero padding moves into convolutions, what nothing reads goes."""

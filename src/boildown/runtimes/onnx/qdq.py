@@ -16,6 +16,7 @@ from boildown.domain.candidate import Plan, Quantizer
 from boildown.errors import ExportError
 from boildown.runtimes.base import Array
 from boildown.runtimes.onnx.lean import TRANSPOSED, add_constant, constant, tidy
+from boildown.runtimes.onnx.recurrent import parameters, quantize_products, quantize_sequences, scaled
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INT32 = 2**31 - 1
@@ -37,7 +38,11 @@ def insert(model: ir.Model, plan: Plan) -> list[str]:
     for name, quantizer in plan.weights.items():
         for stored in (name, name + TRANSPOSED):
             if stored in model.graph.initializers:
-                _quantize_weight(model.graph, model.graph.initializers[stored], quantizer)
+                change = quantize_products if name in plan.dynamic else _quantize_weight
+                change(model.graph, model.graph.initializers[stored], quantizer)
+    quantize_sequences(model.graph, plan)
+    if plan.dynamic:
+        model.opset_imports["com.microsoft"] = 1
     tidy(model)
     if _keep_float(model.graph):
         tidy(model)
@@ -100,6 +105,7 @@ def _check(graph: ir.Graph, plan: Plan) -> None:
     value would be left unquantized in silence.
     """
     values, wrong = _values(graph), []
+    weights = {*graph.initializers, *(name for value in graph.initializers.values() for name in parameters(value))}
     present = {_grid(q) for name, q in plan.activations.items() if name in values}
     for name, quantizer in plan.activations.items():
         if name not in values and _grid(quantizer) not in present:
@@ -107,7 +113,7 @@ def _check(graph: ir.Graph, plan: Plan) -> None:
         if quantizer.bits != 8 or len(quantizer.scale) != 1:
             wrong.append(f"{name!r}: activations take 8 bits and one scale, not {quantizer.bits} bits")
     for name, quantizer in plan.weights.items():
-        if not {name, name + TRANSPOSED} & set(graph.initializers):
+        if not {name, name + TRANSPOSED} & weights:
             wrong.append(f"the file has no weight {name!r}")
         if not quantizer.signed or any(quantizer.zero_point) or not 2 <= quantizer.bits <= 8:
             wrong.append(f"{name!r}: weights are signed, symmetric and of 2 to 8 bits")
@@ -277,7 +283,7 @@ def _quantize_weight(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) ->
     kind = ir.DataType.INT4 if quantizer.bits <= 4 else ir.DataType.INT8
     stored = add_constant(graph, f"{name}/q", integers, kind)
     if not any(dequantized(layer.inputs[0]) for layer in layers):
-        nodes = _scaled(graph, stored, scale.reshape(shape))
+        nodes = scaled(graph, stored, scale.reshape(shape))
     else:
         nodes = _dequantized_weight(graph, stored, scale, axis, layers)
     nodes[-1].outputs[0].name = f"{name}/dq"
@@ -286,18 +292,6 @@ def _quantize_weight(graph: ir.Graph, weight: ir.Value, quantizer: Quantizer) ->
     graph.insert_before(graph[0], nodes)
     for layer in layers:
         _quantize_bias(graph, layer, scale)
-
-
-def _scaled(graph: ir.Graph, stored: ir.Value, scale: Array) -> list[ir.Node]:
-    """Integers times scale as float arithmetic, for layers that read floats.
-
-    ONNX Runtime folds these nodes when a session is made, so such a layer runs at float speed; a
-    DequantizeLinear it keeps, and runs at every inference (2 times slower, measured).
-    """
-    cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
-    cast.outputs[0].name = f"{stored.name}/float"
-    factor = add_constant(graph, f"{stored.name}/scale", scale)
-    return [cast, ir.node("Mul", [cast.outputs[0], factor])]
 
 
 def _dequantized_weight(

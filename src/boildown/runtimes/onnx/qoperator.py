@@ -81,6 +81,15 @@ def _elementwise(graph: ir.Graph, node: ir.Node) -> None:
     _replace(graph, node, result, integer)
 
 
+def _function(graph: ir.Graph, node: ir.Node) -> None:
+    """A table of all its values, or an average."""
+    data, result = dequantized(node.inputs[0]), _quantizer(node)
+    if data is None or result is None:
+        return
+    inputs = [*data, *result.inputs[1:3]]
+    _replace(graph, node, result, ir.node(f"QLinear{node.op_type}", inputs, node.attributes, domain=_CONTRIB))
+
+
 def _concat(graph: ir.Graph, node: ir.Node) -> None:
     """Integers on one grid are joined as they are."""
     parts, result = [dequantized(value) for value in node.inputs], _quantizer(node)
@@ -117,6 +126,9 @@ _RULES: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
     "Add": _elementwise,
     "Mul": _elementwise,
     "Concat": _concat,
+    "Sigmoid": _function,
+    "LeakyRelu": _function,
+    "GlobalAveragePool": _function,
     **dict.fromkeys(
         (
             *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize"),

@@ -18,10 +18,12 @@ import onnxruntime
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Edit, Plan
+from boildown.domain.deployment import FORMS, LEAN, PORTABLE
 from boildown.domain.preprocess import Preprocess
 from boildown.domain.rules import Rules
 from boildown.errors import ExportError, InputError
-from boildown.runtimes.base import CHECK, Array, Port, Usual, Written
+from boildown.files import real
+from boildown.runtimes.base import CHECK, Array, Executed, Port, Usual, Written
 from boildown.runtimes.onnx.external import external_files
 
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -56,11 +58,29 @@ class OnnxRuntime(Usual):
 
     name = "onnxruntime"
     suffix = ".onnx"
-    rules = Rules()
+    rules = Rules(
+        layers=(*Rules.layers, "product"),
+        joins=("add", "concatenate", "multiply", "average"),
+        activations=(
+            *("aten.hardsigmoid.default", "aten.hardswish.default", "aten.leaky_relu.default"),
+            *("aten.prelu.default", "aten.sigmoid.default", "aten.silu.default", "aten.tanh.default"),
+        ),
+        narrow=32,
+        dynamic=("lstm", "rnn", "cell", "loop"),
+        dynamic_from=90_000,
+        stored=("gru",),
+    )
+    forms = FORMS
 
     def version(self) -> str:
         """Name and version, for keys and environments."""
         return f"onnxruntime {onnxruntime.__version__}"
+
+    def refuses(self, plan: Plan | None, rewrite: Edit | None, form: str = LEAN) -> str | None:
+        """What takes an operator of ONNX Runtime's own, in a form without such."""
+        if form == PORTABLE and rewrite is not None and rewrite.args.get("embeddings", 8) < 8:
+            return "4-bit embedding tables take an operator of ONNX Runtime's own: leave them at 8 bits, or form='lean'"
+        return None
 
     def load_exporter(self) -> None:
         """Import torch, and what it and the exporter import only when they are used: together some seconds."""
@@ -73,52 +93,75 @@ class OnnxRuntime(Usual):
 
         export(program, path)
 
-    def write(self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None) -> Written:
+    def write(
+        self, exported: Path, path: Path, plan: Plan | None = None, rewrite: Edit | None = None, form: str = LEAN
+    ) -> Written:
         """Write the leanest artifact: as it is, with a plan laid in, or rewritten.
 
-        A plan is written as Q/DQ and as QOperator, whichever is smaller; then ONNX Runtime is asked
-        whether every quantized convolution runs on integers. Facts: `exported` (bytes before), with
-        a plan also `forms` (bytes of each form), `quantized_convolutions` and the counts of
-        `kernels` ONNX Runtime ends up with. Raises ExportError if the plan does not fit or a
-        quantized convolution would run in float.
+        A plan is written as Q/DQ and, unless it is to be portable, as QOperator, whichever is smaller;
+        then ONNX Runtime is asked whether every quantized convolution runs on integers. Facts:
+        `exported` (bytes before), with a plan also `forms` (bytes of each form), `quantized_convolutions`
+        and the counts of `kernels` ONNX Runtime ends up with; of what is quantized its `names`, see
+        `origins`. Raises ExportError if the plan does not fit or a quantized convolution would run in float.
         """
         import onnx_ir as ir
 
-        from boildown.runtimes.onnx import dynamic, lean, qdq, qoperator, tune
+        from boildown.runtimes.onnx import between, dynamic, half, lean, origins, qdq, qoperator, tune
 
         if plan is not None and rewrite is not None:
             raise ExportError("A file is quantized by a plan or by a rewrite, not by both.\n  Choose one.")
-        model = ir.load(exported)
+        if (reason := self.refuses(plan, rewrite, form)) is not None:
+            raise ExportError(f"The file cannot be written in the form {form}: {reason}.")
+        portable, model = form == PORTABLE, ir.load(exported)
         lean.clean(model)
+        known = origins.known(model)
         facts: dict[str, Any] = {"exported": exported.stat().st_size}
-        if rewrite is not None:
+        names: dict[str, str] = {}
+        notes: tuple[str, ...] = ()
+        if rewrite is not None and rewrite.op == "half":
             tune.tune(model)
-            proto, found = dynamic.quantize(model, rewrite)
-            lean.strip(proto)
-            form, data = "dynamic", proto.SerializeToString()
+            found, notes = half.store(model, rewrite)
             facts |= found
+            proto = ir.to_proto(model)
+            lean.strip(proto)
+            form, data = "half", proto.SerializeToString()
+        elif rewrite is not None:
+            tune.tune(model)
+            proto, found = dynamic.quantize(model, rewrite, portable=portable)
+            names = lean.strip(proto)
+            form, data = "dynamic", proto.SerializeToString()
+            facts |= {**found, "names": origins.origins(proto, names, known)}
         elif plan is None:
             tune.tune(model)
             proto = ir.to_proto(model)
-            lean.strip(proto)
+            names = lean.strip(proto)
             form, data = "float", proto.SerializeToString()
         else:
             convolutions = qdq.insert(model, plan)
+            between.rewrite(model)
             tune.tune(model)
             written = {}
-            for form, change in (("qdq", None), ("qoperator", qoperator.convert)):
+            for form, change in (("qdq", None), ("qoperator", qoperator.convert))[: 1 if portable else 2]:
                 if change is not None:
                     change(model)
                 proto = ir.to_proto(model)
                 names = lean.strip(proto)
-                written[form] = proto.SerializeToString(), names
+                written[form] = proto.SerializeToString(), names, origins.origins(proto, names, known)
             form = min(written, key=lambda form: len(written[form][0]))
-            data, names = written[form]
-            facts["forms"] = {form: len(data) for form, (data, _) in written.items()}
+            data, names, facts["names"] = written[form]
+            facts["forms"] = {form: len(data) for form, (data, *_) in written.items()}
             facts["quantized_convolutions"] = len(convolutions)
             facts["kernels"] = _kernels(data, convolutions, names)
         path.write_bytes(data)
-        return Written(len(data), form, facts)
+        return Written(len(data), form, facts, notes, _values(names, plan))
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """With the values as outputs of the file; what computes on integers still does."""
+        from boildown.runtimes.onnx.inside import inside
+
+        return inside(path, names, arrays, _options(threads))
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """As the file's producer and metadata."""
@@ -135,7 +178,7 @@ class OnnxRuntime(Usual):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Where the file keeps weights outside of itself. Raises InputError for those outside its folder."""
-        folder = path.resolve().parent
+        folder = real(path).parent
         return tuple(path.parent / file.relative_to(folder) for file in external_files(path) if file.is_file())
 
     def loader(self, artifact: Artifact) -> str:
@@ -156,6 +199,19 @@ class OnnxRuntime(Usual):
         An ONNX file executes no code, so `trust` is not needed.
         """
         return OnnxSession(path, threads)
+
+    def executed(self, path: Path, inputs: Sequence[Array], threads: int = 1) -> tuple[Executed, ...]:
+        """See `executed.executed`."""
+        from boildown.runtimes.onnx.executed import executed
+
+        return executed(path, inputs, lambda: _options(threads))
+
+
+def _values(names: Mapping[str, str], plan: Plan | None) -> dict[str, str]:
+    """What a file calls the values of the captured graph, by what it called all of them before it was stripped."""
+    grids = {} if plan is None else plan.activations
+    floats = {name: short for name, short in names.items() if name not in grids}
+    return floats | {name: names[integers] for name in grids if (integers := f"{name}/q") in names}
 
 
 def _kernels(data: bytes, convolutions: Sequence[str], names: dict[str, str]) -> dict[str, int]:
