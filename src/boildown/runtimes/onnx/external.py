@@ -22,10 +22,10 @@ def external_files(path: Path) -> tuple[Path, ...]:
     """
     if not path.is_file():
         raise InputError.of(f"there is no file {path}", "check the path")
-    if not _contains(path, _WORD):
-        return ()
     if path.stat().st_size > MOST:
         raise InputError.of(f"{path} is larger than an ONNX file can be", "Export it again.")
+    if not _contains(path, _WORD):
+        return ()
     import onnx
 
     try:
