@@ -106,7 +106,7 @@ def read(
         _check_choices(asked)
     with mistakes:
         rules = tuple(runtime.rules for runtime in check_runtimes(deployment.runtimes, deployment.form))
-        if written_form(deployment.form, deployment.runtimes) == PORTABLE:  # the kernels are no operators of ONNX
+        if deployment.form == PORTABLE:  # the kernels are no operators of ONNX
             rules = tuple(each.without_dynamic() for each in rules)
     with mistakes:
         if asked["ladder"] != "auto":
