@@ -114,7 +114,8 @@ class Sitting:
         key = first_key(read.first, self.bench.graph(read.first))
         students = {} if read.job.students_key is None else {"students": read.job.students_key}
         train = read.job.splits.train if training else None
-        learned = None if train is None else repeated_fingerprint(train)
+        with self.bench.timed("read"):
+            learned = None if train is None else repeated_fingerprint(train)
         own = {} if learned is None else {"training data": learned}
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 

@@ -732,7 +732,8 @@ class Bench:
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""
         if which not in self._fingerprints:
-            self._fingerprints[which] = self._samples(which).fingerprint(every=True)
+            with self.timed("read"):
+                self._fingerprints[which] = self._samples(which).fingerprint(every=True)
         return self._fingerprints[which]
 
     @cached_property

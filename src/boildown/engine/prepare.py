@@ -89,7 +89,8 @@ def prepare(
         _call(first, job)
         _check_loss(first, job)
         _check_students(first, job)
-    with named("The training or calibration data cannot be read", "Mend that item, or leave it out."):
+    cure = "Mend that item, or leave it out."
+    with bench.timed("read"), named("The training or calibration data cannot be read", cure):
         for samples in (job.splits.train, job.splits.calibration):
             if samples is not None:
                 samples.fingerprint(every=False)
