@@ -23,7 +23,7 @@ from boildown.domain.names import WORST, hidden, name_of, resolved, written
 from boildown.domain.names import base_of as base_of  # part of the grammar
 from boildown.domain.target import Condition, Operator, Target
 from boildown.domain.task import Metric
-from boildown.errors import Mistake, TargetError
+from boildown.errors import InputError, Mistake, TargetError
 
 COSTS: Mapping[str, str] = {"size": "B", "latency": "s", "memory": "B", "params": "params", "macs": "MACs"}
 """What every artifact costs, and the base unit it is measured in; lower is better."""
@@ -85,7 +85,7 @@ def parse_target(
     for text in texts:
         try:
             conditions.append(_condition(text, known, slices, sets))
-        except TargetError as error:
+        except InputError as error:  # slices are read when they are named
             mistakes.extend(error.mistakes)
     mistakes.extend(_doubled(conditions))
     if mistakes:

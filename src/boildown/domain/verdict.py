@@ -11,6 +11,7 @@ from typing import Any
 
 from boildown.domain.grammar import COSTS, format_value, marked, relaxed, says_nothing
 from boildown.domain.measurement import NOISE, Interval, Measurement
+from boildown.domain.names import name_of
 from boildown.domain.target import Condition, Target
 
 _EXACT = ("size", "params", "macs")
@@ -77,6 +78,13 @@ class Finding:
         if self.needed is not None:
             extra.append(self.more)
         return words + (f" ({'; '.join(extra)})" if extra else "")
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether it is of slices and says little against a candidate on the search's samples: a point past the bound
+        by luck, as of many slices some are, or no sample at all."""
+        name = name_of(self.condition.metric)
+        return name is not None and bool(name.key) and (self.lucky or self.observed is None)
 
     @property
     def more(self) -> str:

@@ -87,8 +87,8 @@ class Task:
         `logits` for classes and `output` for anything else.
     slices: what tells samples of different kinds apart, by what conditions call it (`accuracy[site=B] >= 90 %`,
         `worst site accuracy drop <= 5 pp`): a value for every validation sample, in its order; or
-        `{"validation": values, "test": values}`; or a function that returns one, of a sample's inputs, and of its target
-        if it takes two things. None is no slice. Slices by class are there by themselves where targets are classes.
+        `{"validation": values, "test": values}`; or a function that returns one, of a sample's inputs, and of its
+        target if it takes two things. None is no slice. Slices by class are there where targets are classes.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
