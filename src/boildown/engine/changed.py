@@ -36,8 +36,8 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     """How many of the verdict's samples an attempt is worse and better at than the first model, and some of the worse.
 
     Plain data: artifact, data (fingerprint of the samples), metric, of, worse, better (counts of samples), classes (the
-    most that lost: label, samples, mean before and after), slices (of each in which something changed: key, value, counts
-    of the worse and the better, where some of the worse are), samples. A sample is its index in the user's data, before
+    most that lost: label, samples, mean before and after), slices (of those in which something changed: key, value,
+    counts of the worse and the better, indices of the worse), samples. A sample is its index in the user's data, before
     and after in the metric's statistic, and where they are known its label, the classes said first and now, and a
     picture of the input (PNG in base64). None where no metric is one number per sample, or where the samples have
     not been scored here.
