@@ -152,7 +152,8 @@ class Task:
         self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
         self.given_slices: Mapping[str, Any] = slices if slices is not None else {}
         known = [metric for metric in self.metrics if metric is not None]
-        if self.validation is not None and (found := mistakes_in(self.given_slices, self.data(), known)):
+        others = tuple(getattr(self, "others", ()))
+        if self.validation is not None and (found := mistakes_in(self.given_slices, self.data(), known, others)):
             errors.append(DataError(*found))
         if errors:
             raise InputError.merge(errors)

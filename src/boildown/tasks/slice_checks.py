@@ -21,7 +21,7 @@ LEAST = 5
 """Samples of a slice, below which nothing is said of any metric."""
 _MOST = 10**7
 _FAR = 0.5
-"""Slices have far too few samples below this share of those that it takes."""
+"""Below this share of the samples that it takes a slice has far too few."""
 _NAMED = 5
 _ROUNDING = 1e-9
 
@@ -83,13 +83,9 @@ class _Asked:
         elif not name.worst and name.value not in self.counts:
             cure = "Give some, or leave the condition out."
             yield Mistake(f"{text}: no sample to judge on is in the slice {name.slice}.", cure)
-        elif (
-            name.worst
-            and (few := [count for count in self.counts.values() if count < _FAR * self.least])
-            and (len(few) > len(self.counts) / 2)
-        ):
+        elif name.worst and 2 * (few := self._far_too_few) > len(self.counts):
             cause = (
-                f"{text}: {len(few):,} of its {len(self.counts):,} slices have far too few samples to judge on, "
+                f"{text}: {few:,} of its {len(self.counts):,} slices have far too few samples to judge on, "
                 f"{median(self.counts.values()):g} in the middle of all: {self._takes}."
             )
             yield Mistake(cause, f"Give {self.least:,} samples of each, join slices to fewer, or ask for less.")
@@ -115,6 +111,11 @@ class _Asked:
     def least(self) -> int:
         """The samples that a slice takes which is as good as can be expected."""
         return max(LEAST, self._enough or 0)
+
+    @property
+    def _far_too_few(self) -> int:
+        """How many of the slices have far too few samples."""
+        return sum(count < max(LEAST, _FAR * self.least) for count in self.counts.values())
 
     @property
     def _takes(self) -> str:
