@@ -119,11 +119,11 @@ def prepare(
     with named("The first model cannot be scored", SCORING):
         parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
         statistics = [bench.statistics(first, measured, part) for part in parts]
-        _refuse_undefined(job, bench, statistics[0])
         model = bench.model(first, measured)
         with bench.timed("measure"):
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
+            _refuse_undefined(job, bench, statistics[0])
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
 

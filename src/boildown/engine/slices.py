@@ -15,7 +15,7 @@ from boildown.domain.names import Name, name_of
 from boildown.domain.task import Metric
 from boildown.engine.job import Job
 from boildown.journal.keys import hash_of
-from boildown.tasks.slices import Labels, in_order, labels_of
+from boildown.tasks.slices import labels_of, rows_of
 
 Rows = NDArray[np.intp]
 
@@ -33,23 +33,11 @@ class Slicer:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._labels: dict[tuple[str, Part], Labels | None] = {}
-
-    def labels(self, key: str, which: Part) -> Labels | None:
-        """What slice by a key every sample is in; None where nobody knows."""
-        if (key, which) not in self._labels:
-            splits, judged = self._job.splits, which == "verdict"
-            samples = splits.verdict if judged else splits.search
-            self._labels[key, which] = labels_of(self._job.task, key, samples, judged=judged)
-        return self._labels[key, which]
+        self._found: dict[tuple[str, Part], tuple[dict[str, Rows], str]] = {}
 
     def rows(self, key: str, which: Part) -> dict[str, Rows]:
         """The rows of every slice that has any, in the order of their values."""
-        labels = self.labels(key, which)
-        if labels is None:
-            return {}
-        values = sorted(map(str, np.unique(labels)), key=in_order)
-        return {value: np.flatnonzero(labels == value) for value in values if value}
+        return self._look(key, which)[0]
 
     def names(self, which: Part) -> tuple[Name, ...]:
         """What is measured on these samples: the worst of slices, and slices, that have any."""
@@ -59,14 +47,12 @@ class Slicer:
     def key(self, name: str, which: Part) -> dict[str, str]:
         """What the key of a measurement says of the slices that it is of; nothing for any other."""
         found = name_of(name)
-        labels = self.labels(found.key, which) if found is not None and found.key else None
-        return {} if labels is None else {"slices": hash_of(labels.tolist())}
+        return {"slices": self._look(found.key, which)[1]} if found is not None and found.key else {}
 
     def identity(self) -> str:
         """A hash of the slices that the target asks for; empty where it asks for none."""
         keys = sorted({name.key for name in self._job.sliced(asked=True)})
-        found = {key: labels for key in keys if (labels := self.labels(key, "verdict")) is not None}
-        return hash_of({key: labels.tolist() for key, labels in found.items()}) if found else ""
+        return hash_of([[key, self._look(key, "verdict")[1]] for key in keys]) if keys else ""
 
     def measure(self, which: Part, level: float, one: One) -> list[Measurement]:
         """Every slice, and the worst of those of one key with each of them.
@@ -91,6 +77,15 @@ class Slicer:
             worst = worst_of(str(name), slices, higher_is_better=metric.higher_is_better)
             found[str(name)] = replace(worst, environment=plain.environment)
         return list(found.values())
+
+    def _look(self, key: str, which: Part) -> tuple[dict[str, Rows], str]:
+        """(the rows of every slice, a hash of what slice every sample is in)."""
+        if (key, which) not in self._found:
+            splits, judged = self._job.splits, which == "verdict"
+            samples = splits.verdict if judged else splits.search
+            labels = labels_of(self._job.task, key, samples, judged=judged)
+            self._found[key, which] = ({}, "") if labels is None else (rows_of(labels), hash_of(labels.tolist()))
+        return self._found[key, which]
 
 
 def worst_of(name: str, slices: Sequence[Measurement], *, higher_is_better: bool) -> Measurement:

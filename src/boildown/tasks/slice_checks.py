@@ -14,7 +14,7 @@ from boildown.domain.target import Condition, Target
 from boildown.domain.task import Metric, Task
 from boildown.errors import DataError, Mistake
 from boildown.measuring.statistics import level_at_look, paired_ratio, tango, wilson
-from boildown.tasks.slices import CLASS, Labels, Values, labels_of, of
+from boildown.tasks.slices import CLASS, Labels, Values, labels_of, of, rows_of
 from boildown.tasks.splits import Splits
 
 LEAST = 5
@@ -154,8 +154,7 @@ class _Asked:
         return self.name.key == CLASS and CLASS not in given and CLASS in of(self.task, "validation")
 
     def _counted(self, labels: Labels) -> dict[str, int]:
-        clusters = self.splits.verdict_clusters
-        rows = {str(value): np.flatnonzero(labels == value) for value in np.unique(labels) if value}
+        clusters, rows = self.splits.verdict_clusters, rows_of(labels)
         return {value: len(at) if clusters is None else len(np.unique(clusters[at])) for value, at in rows.items()}
 
 

@@ -165,8 +165,18 @@ def labels_of(task: Task, key: str, samples: Samples, *, judged: bool) -> Labels
     slices, whole = of(task, name), task.test if name == "test" else task.validation
     if key not in slices or whole is None:
         return None
-    rows = {int(place): row for row, place in enumerate(places_of(whole))}
-    return slices[key][[rows[int(place)] for place in places_of(samples)]]
+    places = places_of(whole)
+    order = np.argsort(places)
+    return slices[key][order[np.searchsorted(places, places_of(samples), sorter=order)]]
+
+
+def rows_of(labels: Labels) -> dict[str, NDArray[np.intp]]:
+    """The rows of every slice, by its value, in order."""
+    values, which = np.unique(labels, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
+    found = {str(value): at for value, at in zip(values, rows, strict=True) if value}
+    return {value: found[value] for value in sorted(found, key=in_order)}
 
 
 def in_order(value: str) -> tuple[float, str]:
