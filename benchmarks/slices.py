@@ -83,7 +83,8 @@ def measured(lost: int, won: int, right: int, n: int, k: int) -> tuple[Measureme
     kinds = np.repeat([0, 1, 2, 3], [lost, won, right, n])[:n]
     first, own = np.isin(kinds, (0, 2)).astype(float), np.isin(kinds, (1, 2)).astype(float)
     together = 1 - (1 - CONFIDENCE) / k
-    plain, wide = (measure_quality(ACCURACY, own, first, level=level) for level in (CONFIDENCE, together))
+    plain = measure_quality(ACCURACY, own, first, level=CONFIDENCE)
+    wide = measure_quality(ACCURACY, own, first, level=together, far=True)
     found = replace(plain, metric="accuracy[class=a]", simultaneous=wide.intervals)
     return found, replace(found, intervals=wide.intervals)
 

@@ -36,9 +36,9 @@ def job(*conditions, **options):
 def measured(job, which="verdict", level=0.95):
     levels = []
 
-    def one(metric, rows, at):
+    def one(metric, rows, at, far):
         levels.append(at)
-        return measure_quality(metric, OWN[rows], FIRST[rows], level=at, environment={"cpu": "ours"})
+        return measure_quality(metric, OWN[rows], FIRST[rows], level=at, far=far, environment={"cpu": "ours"})
 
     found = {each.metric: each for each in Slicer(job).measure(which, level, one)}
     return found, levels
@@ -54,7 +54,9 @@ def test_every_slice_is_measured_on_its_rows_alone_and_together():
         alone = measure_quality(Accuracy(), OWN[rows], FIRST[rows], level=0.95)
         assert (each.value, each.first, each.drop, each.samples) == (alone.value, alone.first, alone.drop, 100)
         assert each.intervals == alone.intervals
-        assert each.simultaneous == measure_quality(Accuracy(), OWN[rows], FIRST[rows], level=0.9875).intervals
+        assert (
+            each.simultaneous == measure_quality(Accuracy(), OWN[rows], FIRST[rows], level=0.9875, far=True).intervals
+        )
         assert each.environment == {}
     assert worst.drop == worst.slices[3].drop > 0.1
     assert worst.first == min(each.first for each in worst.slices)

@@ -512,9 +512,10 @@ class Bench:
 
     def _measured(
         self, metric: Metric, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float,
-        order: NDArray[np.intp] | None = None,
+        order: NDArray[np.intp] | None = None, far: bool = False,
     ) -> Measurement:  # fmt: skip
-        """A metric of an artifact from statistics; `order`: of the samples, where it is not that of the data."""
+        """A metric of an artifact from statistics. order: of the samples, where it is not that of the data, or of some
+        of them. far: as in `measure_quality`."""
         samples, clusters = self._samples(which), self._clusters(which)
         if order is not None:
             samples, clusters = samples.subset(order.tolist()), None if clusters is None else clusters[order]
@@ -525,7 +526,7 @@ class Bench:
                 measurement = measure_quality(
                     metric, own[metric.name], base[metric.name],
                     level=level, seed=self.job.seed, data=which, environment=self._environment(artifact),
-                    clusters=clusters, places=places_of(samples),
+                    clusters=clusters, places=places_of(samples), far=far,
                 )  # fmt: skip
             measurement = _undropped(measurement, level) if own is base else measurement
         return told(measurement, own, samples)
@@ -535,14 +536,14 @@ class Bench:
     ) -> list[Measurement]:
         """The slices of samples from the statistics of all."""
 
-        def one(metric: Metric, rows: Rows, at: float) -> Measurement:
+        def one(metric: Metric, rows: Rows, at: float, far: bool) -> Measurement:
             part = {name: own[name][rows] for name in (metric.name, ANSWER)}
             held = part if own is base else {name: base[name][rows] for name in part}
             self.check()
             if any(spoiled(metric, statistics) for statistics in (part, held)) or all(
                 math.isfinite(metric.compute(statistics[metric.name])) for statistics in (part, held)
             ):
-                return self._measured(metric, artifact, part, held, which, at, rows)
+                return self._measured(metric, artifact, part, held, which, at, rows, far)
             none = replace(no_number(metric, part, held), samples=len(rows), data=which, notes=(UNDEFINED,))
             return told(none, part, self._samples(which).subset(rows.tolist()))
 

@@ -19,8 +19,8 @@ from boildown.tasks.slices import labels_of, rows_of
 
 Rows = NDArray[np.intp]
 
-One = Callable[[Metric, Rows, float], Measurement]
-"""Measures a metric on some rows, with intervals at a level."""
+One = Callable[[Metric, Rows, float, bool], Measurement]
+"""Measures a metric on some rows, with intervals at a level; whether that lies far out."""
 
 Part = Literal["search", "verdict"]
 
@@ -70,8 +70,8 @@ class Slicer:
                 continue
             together, slices = 1 - (1 - level) / len(rows), list[Measurement]()
             for value, at in rows.items():
-                plain = one(metric, at, level)
-                wide = plain if len(rows) == 1 else one(metric, at, together)
+                plain = one(metric, at, level, False)
+                wide = plain if len(rows) == 1 else one(metric, at, together, True)
                 called = str(replace(name, value=value))
                 slices.append(replace(plain, metric=called, simultaneous=wide.intervals, environment={}))
             worst = worst_of(str(name), slices, higher_is_better=metric.higher_is_better)

@@ -121,9 +121,10 @@ class _Asked:
     def _takes(self) -> str:
         if not self._enough or self._enough < LEAST:
             return f"of fewer than {LEAST} nothing can be said"
+        errs = "gets wrong" if self.condition.form == "value" else "loses"
         if self.confidence is None:
-            return f"a slice that loses one sample still holds with {self.least:,} or more"
-        return f"a slice that loses nothing is proven with {self.least:,} or more"
+            return f"a slice that {errs} one sample still holds with {self.least:,} or more"
+        return f"a slice that {errs} nothing is proven with {self.least:,} or more"
 
     @cached_property
     def _enough(self) -> int | None:
