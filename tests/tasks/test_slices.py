@@ -67,7 +67,8 @@ def test_other_targets_have_no_slices_by_class():
     pairs = [((torch.rand(2), torch.rand(2)), torch.rand(())) for _ in range(4)]
     for other in (Regression(validation=numbers), Segmentation(validation=images), Embedding(validation=pairs)):
         assert list(other.slices) == []
-    general = Task("l1", "mae", validation=numbers)
+    assert list(Task("l1", "mae", validation=numbers).slices) == []
+    general = Task(lambda output, target: output.sum(), "mae", validation=numbers)
     with pytest.raises(DataError, match="not one class for each sample"):
         general.slices["class"]
     assert Task("cross_entropy", "accuracy", validation=(INPUTS, LABELS)).slices["class"][1] == "1"

@@ -8,13 +8,14 @@ backslashes inside; without them it is read as it stands, up to the end of the b
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from boildown.errors import Mistake, TargetError
+from boildown.errors import InputError, Mistake, TargetError
 
 WORST = "worst"
 
@@ -165,11 +166,10 @@ def resolved(name: Name, shown: str, slices: Mapping[str, Sequence[str]], sets: 
 def _no_set(name: Name, shown: str, slices: Mapping[str, Sequence[str]], sets: Sequence[str]) -> Mistake:
     """A data set that is not there; its name may be that of a slice."""
     near = [str(replace(name, within=each)) for each in _near(name.within, sets)]
-    near += [
-        str(Name(name.base, key, value))
-        for key in slices
-        if not near and (value := _alike(name.within, list(map(str, slices[key])))) is not None
-    ]
+    for key in () if near else slices:
+        with contextlib.suppress(InputError):  # slices that cannot be read are not what was asked for
+            value = _alike(name.within, list(map(str, slices[key])))
+            near += [] if value is None else [str(Name(name.base, key, value))]
     there = f"Known here: {_some([written(each) for each in sets])}." if sets else "The task has no other."
     cure = f"{_guess(near)}{there} A slice is written as {name.base}[KEY=VALUE]."
     return Mistake(f"{shown}: there is no data set {name.within[:40]!r}.", cure)

@@ -48,6 +48,9 @@ Augment = Callable[[Any, Any], tuple[Any, Any]]
 Collate = Callable[[list[Any]], Any]
 """`collate(items)` makes a batch of items, such as one that pads them to one length."""
 
+_OF_CLASSES = ("cross_entropy", "bce")
+"""The losses whose targets are classes; of a loss of the user's they may be."""
+
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
 
@@ -158,6 +161,8 @@ class Task:
         if errors:
             raise InputError.merge(errors)
         self._slices: dict[str, Slices] = {}
+        if isinstance(loss, str) and loss not in _OF_CLASSES:
+            self.by_class = False
         names = [m.name for m in self.metrics]
         if len(set(names)) < len(names):
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
