@@ -103,11 +103,11 @@ def test_a_function_gives_the_value_of_a_sample_alone():
         seen.append((tuple(inputs.shape), tuple(target.shape)))
         return "large" if inputs.item() > 40 else None
 
-    found = task(slices={"size": size, "sign": lambda inputs: inputs.item() >= 0})
+    found = task(slices={"extent": size, "sign": lambda inputs: inputs.item() >= 0})
     assert seen == [], "it is called when it is asked for"
-    assert found.slices["size"].tolist()[39:42] == ["", "", "large"]
+    assert found.slices["extent"].tolist()[39:42] == ["", "", "large"]
     assert set(seen) == {((1,), ())}
-    assert found.slices["size"] is found.slices["size"]
+    assert found.slices["extent"] is found.slices["extent"]
     assert set(found.slices["sign"].tolist()) == {"True"}
 
 
