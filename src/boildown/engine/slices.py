@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -23,9 +23,6 @@ One = Callable[[Metric, Rows, float, bool], Measurement]
 """Measures a metric on some rows, with intervals at a level; whether that lies far out."""
 
 Part = Literal["search", "verdict"]
-
-_SIGNS: Mapping[Form, float] = {"drop": 1.0, "ratio": -1.0, "value": -1.0}
-"""1 where the largest is the worst of a metric that should be large."""
 
 
 class Slicer:
@@ -91,17 +88,13 @@ class Slicer:
 def worst_of(name: str, slices: Sequence[Measurement], *, higher_is_better: bool) -> Measurement:
     """The worst of some slices, with each of them; value, first, drop and ratio are each those of the worst in it."""
 
-    def worst(form: Form) -> Measurement:
-        sign = _SIGNS[form] if higher_is_better or form == "drop" else 1.0
-
-        def bad(each: Measurement) -> float:
-            found = each.observed(form)
-            return -math.inf if found is None else math.inf if math.isnan(found) else sign * found
-
-        return max(slices, key=bad)
+    def bad(each: Measurement, form: Form) -> float:
+        found, sign = each.observed(form), -1.0 if higher_is_better and form != "drop" else 1.0
+        return -math.inf if found is None else math.inf if math.isnan(found) else sign * found
 
     forms: tuple[Form, ...] = ("value", "drop", "ratio")
-    of = {form: worst(form) for form in forms}
+    # Of those that are as bad in a form, such as the first model's that have all lost nothing, the one of lower value.
+    of = {form: max(slices, key=lambda each: (bad(each, form), bad(each, "value"))) for form in forms}
     decides = of["value"] if of["drop"].drop is None else of["drop"]
     intervals: dict[Form, Interval] = {
         form: found.intervals[form] for form, found in of.items() if form in found.intervals
