@@ -73,7 +73,7 @@ Fuzzed = tuple[st.SearchStrategy[Any], Case]
 
 _PIECES = st.sampled_from(
     ["accuracy", "size", "latency", "macs", "drop", "<=", ">", "<", "=", "1", "0.25", "1e999", "-3", "x", "pp", "%",
-     "MB", "MiB", "ms", "k", " ", "\n", "´", "１"]
+     "MB", "MiB", "ms", "k", " ", "\n", "´", "１", "worst", "class", "[", "]", "'", '"', "\\"]
 )  # fmt: skip
 _METRICS = st.sampled_from(["accuracy", "rmse", "spearman", "size", "latency", "memory", "params", "macs"])
 _OPERATORS = st.sampled_from(["<=", "<", ">=", ">"])

@@ -48,6 +48,8 @@ from boildown.surgery.weights import copied, plain, precisions, refuse_non_finit
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
+from boildown.tasks.slice_checks import check_slices
+from boildown.tasks.slices import Values
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
 
@@ -129,15 +131,16 @@ def read(
                 read_task, cast = read_task.in_float(types)
                 notices += cast
         with mistakes:
-            target = parse_target(asked["target"], read_task.metrics)
-        with mistakes:
             check_expectations(asked["expected"], read_task.metrics)
         try:
+            with mistakes:
+                target = parse_target(asked["target"], read_task.metrics, slices=Values(read_task))
             with mistakes:
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
                     notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
+                notices += check_slices(target, read_task, splits, _level(asked["confidence"]))
         except BudgetError:
             unread = read_task.validation
             late, splits = True, Splits(read_task.train, unread, unread, False, unread)
@@ -220,7 +223,7 @@ def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
     """What is wrong with the confidence, the deployment's batch and threads, the batch size and the seed."""
     mistakes = []
     confidence = asked["confidence"]
-    if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
+    if confidence is not None and _level(confidence) is None:
         mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
     numbers = {name: asked["deployment"][name] for name in ("batch", "threads")}
     numbers["batch_size"] = 1 if asked["batch_size"] is None else asked["batch_size"]
@@ -268,6 +271,11 @@ def deployment_of(asked: Mapping[str, Any]) -> Deployment:
     meant = list(dict.fromkeys(meant))
     form, hardware = written_form(found.form, meant), resolved(str(found.hardware))
     return replace(found, runtime=meant, form=form, hardware=hardware)
+
+
+def _level(confidence: Any) -> float | None:
+    """The confidence, None in place of one that is refused."""
+    return confidence if isinstance(confidence, int | float) and 0.5 < confidence < 1 else None
 
 
 def _seed(value: Any) -> int:

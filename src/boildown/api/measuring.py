@@ -25,6 +25,7 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
 from boildown.domain.grammar import parse_target
+from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
@@ -40,6 +41,8 @@ from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
+from boildown.tasks.slice_checks import check_slices
+from boildown.tasks.slices import Values
 from boildown.tasks.splits import judged_alone
 from boildown.tasks.watch import watching
 
@@ -92,7 +95,7 @@ def measure(
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
-        wanted = parse_target(conditions(target), task.metrics)
+        wanted = parse_target(conditions(target), task.metrics, slices=Values(task))
     with mistakes:
         relative = [c.text for c in wanted.conditions if c.form != "value"]
         if relative and base is None:
@@ -112,11 +115,12 @@ def measure(
     mistakes.raise_all()
     assert artifact is not None
     splits = judged_alone(task.test or task.validation)
+    notes = check_slices(wanted, task, splits, confidence)
     job = Job(
         task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
         batch_size=batch_size or BATCH, seed=seed,
     )  # fmt: skip
-    read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
+    read = Read(job, Candidate(nn.Module()), Budget(), (*splits.notes, *notes))
     with (
         tempfile.TemporaryDirectory() as scratch,
         desk((), read.budget) as at,
@@ -142,8 +146,14 @@ def measure(
         with _bounded(path, seconds, most):
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
-            found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
+            found = {name: _alone(measurement) for name, measurement in found.items()}
         return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
+
+
+def _alone(measurement: Measurement) -> Measurement:
+    """A measurement without a first model beside it."""
+    slices = tuple(map(_alone, measurement.slices))
+    return replace(measurement, first=None, drop=None, ratio=None, slices=slices)
 
 
 @contextlib.contextmanager

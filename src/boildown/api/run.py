@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,13 @@ from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
 from boildown.errors import InputError, install
 from boildown.journal.journal import Journal, readable
+from boildown.journal.rows import AttemptRow, Record
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import fragment
 from boildown.report import write as write_report
 from boildown.report.floats import Floats, floats
+from boildown.report.slices import changes, plain
 from boildown.report.text import summary
 from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
@@ -342,11 +345,21 @@ def show(folder: Path) -> dict[str, Any]:
                     "seconds": row.timings,
                     "notes": list(row.notes),
                     "verdict": row.verdict,
+                    "slices": _slices(row, records),
                     "floats": None if (kept := floats(records, row.number)) is None else kept.to_json(),
                 }
                 for row in rows
             ],
         }
+
+
+def _slices(row: AttemptRow, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Every slice that an attempt was measured on, and which of its samples changed, where that was looked at."""
+    digest = "" if row.artifact is None else row.artifact.digest
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a verdict that this version cannot read
+        if row.verdict is not None:
+            return plain(Verdict.from_json(row.verdict).measurements, changes(records, row.number, digest))
+    return []
 
 
 def _inside(path: Path, folder: Path) -> str:

@@ -79,6 +79,8 @@ _KINDS = {
     "measure": "scoring and timing",
 }  # fmt: skip
 """What a kind of work is called in a sentence."""
+_SAME = (("first", "model"), ("verdict data", "data to judge on"), ("slices", "slices"), ("students", "students"))
+"""What stays the same while a run is resumed, and what it is called."""
 
 
 class Pulse:
@@ -117,6 +119,8 @@ class Sitting:
         with self.bench.timed("read"):
             learned = None if train is None else repeated_fingerprint(train)
         own = {} if learned is None else {"training data": learned}
+        if sliced := self.bench.slicer.identity():
+            own["slices"] = sliced
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
@@ -125,17 +129,13 @@ class Sitting:
             found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
-        wrong = [
-            what
-            for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
-            if found.get(name) != began.get(name)
-        ]
+        wrong = [what for name, what in _SAME if found.get(name) != began.get(name)]
         if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
             wrong.append("data to train on")
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong[0] in ("students", "data to train on")
+                if len(wrong) > 1 or wrong[0] in ("students", "data to train on", "slices")
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )

@@ -13,6 +13,9 @@ from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
 from boildown.cli.options import AsJson, Trust, echo_json
 from boildown.report.junit import write_junit
+from boildown.report.slices import tables
+from boildown.report.text import slice_by_slice
+from boildown.report.words import printable
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,9 +71,11 @@ def measure(
         echo_json(verdict.to_json())
     else:
         for finding in verdict.findings:
-            typer.echo(finding.sentence())
+            typer.echo(printable(finding.sentence()))
         for name, measurement in verdict.measurements.items():
             for note in measurement.notes:
-                typer.echo(f"note: {name}: {note}")
-        typer.echo(f"{verdict.status.value}: {verdict.sentence()}")
+                typer.echo(printable(f"note: {name}: {note}"))
+        for line in slice_by_slice(tables(verdict.measurements)):
+            typer.echo(line)
+        typer.echo(printable(f"{verdict.status.value}: {verdict.sentence()}"))
     return of_status(verdict.status)

@@ -2,8 +2,9 @@
 
     METRIC [drop] (<=|<|>=|>) NUMBER [UNIT]
 
-A metric is one of the task's own or a cost (size, latency, memory, params, macs). `x` is a ratio to
-the first model, `drop` how much worse than the first model, `pp` percentage points.
+A metric is one of the task's own or a cost (size, latency, memory, params, macs). One of the task's own may be that
+of a slice or of another data set (`names`). `x` is a ratio to the first model, `drop` how much worse than the first
+model, `pp` percentage points.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from types import MappingProxyType
 from typing import cast
 
 from boildown.domain.measurement import MARK, Form, Measurement
+from boildown.domain.names import WORST, hidden, name_of, resolved, written
+from boildown.domain.names import base_of as base_of  # part of the grammar
 from boildown.domain.target import Condition, Operator, Target
 from boildown.domain.task import Metric
-from boildown.errors import Mistake, TargetError
+from boildown.errors import InputError, Mistake, TargetError
 
 COSTS: Mapping[str, str] = {"size": "B", "latency": "s", "memory": "B", "params": "params", "macs": "MACs"}
 """What every artifact costs, and the base unit it is measured in; lower is better."""
@@ -38,12 +42,12 @@ _PERCENT = {"%": Decimal("0.01"), "pp": Decimal("0.01")}
 _NEVER_GROWS = ("size", "params", "macs")
 
 _CONDITION = re.compile(
-    r"\s*(?P<metric>[^\s<>=]+)(?P<words>[^<>=]*)(?P<operator><=|>=|<|>)\s*"
+    r"(?P<subject>[^<>=≤≥]*)(?P<operator><=|>=|[<>≤≥])\s*"
     r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf(?:inity)?)\b)"
     r"\s*(?P<unit>.*?)\s*",
     re.DOTALL | re.IGNORECASE,
 )
-_BETWEEN = re.compile(r"(?:\s*[,;&]\s*|\s+and\s+)(?=[^\s<>=,;&]+[^<>=,;&]*[<>=])", re.IGNORECASE)
+_BETWEEN = re.compile(r"(?:\s*[,;&]\s*|\s+and\s+)(?=[^\s<>=≤≥,;&]+[^<>=≤≥,;&]*[<>=≤≥])", re.IGNORECASE)
 """What stands between two conditions: each has an operator of its own."""
 _SHOWN = 4
 _ALSO = {
@@ -59,10 +63,17 @@ def unit_of(metric: Metric) -> str:
     return FRACTION if metric.unit in ("", "%") and tuple(metric.range) == (0, 1) else metric.unit
 
 
-def parse_target(texts: Sequence[str], metrics: Sequence[Metric]) -> Target:
+def parse_target(
+    texts: Sequence[str],
+    metrics: Sequence[Metric],
+    *,
+    slices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    sets: Sequence[str] = (),
+) -> Target:
     """Read conditions; bounds come out in base units (bytes, seconds, counts, the metric's own unit).
 
-    metrics: the task's own. Raises TargetError with every mistake in every condition, each with its cure.
+    metrics: the task's own. slices: what tells slices apart, with its values. sets: the names of other data sets and
+    corruptions. Raises TargetError with every mistake in every condition, each with its cure.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
@@ -73,8 +84,8 @@ def parse_target(texts: Sequence[str], metrics: Sequence[Metric]) -> Target:
     mistakes: list[Mistake] = []
     for text in texts:
         try:
-            conditions.append(_condition(text, known))
-        except TargetError as error:
+            conditions.append(_condition(text, known, slices, sets))
+        except InputError as error:  # slices are read when they are named
             mistakes.extend(error.mistakes)
     mistakes.extend(_doubled(conditions))
     if mistakes:
@@ -181,12 +192,14 @@ class _Quantity:
         return self.unit
 
 
-def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
+def _condition(
+    text: object, known: Mapping[str, _Quantity], slices: Mapping[str, Sequence[str]], sets: Sequence[str]
+) -> Condition:
     """One condition from its text. Raises TargetError."""
     if not isinstance(text, str):
         raise TargetError(Mistake(f"A condition is {type(text).__name__}, not text.", f"Write it as {_EXAMPLE}."))
     shown = f"`{' '.join(text.split())[:80]}`"
-    several = [part.strip() for part in _BETWEEN.split(text) if part.strip()]
+    several = _parts(text)
     if len(several) > 1:
         told = ", ".join(f'"{part[:80]}"' for part in several[:_SHOWN])
         raise TargetError(
@@ -194,19 +207,20 @@ def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
         )
     if not text.strip():
         raise TargetError(Mistake("A condition is empty.", f"Write {_EXAMPLE}, or leave it out."))
-    found = _CONDITION.fullmatch(text.replace("≤", "<=").replace("≥", ">="))
-    if found is None or found["words"].strip() not in ("", "drop"):
+    found = _CONDITION.fullmatch(hidden(text))
+    name, drop = ("", False) if found is None else _subject(text[: found.end("subject")])
+    if found is None or not (name or drop):
         raise TargetError(Mistake(f"{shown} cannot be read.", f"Write {_EXAMPLE}."))
-    if found["metric"] == "drop" and not found["words"].strip():
+    if not name:
         raise TargetError(Mistake(f"{shown} does not say which metric drops.", f"Write {_EXAMPLE}."))
-    quantity = _find(found["metric"], shown, known)
+    quantity = _named(name, shown, known, slices, sets)
     read = _Read(
         shown,
         quantity,
-        found["words"].strip() == "drop",
-        cast(Operator, found["operator"]),
+        drop,
+        cast(Operator, found["operator"].replace("≤", "<=").replace("≥", ">=")),
         _number(found["number"]),
-        found["unit"].replace("µ", "u").replace("μ", "u"),
+        text[slice(*found.span("unit"))].replace("µ", "u").replace("μ", "u"),
     )
     mistakes = [*read.direction(), *read.number_and_unit()]
     if mistakes:
@@ -216,6 +230,40 @@ def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
         quantity.name, read.form, read.operator, read.bound, f"{quantity.name} {read.operator} 0 {unit}"
     )
     return replace(condition, text=describe(condition))
+
+
+def _parts(text: str) -> list[str]:
+    """The conditions that stand in one text."""
+    between = [found.span() for found in _BETWEEN.finditer(hidden(text))]
+    starts, ends = [0, *(end for _, end in between)], [*(start for start, _ in between), len(text)]
+    parts = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
+    return [part for part in parts if part]
+
+
+def _subject(text: str) -> tuple[str, bool]:
+    """(the name before the operator, whether its drop is meant)."""
+    text = text.strip()
+    return (text[:-4].strip(), True) if hidden(text).split()[-1:] == ["drop"] else (text, False)
+
+
+def _named(
+    text: str, shown: str, known: Mapping[str, _Quantity], slices: Mapping[str, Sequence[str]], sets: Sequence[str]
+) -> _Quantity:
+    """The quantity of a name: a metric, or one of a slice or of another data set. Raises TargetError."""
+    name, words = name_of(text), text.split()
+    if name is None or (len(name.base.split()) > 1 and name.base.casefold() not in map(str.casefold, known)):
+        if words[0].casefold() == WORST and len(words) == 2:
+            keys = ", ".join(map(written, slices)) or "KEY"
+            cure = f"Write `{WORST} KEY METRIC ...`, such as `{WORST} class accuracy ...`; slices here are by {keys}."
+            raise TargetError(Mistake(f"{shown} does not say of which slices it is the worst.", cure))
+        raise TargetError(Mistake(f"{shown} cannot be read.", f"Write {_EXAMPLE}."))
+    quantity = _find(name.base, shown, known)
+    if not (name.key or name.within):
+        return quantity
+    if quantity.cost:
+        cause = f"{shown}: {quantity.name} is that of the whole file, not of some samples."
+        raise TargetError(Mistake(cause, f"Write `{quantity.name} ...` without the slice."))
+    return replace(quantity, name=str(resolved(replace(name, base=quantity.name), shown, slices, sets)))
 
 
 def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
@@ -425,8 +473,8 @@ def _bound(condition: Condition) -> str:
     if condition.form == "ratio":
         return f"{_digits(exact)}x"
     if condition.metric not in COSTS:
-        written = _CONDITION.fullmatch(condition.text)
-        unit = written["unit"] if written else ""
+        found = _CONDITION.fullmatch(hidden(condition.text))
+        unit = found["unit"] if found else ""
         return f"{_digits(exact / _PERCENT.get(unit, 1))} {unit}".strip()
     shown, factor = _scale(COSTS[condition.metric], exact)
     number = exact / factor

@@ -393,7 +393,8 @@ class Climber:
         if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
             self._time_again(attempt)
-        passed = judge(job.target, found).status is not Status.MISSED
+        missed = [f for f in judge(job.target, found).findings if f.status is Status.MISSED]
+        passed = all(finding.by_chance for finding in missed)
         if passed or is_first:
             self._look(attempt, candidate)
             if "latency" not in found:

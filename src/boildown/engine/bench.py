@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import written_form
-from boildown.domain.grammar import format_value
+from boildown.domain.grammar import base_of, format_value
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.target import Condition
 from boildown.domain.task import Metric, Runnable, Samples
@@ -35,6 +35,7 @@ from boildown.engine.company import LEAST_ALONE, alone_and_together
 from boildown.engine.deliver import RESERVED
 from boildown.engine.job import Job
 from boildown.engine.parity import first_apart
+from boildown.engine.slices import Rows, Slicer
 from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
@@ -77,6 +78,7 @@ _COMPARED = 512
 _GLANCE_SECONDS = 2.0
 _FEW = 256
 """Bytes of the names of classes that any file has room for."""
+UNDEFINED = "the metric has no value for these samples"
 _NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
 
 
@@ -117,6 +119,7 @@ class Bench:
         self.form = written_form(job.deployment.form, job.deployment.runtime)
         self._machine = {**environment(), "hardware": job.deployment.hardware}
         self._statistics: dict[tuple[Ran, Which], Statistics] = {}
+        self.slicer = Slicer(job)
         self.scoring: dict[Which, float] = {}
         """Seconds that scoring the first artifact on all samples took."""
         self._fingerprints: dict[Which, str] = {}
@@ -462,7 +465,7 @@ class Bench:
         first: Candidate | None,
         look: int = 1,
     ) -> list[Measurement]:
-        """Every metric of the task on the artifact, paired with the first model's on the same samples.
+        """Every metric of the task on the artifact, paired with the first model's on the same samples; then on slices.
 
         Search samples are scored only until it is clear whether all of them would meet the conditions
         on quality; metrics that no condition is about are left out then.
@@ -476,12 +479,15 @@ class Bench:
 
         def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
             shared = {"first": self.first_hash, "level": level, **batch, **options}
+            scores = {name: _scores(metric, base[name]) for name, metric in metrics.items()}
             return {
-                name: self.key(name, artifact, which, scores=_scores(metrics[name], base[name]), **shared)
+                name: self.key(
+                    name, artifact, which, scores=scores[base_of(name)], **self.slicer.key(name, which), **shared
+                )
                 for name in names
             }
 
-        whole, stopped = keys(metrics), {}
+        whole, stopped = keys((*metrics, *map(str, self.slicer.names(which)))), {}
         if which == "search" and self.asked:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             stopped = keys(asked, stopped=[asdict(condition) for condition in self.asked], error=ERROR)
@@ -499,15 +505,17 @@ class Bench:
             )
             if batch and which == "verdict":
                 measurements = self._in_other_batches(measurements, candidate, artifact, own)
+            measurements += self._of_slices(artifact, own, base, which, level)
         for measurement in measurements:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
 
     def _measured(
         self, metric: Metric, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float,
-        order: NDArray[np.intp] | None = None,
+        order: NDArray[np.intp] | None = None, far: bool = False,
     ) -> Measurement:  # fmt: skip
-        """A metric of an artifact from statistics; `order`: of the samples, where it is not that of the data."""
+        """A metric of an artifact from statistics. order: of the samples, where it is not that of the data, or of some
+        of them. far: as in `measure_quality`."""
         samples, clusters = self._samples(which), self._clusters(which)
         if order is not None:
             samples, clusters = samples.subset(order.tolist()), None if clusters is None else clusters[order]
@@ -518,10 +526,28 @@ class Bench:
                 measurement = measure_quality(
                     metric, own[metric.name], base[metric.name],
                     level=level, seed=self.job.seed, data=which, environment=self._environment(artifact),
-                    clusters=clusters, places=places_of(samples),
+                    clusters=clusters, places=places_of(samples), far=far,
                 )  # fmt: skip
             measurement = _undropped(measurement, level) if own is base else measurement
         return told(measurement, own, samples)
+
+    def _of_slices(
+        self, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float
+    ) -> list[Measurement]:
+        """The slices of samples from the statistics of all."""
+
+        def one(metric: Metric, rows: Rows, at: float, far: bool) -> Measurement:
+            part = {name: own[name][rows] for name in (metric.name, ANSWER)}
+            held = part if own is base else {name: base[name][rows] for name in part}
+            self.check()
+            if any(spoiled(metric, statistics) for statistics in (part, held)) or all(
+                math.isfinite(metric.compute(statistics[metric.name])) for statistics in (part, held)
+            ):
+                return self._measured(metric, artifact, part, held, which, at, rows, far)
+            none = replace(no_number(metric, part, held), samples=len(rows), data=which, notes=(UNDEFINED,))
+            return told(none, part, self._samples(which).subset(rows.tolist()))
+
+        return self.slicer.measure(which, level, one)
 
     def _in_other_batches(
         self, found: list[Measurement], candidate: Candidate | None, artifact: Artifact, own: Statistics
@@ -567,6 +593,7 @@ class Bench:
             own, order = self.statistics(candidate, artifact, "search"), None
         if (scored := _count(own)) == len(samples):
             found = [self._measured(metric, artifact, own, base, "search", level, order) for metric in metrics.values()]
+            found += self._of_slices(artifact, own, base, "search", level) if order is None else []
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             machine = self._environment(artifact)

@@ -11,7 +11,9 @@ from torch import nn
 
 from boildown.domain import front
 from boildown.domain.deployment import Deployment
+from boildown.domain.grammar import base_of
 from boildown.domain.measurement import Form
+from boildown.domain.names import Name, name_of
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Task
@@ -72,8 +74,20 @@ class Job:
 
     @property
     def quality(self) -> frozenset[str]:
-        """The names of the task's metrics."""
-        return frozenset(metric.name for metric in self.task.metrics)
+        """The names of the task's metrics, and those of slices that the target asks for."""
+        metrics = frozenset(metric.name for metric in self.task.metrics)
+        return metrics | {c.metric for c in self.target.conditions if base_of(c.metric) in metrics}
+
+    def sliced(self, *, asked: bool = False) -> tuple[Name, ...]:
+        """What is measured of slices: for every key the worst with all of them, and each that a condition is about.
+
+        Keys are those of the target and, unless only what is `asked` for is meant, those that the task was given.
+        """
+        named = [name for c in self.target.conditions if (name := name_of(c.metric)) is not None and name.key]
+        given = [] if asked else getattr(self.task, "given_slices", ())
+        tables = [Name(name.base, name.key) for name in named]
+        tables += [Name(self.task.metrics[0].name, key) for key in given if key not in {name.key for name in named}]
+        return tuple(dict.fromkeys((*tables, *named)))
 
     @property
     def first_quality(self) -> str:

@@ -5,9 +5,10 @@ Whatever is wrong here is the user's input, found before a run exists.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
-from boildown.domain.grammar import format_value, unit_of
+from boildown.domain.grammar import base_of, format_value, unit_of
 from boildown.domain.task import Metric
 from boildown.engine import handover
 from boildown.engine.answers import sentence, spoiled
@@ -123,6 +124,7 @@ def prepare(
         with bench.timed("measure"):
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
+            _refuse_undefined(job, bench, statistics[0])
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
 
@@ -290,7 +292,7 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     def look(most: int) -> list[Batch]:
         return outputs_of(run, job.splits.verdict, job.seed, most=most)
 
-    asked = {condition.metric for condition in job.target.conditions} & job.quality
+    asked = {base_of(condition.metric) for condition in job.target.conditions} & job.quality
     where = (job.splits.verdict, job.splits.search)
     lost = next(filter(None, map(sentence, statistics, where)), "")
     if lost and any(spoiled(metric, part) for metric in job.task.metrics for part in statistics):
@@ -325,6 +327,27 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     if mistakes:
         raise ModelError(*mistakes)
     return tuple(notices)
+
+
+def _refuse_undefined(job: Job, bench: Bench, statistics: Statistics) -> None:
+    """Refuse conditions on slices in which a metric has no value of the first model, as the area under a curve has none
+    where every sample has the same class."""
+    metrics, mistakes = {metric.name: metric for metric in job.task.metrics}, []
+    for name in bench.slicer.names("verdict"):
+        texts = [c.text for c in job.target.conditions if c.metric == str(name)]
+        rows = bench.slicer.rows(name.key, "verdict")
+        none = [
+            str(replace(name, value=value))
+            for value, at in rows.items()
+            if texts and value in (value if name.worst else name.value,)
+            and not math.isfinite(metrics[name.base].compute(statistics[name.base][at]))
+        ]  # fmt: skip
+        if none:
+            more = f" and {len(none) - 3:,} more" if len(none) > 3 else ""
+            cause = f"`{texts[0]}`: {name.base} of the first model has no value in {', '.join(none[:3])}{more}."
+            mistakes.append(Mistake(cause, "Give slices more samples, or ask for a metric that has a value in each."))
+    if mistakes:
+        raise DataError(*mistakes)
 
 
 def _guessing(

@@ -32,13 +32,15 @@ def measure_quality(
     environment: Mapping[str, Any] | None = None,
     clusters: ArrayLike | None = None,
     places: ArrayLike | None = None,
+    far: bool = False,
 ) -> Measurement:
     """The metric of a candidate, held against the first model's on the same samples.
 
     The statistics are `metric.statistic`'s of every sample, shape (n, ...), in the same order for
     both. 0/1 statistics get score intervals (Wilson; paired: Tango, Bonett-Price); other means the
     studentized bootstrap; metrics that are no mean the bootstrap over rows. Every bound holds
-    one-sided with confidence `level`; the ratio's only where the metric cannot be negative.
+    one-sided with confidence `level`; the ratio's only where the metric cannot be negative. far: `level` lies far out,
+    as that of one of many: 0/1 statistics get bounds whose far tails hold (Clopper and Pearson; Tango with skewness).
     clusters, (n,): samples of one label say the same and count as one (0/1 statistics: by L. Kish's
     effective number, Survey Sampling, 1965); `samples` is their number. places, (n,): what the samples
     are called where few of them dominate. A sample without a score (NaN for both models, and left out by
@@ -51,7 +53,7 @@ def measure_quality(
     told: dict[str, Any] = {"samples": len(units), "data": data, "environment": dict(environment or {})}
     if len(units) < len(candidate):
         told["notes"] = (f"{len(candidate):,} samples, of which {len(units):,} are different, and only these count",)
-    sampled = _Sampled(metric, candidate, first, units, names, level, seed)
+    sampled = _Sampled(metric, candidate, first, units, names, level, seed, far)
     interval, error = sampled.of_value()
     if first is None:
         alone = Measurement(metric.name, value, unit_of(metric), standard_error=error, intervals={"value": interval})
@@ -107,6 +109,7 @@ class _Sampled:
     names: NDArray[Any]
     level: float
     seed: int
+    far: bool = False
 
     def of_value(self) -> tuple[Interval, float | None]:
         """(interval, standard error) of the candidate's metric."""
@@ -117,7 +120,8 @@ class _Sampled:
         if _zero_one(rows):
             shrunk = self._effective / len(rows)
             error = float(means.std()) / math.sqrt(self._effective)
-            return statistics.wilson(float(means.sum()) * shrunk, self._effective, self.level), error
+            of_share = statistics.clopper_pearson if self.far else statistics.wilson
+            return of_share(float(means.sum()) * shrunk, self._effective, self.level), error
         return self._averaged(means, low, high)
 
     def of_drop(self) -> tuple[Interval, float | None]:
@@ -135,7 +139,8 @@ class _Sampled:
             if not metric.higher_is_better:
                 lost, won = won, lost
             error = statistics.paired_standard_error(lost, won, self._effective)
-            return statistics.tango(lost, won, self._effective, self.level), error
+            of_drop = statistics.skewed_tango if self.far else statistics.tango
+            return of_drop(lost, won, self._effective, self.level), error
         worse = mean_of_each(first) - mean_of_each(candidate)
         return self._averaged(worse if metric.higher_is_better else -worse, -span, span)
 

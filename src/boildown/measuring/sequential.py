@@ -160,10 +160,12 @@ class EarlyStop:
         weights: Floats,
     ) -> None:
         self.target, self.metrics, self.first, self.weights = Target(tuple(conditions)), metrics, first, weights
-        found = [ask(c, metrics[c.metric], first[c.metric], weights) for c in conditions]
+        found = [
+            ask(c, metrics[c.metric], first[c.metric], weights) if c.metric in metrics else None for c in conditions
+        ]
         self._asked = [asked for asked in found if asked is not None]
         self.possible = len(self._asked) == len(found) > 0
-        """Whether there are conditions, all of them on means of bounded statistics."""
+        """Whether there are conditions, all of them on means of bounded statistics of all samples."""
 
     def status(self, scored: Mapping[str, Floats]) -> Status:
         """MET or MISSED where the rest need not be scored, else UNDECIDED.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_measurement
+from boildown.domain.grammar import COSTS, base_of, format_measurement
 from boildown.domain.verdict import Verdict
 from boildown.journal.journal import Journal, readable
 from boildown.journal.rows import AttemptRow
@@ -15,6 +15,7 @@ from boildown.report.axes import NOT_SHOWN
 from boildown.report.changed import changed
 from boildown.report.floats import floats
 from boildown.report.read import finding_line
+from boildown.report.slices import changes, plain
 from boildown.report.words import printable, short
 
 SCHEMA = 1
@@ -54,6 +55,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
                 }
                 for name, m in found.items() if name not in NOT_SHOWN
             },
+            "slices": plain(found, changes(records, row.number, row.artifact.digest)),
             "judged on": {
                 "samples": samples, "fingerprint": known.get("verdict data", ""), "sizes": known.get("data", {}),
             },
@@ -86,7 +88,11 @@ def readme(card: Mapping[str, Any]) -> str:
 def _front(card: Mapping[str, Any]) -> dict[str, Any]:
     library = _TAGS.get(card["artifact"]["runtime"], "")
     kind, name = card.get("kind") or "other", card["model"] or "model"
-    scores = {key: m for key, m in card["measured"].items() if key not in COSTS and m["data"] == "verdict"}
+    scores = {
+        key: m
+        for key, m in card["measured"].items()
+        if key not in COSTS and base_of(key) == key and m["data"] == "verdict"
+    }
     front: dict[str, Any] = {"library_name": library} if library else {}
     front |= {"pipeline_tag": kind} if kind != "other" else {}
     front["tags"] = [*filter(None, [library]), "boildown"]

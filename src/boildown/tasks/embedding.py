@@ -30,6 +30,8 @@ class Embedding(Task):
     the cosines. `forward(model, side)` embeds one side. The rest is as in `Task`.
     """
 
+    by_class = False
+
     def __init__(
         self,
         train: Any = None,

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -33,6 +33,7 @@ from boildown.tasks.data import (
 )
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
+from boildown.tasks.slices import Labels, Slices, mistakes_in, slices_for
 from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
 
 Forward = Callable[[Runnable, Any], Any]
@@ -46,6 +47,9 @@ Augment = Callable[[Any, Any], tuple[Any, Any]]
 
 Collate = Callable[[list[Any]], Any]
 """`collate(items)` makes a batch of items, such as one that pads them to one length."""
+
+_OF_CLASSES = ("cross_entropy", "bce")
+"""The losses whose targets are classes; of a loss of the user's they may be."""
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
@@ -61,6 +65,7 @@ class Options(TypedDict, total=False):
     collate: Collate | None
     preprocess: Any
     outputs: Sequence[str] | None
+    slices: Mapping[str, Any] | None
 
 
 class Task:
@@ -83,6 +88,10 @@ class Task:
         configuration. By default it is read from the validation data's `transform`, where it has one of these.
     outputs: what the model's outputs are called in the file, in their order; by default the keys of a dict, else
         `logits` for classes and `output` for anything else.
+    slices: what tells samples of different kinds apart, by what conditions call it (`accuracy[site=B] >= 90 %`,
+        `worst site accuracy drop <= 5 pp`): a value for every validation sample, in its order; or
+        `{"validation": values, "test": values}`; or a function that returns one, of a sample's inputs, and of its
+        target if it takes two things. None is no slice. Slices by class are there where targets are classes.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -97,6 +106,10 @@ class Task:
     augment: Augment | None = None
     word: ClassVar[str] = "output"
     """What an output is called that nobody has named."""
+    by_class: bool = True
+    """Whether there are slices by class, where every target is one."""
+    columns: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+    """Of a table: by data set and name the values of all columns; each tells slices apart."""
 
     def __init__(
         self,
@@ -114,6 +127,7 @@ class Task:
         collate: Collate | None = None,
         preprocess: Any = None,
         outputs: Sequence[str] | None = None,
+        slices: Mapping[str, Any] | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -139,8 +153,16 @@ class Task:
         if not self.metrics:
             errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
         self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
+        self.given_slices: Mapping[str, Any] = slices if slices is not None else {}
+        known = [metric for metric in self.metrics if metric is not None]
+        others = tuple(getattr(self, "others", ()))
+        if self.validation is not None and (found := mistakes_in(self.given_slices, self.data(), known, others)):
+            errors.append(DataError(*found))
         if errors:
             raise InputError.merge(errors)
+        self._slices: dict[str, Slices] = {}
+        if isinstance(loss, str) and loss not in _OF_CLASSES:
+            self.by_class = False
         names = [m.name for m in self.metrics]
         if len(set(names)) < len(names):
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
@@ -234,6 +256,22 @@ class Task:
     def calls(self, inputs: Any) -> Sequence[Call]:
         """The calls of the model that `run` makes; of a user's forward only the first can be known."""
         return [as_call(inputs) if self._forward is None else first_call(self._forward, inputs)]
+
+    @property
+    def slices(self) -> Mapping[str, Labels]:
+        """What slice every validation sample is in, by what tells slices apart."""
+        return self.slices_of("validation")
+
+    def slices_of(self, name: str) -> Mapping[str, Labels]:
+        """What slice every sample of a data set ("validation", "test") is in, by what tells slices apart; an empty text
+        for none. Raises DataError where that cannot be read."""
+        samples = self.data().get(name)
+        if samples is None:
+            return {}
+        if name not in self._slices:
+            columns, classes = self.columns.get(name, {}), getattr(self, "classes", None)
+            self._slices[name] = slices_for(name, samples, self.given_slices, columns, self.by_class, classes)
+        return self._slices[name]
 
     def loss(self, output: Any, target: Any) -> Any:
         """The training loss of a batch: a scalar tensor."""

@@ -22,6 +22,8 @@ class Regression(Task):
     a division by each sample's own size would make those near zero decide. The rest is as in `Task`.
     """
 
+    by_class = False
+
     def __init__(
         self,
         train: Any = None,

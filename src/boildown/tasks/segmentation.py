@@ -22,6 +22,7 @@ class Segmentation(Classification):
 
     _most_checked: ClassVar[int | None] = 16
     _label_axes: ClassVar[int] = 3
+    by_class = False
 
     def __init__(
         self,

@@ -138,28 +138,42 @@ class Table:
         return np.stack(encoded, 1).astype(np.float32)
 
     def task(
-        self, path: Path, *, validation: float = 0.2, test: Path | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        validation: float = 0.2,
+        test: Path | None = None,
+        seed: int = 0,
+        slices: Sequence[str] = (),
     ) -> Classification | Regression:
         """The task: train and validation from one file, and if you like the data for the verdict from another.
 
         validation: the share of rows that is judged on. A row's values and the seed decide where it goes, so that
-        it stays there when rows are added, and equal rows stay together. Raises DataError with every mistake.
+        it stays there when rows are added, and equal rows stay together. slices: columns by which the report tells
+        slices apart; conditions may name any column of the file. Raises DataError with every mistake.
         """
-        mistakes, data = Mistakes(), dict[str, Any]()
+        mistakes, data, columns = Mistakes(), dict[str, Any](), dict[str, Texts]()
         with mistakes:
             samples, rows = self._samples(path)
+            if absent := [name for name in slices if name not in rows.texts]:
+                cure = f"Its columns are: {some(list(rows.texts), 30)}."
+                raise DataError.of(f"{path.name} has no column {some(absent)} to tell slices apart by.", cure)
         with mistakes:
             if test is not None:
-                data["test"] = self._samples(test)[0]
+                data["test"], judged = self._samples(test)
+                columns["test"] = _values(judged, range(len(data["test"])))
         mistakes.raise_all()
         train, held = _split(path.name, rows.texts, validation, seed)
         data |= {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
+        columns["validation"] = _values(rows, held.tolist())
+        given = {key: {part: texts[key] for part, texts in columns.items() if key in texts} for key in slices}
         task: Classification | Regression
         if self.kind == "regression":
-            task = Regression(**data)
+            task = Regression(**data, slices=given)
         else:
             metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
-            task = Classification(**data, metrics=metrics, classes=self.classes)
+            task = Classification(**data, metrics=metrics, classes=self.classes, slices=given)
+        task.columns = columns
         task.preprocess = Preprocess((Raw("row", (self._columns(rows),)),), replace(task.answer(), target=self.target))
         task.raw = lambda place: {name: values[held[place]] for name, values in rows.written.items()}
         return task
@@ -215,6 +229,14 @@ class Table:
             )
         places = {name: place for place, name in enumerate(self.classes)}
         return torch.tensor([places[value] for value in answers])
+
+
+def _values(rows: Sheet, places: Sequence[int]) -> Texts:
+    """Every column of some rows, as the file has it; a missing value is an empty text."""
+    return {
+        name: ["" if is_missing(values[place]) else values[place] for place in places]
+        for name, values in rows.written.items()
+    }
 
 
 def validation_share(count: int) -> float:

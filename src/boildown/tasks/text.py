@@ -129,6 +129,8 @@ class TextTable:
             says = replace(task.answer(), target=self.target)
         task.preprocess = Preprocess((Raw("text pair" if self.kind == "embedding" else "text", (step,)),), says)
         task.raw = lambda place: {name: side[held[place]] for name, side in zip(self.texts, texts, strict=True)}
+        columns = {name: [values[place] for place in kept] for name, values in rows.items()}
+        task.columns = {"validation": {name: [values[place] for place in held] for name, values in columns.items()}}
         task.beside = {"tokenizer.json": model / "tokenizer.json"}
         return task
 

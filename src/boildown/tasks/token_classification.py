@@ -30,6 +30,7 @@ class TokenClassification(Classification):
 
     _most_checked: ClassVar[int | None] = 16
     _label_axes: ClassVar[int] = 2
+    by_class = False
 
     def __init__(
         self,
