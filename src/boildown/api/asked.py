@@ -48,6 +48,7 @@ from boildown.surgery.weights import copied, plain, precisions, refuse_non_finit
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
+from boildown.tasks.groups import shared_groups
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
 
@@ -137,7 +138,8 @@ def read(
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
-                    notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
+                    notices += [*splits.notes, *_overlap(read_task), *shared_groups(read_task)]
+                    notices += held_against_data(read_task)
         except BudgetError:
             unread = read_task.validation
             late, splits = True, Splits(read_task.train, unread, unread, False, unread)

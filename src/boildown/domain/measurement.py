@@ -74,6 +74,8 @@ class Measurement:
     notes: tuple[str, ...] = ()
     alone: bool = True
     """Whether nothing of any run computed beside it, as far as is known."""
+    groups: int | None = None
+    """In how many groups the samples are, which count in their place; None where every sample counts."""
 
     def __post_init__(self) -> None:
         if self.spread is None and self.unit == "s":  # journals did not always keep it
@@ -111,6 +113,7 @@ class Measurement:
             "environment": dict(self.environment),
             "notes": list(self.notes),
             "alone": self.alone,
+            "groups": self.groups,
         }
 
     @classmethod

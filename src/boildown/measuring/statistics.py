@@ -58,25 +58,32 @@ def wilson(right: float, n: float, level: float) -> Interval:
 
     Exact rate of a false `low >= p` at nominal 5 %: at most 5.8 % for p >= 0.5, n >= 150.
     """
-    if not 0 <= right <= n or n < 1:
+    low, high = wilson_bounds(right, n, level)
+    return Interval(float(low), float(high), level, "Wilson score")
+
+
+def wilson_bounds(right: ArrayLike, n: ArrayLike, level: float) -> tuple[Floats, Floats]:
+    """`wilson` for arrays of counts: (low, high), in their broadcast shape."""
+    x, whole = np.asarray(right, np.float64), np.asarray(n, np.float64)
+    if not (np.all(x >= 0) and np.all(x <= whole) and np.all(whole >= 1)):
         raise ValueError(f"{right} of {n} is not a proportion")
-    low, high = _wilson(right, n, quantile_of_normal(level))
-    return Interval(low, high, level, "Wilson score")
+    return _wilson(x, whole, quantile_of_normal(level))
 
 
 def tango_bounds(
-    only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: float, level: float
+    only_first_right: ArrayLike, only_candidate_right: ArrayLike, n: ArrayLike, level: float
 ) -> tuple[Floats, Floats]:
-    """`tango` for arrays of counts at one n: (low, high), in their broadcast shape."""
-    b, c = np.broadcast_arrays(np.asarray(only_first_right, np.float64), np.asarray(only_candidate_right, np.float64))
-    if n < 1 or np.any(b < 0) or np.any(c < 0) or np.any(b + c > n):
+    """`tango` for arrays of counts: (low, high), in their broadcast shape."""
+    counts = (np.asarray(count, np.float64) for count in (only_first_right, only_candidate_right, n))
+    b, c, whole = np.broadcast_arrays(*counts)
+    if np.any(whole < 1) or np.any(b < 0) or np.any(c < 0) or np.any(b + c > whole):
         raise ValueError(f"discordant counts must be at least 0 and together at most n = {n}")
     z = quantile_of_normal(level)
-    drop = (b - c) / n
+    drop = (b - c) / whole
     # The score falls from +inf at -1 to -inf at +1 and is 0 at the observed drop, so each bound is
     # bracketed by it and bisection cannot fail, whatever the counts.
-    low = _bisect(lambda at: _tango_score(b, c, n, at) <= z, np.full_like(drop, -1.0), drop)
-    high = _bisect(lambda at: _tango_score(b, c, n, at) <= -z, drop, np.full_like(drop, 1.0))
+    low = _bisect(lambda at: _tango_score(b, c, whole, at) <= z, np.full_like(drop, -1.0), drop)
+    high = _bisect(lambda at: _tango_score(b, c, whole, at) <= -z, drop, np.full_like(drop, 1.0))
     return low, high
 
 
@@ -107,8 +114,7 @@ def paired_ratio(only_first_right: float, only_candidate_right: float, both: flo
     of_first = math.sqrt((1 - (first + 1) / (n + 2)) / (first + 1))
     of_candidate = math.sqrt((1 - (candidate + 1) / (n + 2)) / (candidate + 1))
     z = quantile_of_normal(level) * discordant / (of_first + of_candidate)
-    first_low, first_high = _wilson(first, n, z)
-    low, high = _wilson(candidate, n, z)
+    (first_low, first_high), (low, high) = (tuple(map(float, _wilson(right, n, z))) for right in (first, candidate))
     return Interval(low / first_high, high / first_low if first_low > 0 else math.inf, level, name)
 
 
@@ -122,14 +128,14 @@ def paired_standard_error(only_first_right: float, only_candidate_right: float, 
     return math.sqrt(b + c - (b - c) ** 2 / (n + 2)) / (n + 2)
 
 
-def _wilson(right: float, n: float, z: float) -> tuple[float, float]:
-    centre = right + z * z / 2
-    reach = z * math.sqrt(right * (n - right) / n + z * z / 4)
-    whole = n + z * z
-    return max(0.0, (centre - reach) / whole), min(1.0, (centre + reach) / whole)
+def _wilson(right: ArrayLike, n: ArrayLike, z: float) -> tuple[Floats, Floats]:
+    x, count = np.asarray(right, np.float64), np.asarray(n, np.float64)
+    centre, whole = x + z * z / 2, count + z * z
+    reach = z * np.sqrt(x * (count - x) / count + z * z / 4)
+    return np.maximum(0.0, (centre - reach) / whole), np.minimum(1.0, (centre + reach) / whole)
 
 
-def _tango_score(b: Floats, c: Floats, n: float, drop: Floats) -> Floats:
+def _tango_score(b: Floats, c: Floats, n: Floats, drop: Floats) -> Floats:
     """Tango's statistic for a true drop; 0/0 counts as 0."""
     linear = (2 * n - b + c) * drop - b - c
     root = np.sqrt(np.maximum(linear * linear + 8 * n * c * drop * (1 - drop), 0.0))
@@ -203,7 +209,7 @@ def mean_interval(
     x = x - centre
     spread = float(x.std())
     if n == 1 or spread <= 1e-12 * max(abs(centre), 1e-300):
-        return _unmoved(centre, n, level, span if math.isfinite(span) else seen, name)
+        return unmoved(centre, n, level, span if math.isfinite(span) else seen, name)
     generator = np.random.default_rng(seed)
     drawn = []
     for size in _chunks(resamples, n):
@@ -211,16 +217,16 @@ def mean_interval(
         mean = picked.mean(axis=1)
         drawn.append(_studentize(mean, np.sqrt(np.maximum((picked**2).mean(axis=1) - mean**2, 0.0) / n)))
     interval = _bootstrap_t(centre, spread / math.sqrt(n), np.concatenate(drawn), level, name)
-    return _widened(interval, centre, x, lambda: span)
+    return widened(interval, centre, x, lambda: span)
 
 
-def _unmoved(value: float, n: int, level: float, reach: float, name: str) -> Interval:
+def unmoved(value: float, n: int, level: float, reach: float, name: str) -> Interval:
     """The interval of a statistic that none of n samples moves; infinite where it is not known how far one could."""
     away = _unseen(0, n, level) * reach if n > 1 and 0.0 < reach < math.inf else math.inf
     return Interval(value - away, value + away, level, f"{name} (no spread)")
 
 
-def _widened(interval: Interval, value: float, influence: Floats, reach: Callable[[], float]) -> Interval:
+def widened(interval: Interval, value: float, influence: Floats, reach: Callable[[], float]) -> Interval:
     """The interval of a statistic, wider where few of its n samples dominate it.
 
     Some samples move it: as many as hold the squares together, by the participation ratio. As many more as may
@@ -306,7 +312,7 @@ def bootstrap(
     if not math.isfinite(error):
         return Interval(-math.inf, math.inf, level, name), math.inf
     if error <= 1e-12 * max(abs(value), 1e-300):
-        return _unmoved(value, len(units), level, reach(), name), 0.0
+        return unmoved(value, len(units), level, reach(), name), 0.0
     affordable = min(resamples, max(400, _WORK // n))
     generator, order = np.random.default_rng(seed), np.concatenate(groups)
     drawn = []
@@ -317,7 +323,7 @@ def bootstrap(
         away = np.array([float(estimate(row)) for row in rows]) - value
         drawn.append(_studentize(away, of_resample))
     interval = _bootstrap_t(value, error, np.concatenate(drawn), level, name)
-    return _widened(interval, value, influence, reach if bounded else lambda: math.inf), error
+    return widened(interval, value, influence, reach if bounded else lambda: math.inf), error
 
 
 def median_interval(values: ArrayLike, level: float) -> Interval:

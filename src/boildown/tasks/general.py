@@ -31,6 +31,7 @@ from boildown.tasks.data import (
     samples_from,
     source_of,
 )
+from boildown.tasks.groups import Ids, read_groups, without_groups
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
@@ -61,6 +62,7 @@ class Options(TypedDict, total=False):
     collate: Collate | None
     preprocess: Any
     outputs: Sequence[str] | None
+    groups: Any
 
 
 class Task:
@@ -83,6 +85,10 @@ class Task:
         configuration. By default it is read from the validation data's `transform`, where it has one of these.
     outputs: what the model's outputs are called in the file, in their order; by default the keys of a dict, else
         `logits` for classes and `output` for anything else.
+    groups: which samples belong together, of one patient, video or speaker: they are never parted, and intervals count
+        groups. One id (a text or a number) for each validation sample; a dict of such lists by the name of the data set
+        (train, calibration, validation, test); or the key under which items hold theirs, which is no input then (or a
+        column of a table, or an attribute of the data set with one for each item).
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -114,6 +120,7 @@ class Task:
         collate: Collate | None = None,
         preprocess: Any = None,
         outputs: Sequence[str] | None = None,
+        groups: Any = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -132,6 +139,9 @@ class Task:
         self.calibration = attempt(self.read, "calibration", calibration)
         self.validation = attempt(self.read, "validation", validation)
         self.test = attempt(self.read, "test", test)
+        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self.data())
+        for name, samples in without_groups(groups, self.data()).items():
+            setattr(self, name, samples)
         self._loss: Loss = attempt(as_loss, loss)
         attempt(refuse_no_description, preprocess)
         given = metrics if isinstance(metrics, list | tuple) else [metrics]
@@ -295,6 +305,10 @@ class Task:
         made._example = pytree.tree_map(partial(in_float, types=types), self._example)
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
         return made, [f"data in {names} were turned into float32, as the model was"] if names else []
+
+    def groups_of(self, name: str) -> Ids | None:
+        """The id of every sample's group in a data set, by its name; None where it has none."""
+        return self._groups.get(name)
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""

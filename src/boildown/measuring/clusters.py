@@ -1,0 +1,98 @@
+"""What samples in groups prove: samples that belong together are neither independent nor one and the same.
+
+How much alike the samples of a group are is read off the data: the design effect says by how much the variance of a
+mean exceeds that of as many independent samples (L. Kish, Survey Sampling, 1965; over groups of unequal sizes from the
+linearised ratio: W. G. Cochran, Sampling Techniques, 1977, section 6.3). Counts of right and wrong are divided by it,
+and then judged as if they were independent (J. N. K. Rao and A. J. Scott, Biometrics 48, 1992), with Student's
+t of groups - 1 degrees in the place of the normal distribution (E. L. Korn and B. I. Graubard, Survey Methodology 24,
+1998). Any other figure of fewer than 30 groups is judged by that t as well, of more by a bootstrap over groups.
+
+Few samples that differ do not show how much alike those of a group are. One more group, all of whose samples differ,
+is counted in part when the design effect is taken: where no sample differs it is the size of a group, so that G groups
+prove what G independent samples do; where many do it hardly counts (as the largest weight does in M. P. Fay and
+E. J. Feuer, Statistics in Medicine 16, 1997). `benchmarks.clusters` simulates all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from boildown.domain.measurement import Interval
+from boildown.measuring.statistics import quantile_of_normal, unmoved, widened
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+FEW = 30
+"""From so many groups on a bootstrap over them is trusted."""
+
+UNSEEN = 0.25
+"""How much one more group counts whose samples all differ: the least that keeps false proofs near 5 %."""
+
+
+def said(samples: int, groups: int) -> str:
+    """How many samples in how many groups, for people."""
+    return f"{samples:,} samples in {groups:,} group{'' if groups == 1 else 's'}"
+
+
+def quantile_of_student(level: float, groups: int) -> float:
+    """The quantile at `level` of Student's t with groups - 1 degrees of freedom."""
+    return float(special.stdtrit(groups - 1, level))  # scipy.stats takes a second to load
+
+
+def design_effect(sums: Floats, squares: ArrayLike, sizes: Floats) -> Floats:
+    """By how much groups multiply the variance of the mean of 0/1 scores, or of their differences; 1 at least.
+
+    sums, (..., G): of the residuals of each group's samples, which add up to 0. squares, (...): of all
+    samples' residuals, added up. sizes, (G,): samples in each group.
+    """
+    groups, alike = sums.shape[-1], float(np.square(sizes).sum() / sizes.sum())
+    between = np.square(sums).sum(-1) * groups / (groups - 1)
+    found: Floats = (between + UNSEEN * alike**2) / (np.asarray(squares) + UNSEEN * alike)
+    return np.maximum(found, 1.0)
+
+
+def effective(residuals: Floats, units: Sequence[Indices]) -> float:
+    """How many independent samples those in groups are worth; 0 for a single group, which says nothing of others.
+
+    residuals, (n,): what each sample's score differs by from the estimate. units: the positions of each group's.
+    """
+    if len(units) < 2:
+        return 0.0
+    sums = np.array([residuals[unit].sum() for unit in units])
+    sizes = np.array([len(unit) for unit in units], np.float64)
+    return len(residuals) / float(design_effect(sums, np.square(residuals).sum(), sizes))
+
+
+def allowed(effective: float, groups: int, level: float) -> float:
+    """Effective samples by which a normal bound is that of Student's t, since the design effect is estimated."""
+    if groups < 2:
+        return 0.0
+    return effective * (quantile_of_normal(level) / quantile_of_student(level, groups)) ** 2
+
+
+def student(
+    value: float, influence: Floats, level: float, *, reach: Callable[[], float], bounded: bool
+) -> tuple[Interval, float]:
+    """(Student's t interval of an estimate over few groups, the estimate's standard error).
+
+    influence, (G,): by how much each group moves it, times their number; 0 on average. reach: how far a group can
+    move a `bounded` estimate, times their number; of any estimate where none moves it.
+    """
+    groups, name = influence.size, "Student's t over groups"
+    error = math.sqrt(float(np.square(influence).sum()) / (groups * (groups - 1))) if groups > 1 else math.inf
+    if not math.isfinite(error):
+        return Interval(-math.inf, math.inf, level, name), math.inf
+    if error <= 1e-12 * max(abs(value), 1e-300):
+        return unmoved(value, groups, level, reach(), name), 0.0
+    away = quantile_of_student(level, groups) * error
+    found = widened(
+        Interval(value - away, value + away, level, name), value, influence, reach if bounded else lambda: math.inf
+    )
+    return replace(found, low=min(found.low, value - away), high=max(found.high, value + away)), error
