@@ -1,10 +1,10 @@
-"""Readings of one and the same thing: what a verdict says of them where it knows that they belong together, or does not.
+"""Readings of one and the same thing: what a verdict says of them with groups, and without.
 
     python -m benchmarks.readings [--subjects 100] [--readings 10] [--bound 1]
 
 The subjects are handwritten digits of scikit-learn that the network was not trained on. Each is read some times: moved
-by a pixel at most, made lighter or darker, with noise. Rungs make files of the network, and every file is measured twice
-on the same readings, at 95 % confidence.
+by a pixel at most, made lighter or darker, with noise. Rungs make files of the network, and every file is measured
+twice on the same readings, at 95 % confidence.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from boildown.domain.measurement import Interval
-from boildown.measuring.statistics import quantile_of_normal, unmoved, widened
+from boildown.measuring.statistics import quantile_of_normal, widened
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -77,22 +77,24 @@ def allowed(effective: float, groups: int, level: float) -> float:
     return effective * (quantile_of_normal(level) / quantile_of_student(level, groups)) ** 2
 
 
+def alike(units: Sequence[Indices]) -> float:
+    """How many groups of one size those are worth of which each says one and the same: Kish's effective number."""
+    sizes = np.array([len(unit) for unit in units], np.float64)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum())
+
+
 def student(
-    value: float, influence: Floats, level: float, *, reach: Callable[[], float], bounded: bool
+    value: float, influence: Floats, level: float, *, reach: Callable[[], float] | None = None
 ) -> tuple[Interval, float]:
     """(Student's t interval of an estimate over few groups, the estimate's standard error).
 
     influence, (G,): by how much each group moves it, times their number; 0 on average. reach: how far a group can
-    move a `bounded` estimate, times their number; of any estimate where none moves it.
+    move an estimate that has limits, times their number; of one without them, few groups that dominate prove nothing.
     """
     groups, name = influence.size, "Student's t over groups"
     error = math.sqrt(float(np.square(influence).sum()) / (groups * (groups - 1))) if groups > 1 else math.inf
     if not math.isfinite(error):
         return Interval(-math.inf, math.inf, level, name), math.inf
-    if error <= 1e-12 * max(abs(value), 1e-300):
-        return unmoved(value, groups, level, reach(), name), 0.0
     away = quantile_of_student(level, groups) * error
-    found = widened(
-        Interval(value - away, value + away, level, name), value, influence, reach if bounded else lambda: math.inf
-    )
+    found = widened(Interval(value - away, value + away, level, name), value, influence, reach or (lambda: math.inf))
     return replace(found, low=min(found.low, value - away), high=max(found.high, value + away)), error

@@ -188,10 +188,7 @@ class _Sampled:
 
         Of equal samples, whose score is one and the same, it is Kish's effective number.
         """
-        if self.grouped:
-            return grouping.effective(residuals, self.units)
-        sizes = np.array([len(unit) for unit in self.units], np.float64)
-        return float(sizes.sum() ** 2 / np.square(sizes).sum())
+        return grouping.effective(residuals, self.units) if self.grouped else grouping.alike(self.units)
 
     def _allowed(self, worth: float) -> float:
         """By how many independent samples bounds are found: fewer than they are worth, where that is estimated."""
@@ -201,6 +198,13 @@ class _Sampled:
         alone = "one group, which says nothing of others"
         few = f"{len(self.units):,} groups, too few or too unequal to say anything of others"
         return Interval(low, high, self.level, "none", alone if len(self.units) == 1 else few)
+
+    def _unmoved(self, value: float, influence: Floats, reach: Callable[[], float]) -> Interval | None:
+        """The interval of an estimate that none of several groups moves: as of so many groups of one size."""
+        still = np.isfinite(influence).all() and not statistics.moves(influence, value)
+        if not self.grouped or len(self.units) < 2 or not still:
+            return None
+        return statistics.unmoved(value, grouping.alike(self.units), self.level, reach(), "groups")
 
     @property
     def _few(self) -> bool:
@@ -214,7 +218,8 @@ class _Sampled:
         if len(self.units) < len(values):  # what each cluster adds to the mean
             centre, share = float(values.mean()), len(self.units) / len(values)
             values = np.array([centre + share * float((values[unit] - centre).sum()) for unit in self.units])
-        interval = statistics.mean_interval(
+        interval = self._unmoved(float(values.mean()), values - values.mean(), self._reach)
+        interval = interval or statistics.mean_interval(
             values, self.level, seed=self.seed, span=self._span, seen=self._seen
         )  # fmt: skip
         told = self._told(
@@ -232,8 +237,10 @@ class _Sampled:
         """(interval, standard error) of an estimate over rows; reach: how far one sample can move it."""
         value, influence, groups = jackknifed = statistics.jackknife(estimate, self.units)
         reaching, bounded = reach or self._reach, math.isfinite(self._span)
-        if self._few:
-            interval, error = grouping.student(value, influence, self.level, reach=reaching, bounded=bounded)
+        if (unmoved := self._unmoved(value, influence, reaching)) is not None:
+            interval, error = unmoved, 0.0
+        elif self._few:
+            interval, error = grouping.student(value, influence, self.level, reach=reaching if bounded else None)
         else:
             interval, error = statistics.bootstrap(
                 estimate, self.units, self.level,

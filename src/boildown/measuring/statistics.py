@@ -208,7 +208,7 @@ def mean_interval(
     centre = float(x.mean())
     x = x - centre
     spread = float(x.std())
-    if n == 1 or spread <= 1e-12 * max(abs(centre), 1e-300):
+    if n == 1 or not moves(x, centre):
         return unmoved(centre, n, level, span if math.isfinite(span) else seen, name)
     generator = np.random.default_rng(seed)
     drawn = []
@@ -220,7 +220,12 @@ def mean_interval(
     return widened(interval, centre, x, lambda: span)
 
 
-def unmoved(value: float, n: int, level: float, reach: float, name: str) -> Interval:
+def moves(influence: Floats, value: float) -> bool:
+    """Whether any sample moves a value, but for rounding; influence, (n,), is 0 on average."""
+    return float(influence.std()) > 1e-12 * max(abs(value), 1e-300)
+
+
+def unmoved(value: float, n: float, level: float, reach: float, name: str) -> Interval:
     """The interval of a statistic that none of n samples moves; infinite where it is not known how far one could."""
     away = _unseen(0, n, level) * reach if n > 1 and 0.0 < reach < math.inf else math.inf
     return Interval(value - away, value + away, level, f"{name} (no spread)")
@@ -242,7 +247,7 @@ def widened(interval: Interval, value: float, influence: Floats, reach: Callable
     return Interval(value - allowed, value + allowed, interval.level, told)
 
 
-def _unseen(seen: int, n: int, level: float) -> float:
+def _unseen(seen: int, n: float, level: float) -> float:
     """The largest share of samples of a kind beyond the seen / n that were drawn, with confidence `level`.
 
     C. J. Clopper and E. S. Pearson, Biometrika 26 (1934); 3 / n where none was, the rule of three.
@@ -311,7 +316,7 @@ def bootstrap(
     error = float(influence.std()) / math.sqrt(count) if count > 1 else math.inf
     if not math.isfinite(error):
         return Interval(-math.inf, math.inf, level, name), math.inf
-    if error <= 1e-12 * max(abs(value), 1e-300):
+    if not moves(influence / math.sqrt(count), value):
         return unmoved(value, len(units), level, reach(), name), 0.0
     affordable = min(resamples, max(400, _WORK // n))
     generator, order = np.random.default_rng(seed), np.concatenate(groups)
