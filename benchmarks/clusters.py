@@ -7,9 +7,9 @@ that give any two samples of a group the same correlation: every sample takes it
 (`alike`), every group has rates of its own (`rates`), or some groups answer as one and the others not at all so
 (`some`). A cell holds the worst of these six. Tables `false` and `few` have candidates exactly as much worse as the
 condition allows, the hardest case; those of `power` are better than the condition by twice the true standard error.
-Tables `means` and `means power` do the same with losses. Behind a stroke: what the same samples prove where nobody
-says that they are in groups. Counts are judged many draws at a time; some of every cell go the whole way a verdict
-does, from scores of single samples by measurement and judgement, and must say the same.
+Tables `means` and `means power` do the same with skewed losses and f1. In brackets: what the same samples prove where
+nobody says that they are in groups. Counts are judged many draws at a time; some of every cell go the whole way a
+verdict does, from scores of single samples by measurement and judgement, and must say the same.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from benchmarks.statistics import MeanLoss
 from boildown.domain.grammar import parse_target
+from boildown.domain.task import Metric
 from boildown.domain.verdict import judge
 from boildown.measuring.clusters import allowed, design_effect
 from boildown.measuring.quality import measure_quality
@@ -42,13 +43,13 @@ LEVEL = 0.95
 PROMISED = 0.06
 CORRELATIONS = (0.0, 0.1, 0.3, 0.6, 0.9)
 SIZES = (5, 20)
-MANY, FEW = (30, 100, 300), (5, 10, 20)
+MANY, FEW, MEANS = (30, 100, 300), (5, 10, 20), (10, 30, 100)
 KINDS = ("alike", "rates", "some")
 DROPS = ((0.004, 0.002), (0.01, 0.005), (0.03, 0.01), (0.1, 0.01), (0.1, 0.05))
 """(share of samples on which only one of the two models is right, how much worse the candidate is)"""
 VALUES = (0.5, 0.7, 0.9, 0.95, 0.99)
 _UNEVEN = (0.2, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.2, 1.6, 3.0)
-_LESS = 5  # by which factor bootstraps get fewer draws
+_LESS = {"loss": 5, "f1": 50}  # by which factor bootstraps get fewer draws
 _CHECKED = 3  # draws of every cell that go the whole way
 _AT_ONCE = 500
 
@@ -58,7 +59,7 @@ class Cell:
     """Groups of how many samples, how alike, and what is asked of them.
 
     shares: of samples that only the first model, and only the candidate, gets right; of those that are wrong where a
-    value is asked for; empty for losses. better: by how many true standard errors the candidate is.
+    value is asked for; empty for other metrics. better: by how many true standard errors the candidate is.
     """
 
     table: str
@@ -69,6 +70,7 @@ class Cell:
     correlation: float
     shares: tuple[float, ...]
     better: float = 0.0
+    metric: str = "accuracy"
 
     @property
     def sizes(self) -> Counts:
@@ -153,27 +155,45 @@ def the_whole_way(cell: Cell, counts: Counts) -> bool:
     return judge(parse_target([condition], [metric]), {"accuracy": measurement}, confidence=LEVEL).met
 
 
-def losses(cell: Cell, draws: int, random: np.random.Generator) -> tuple[float, float]:
-    """(the share of draws that prove the bound in groups, as single samples) with skewed losses that groups share."""
+def resampled(cell: Cell, draws: int, random: np.random.Generator) -> tuple[float, float]:
+    """(the share of draws that prove the bound in groups, as single samples) by a metric that is no share."""
     labels, met = np.repeat(np.arange(cell.groups), cell.sizes), [0, 0]
-    target = parse_target([f"loss drop <= {cell.bound!r}"], [MeanLoss()])
+    metric: Metric = MeanLoss() if cell.metric == "loss" else as_metric("f1")
+    target = parse_target([f"{metric.name} drop <= {cell.bound!r}{' pp' * (cell.metric == 'f1')}"], [metric])
     for number in range(draws):
-        of_groups = random.exponential(size=cell.groups)[labels] - 1
-        own = random.exponential(size=len(labels)) - 1
-        worse = math.sqrt(cell.correlation) * of_groups + math.sqrt(1 - cell.correlation) * own
+        first, candidate = (_losses if cell.metric == "loss" else _answers)(labels, cell.correlation, random)
         for grouped in (True, False):
             clusters = labels if grouped else None
-            found = measure_quality(MeanLoss(), worse, 0 * worse, clusters=clusters, groups=grouped, seed=number)
-            met[grouped] += judge(target, {"loss": found}, confidence=LEVEL).met
+            found = measure_quality(metric, candidate, first, clusters=clusters, groups=grouped, seed=number)
+            met[grouped] += judge(target, {metric.name: found}, confidence=LEVEL).met
     return met[True] / draws, met[False] / draws
+
+
+def _losses(labels: Counts, correlation: float, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Losses that differ by skewed amounts, 0 on average, of which groups share a part."""
+    of_groups, own = (random.exponential(size=size) - 1 for size in (labels[-1] + 1, len(labels)))
+    worse = math.sqrt(correlation) * of_groups[labels] + math.sqrt(1 - correlation) * own
+    return np.zeros(len(labels)), worse
+
+
+def _answers(labels: Counts, correlation: float, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Said and true of a rare class, (n, 2), by two models that err alike often; where, groups share."""
+
+    def shared(rate: float) -> NDArray[np.bool_]:
+        of_groups, own = (random.random(size) < rate for size in (labels[-1] + 1, len(labels)))
+        return np.where(random.random(len(labels)) < math.sqrt(correlation), of_groups[labels], own)
+
+    true, both = shared(0.3), shared(0.1)
+    first, candidate = (np.stack([true ^ (both | shared(0.05)), true], 1).astype(float) for _ in range(2))
+    return first, candidate
 
 
 def rates(cell: Cell, draws: int) -> tuple[float, float, int]:
     """(share of draws that prove the bound in groups, as single samples, draws)."""
     random = np.random.default_rng([cell.groups, cell.size, cell.uneven, KINDS.index(cell.kind)])
     if not cell.shares:
-        draws = max(1, draws // _LESS)
-        return (*losses(cell, draws, random), draws)
+        draws = max(1, draws // _LESS[cell.metric])
+        return (*resampled(cell, draws, random), draws)
     met = [0, 0]
     for start in range(0, draws, _AT_ONCE):
         counts = drawn(cell, min(_AT_ONCE, draws - start), random)
@@ -189,14 +209,15 @@ def rates(cell: Cell, draws: int) -> tuple[float, float, int]:
 def cells(table: str) -> Iterator[Cell]:
     """The cells of a table."""
     better = 2.0 if "power" in table else 0.0
-    for groups in FEW if table == "few" else MANY:
+    for groups in {"few": FEW, "means": MEANS, "means power": MEANS}.get(table, MANY):
         for size in SIZES:
-            for rho in CORRELATIONS:
+            for rho in CORRELATIONS[::2] if table.startswith("means") else CORRELATIONS:
                 for uneven in (False, True):
                     base = Cell(table, groups, size, uneven, "alike", rho, (), better)
                     if table.startswith("means"):
-                        if groups < max(MANY) and rho in (0.0, 0.3, 0.9):
-                            yield base
+                        yield replace(base, metric="loss")
+                        if table == "means" and not uneven and groups < max(MEANS):
+                            yield replace(base, metric="f1")
                         continue
                     for kind in KINDS if rho else KINDS[:1]:
                         for share, drop in DROPS:
@@ -213,7 +234,7 @@ def named(cell: Cell) -> str:
     """The row of a cell."""
     truth = cell.truth[0]
     if not cell.shares:
-        what = "loss, skewed"
+        what = {"loss": "loss, skewed", "f1": "f1 of a rare class"}[cell.metric]
     elif len(cell.shares) == 1:
         what = f"accuracy of {100 * truth:g} %"
     else:
@@ -224,7 +245,7 @@ def named(cell: Cell) -> str:
 def main() -> int:
     """Simulate and print the tables; 1 if a rate lies above what is promised by more than chance explains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=10_000, help="draws a cell; a fifth for losses")
+    parser.add_argument("--draws", type=int, default=10_000, help="draws a cell; a fifth for losses, a fiftieth for f1")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rates of every cell to this file")
