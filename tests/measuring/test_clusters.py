@@ -165,7 +165,7 @@ def test_groups_that_decide_are_named() -> None:
     losses = np.random.default_rng(6).normal(size=400) ** 2
     losses[80:84] = 400.0
     found = measure_quality(metric("rmse"), losses, np.ones(400), clusters=groups(40, 10), groups=True)
-    assert "of 40 groups decide how far it may lie, those with items" in found.intervals["drop"].note
+    assert "of 40 groups decide how far it may lie, those of items" in found.intervals["drop"].note
     assert found.intervals["drop"].high == math.inf
 
 

@@ -25,11 +25,11 @@ from boildown.tasks.table import Table
 
 def data(count, start=0):
     numbers = torch.arange(start, start + count)
-    return numbers.float()[:, None].sqrt(), numbers % 2
+    return numbers.float()[:, None], numbers % 2
 
 
 def values(samples):
-    return {round(float(i) ** 2) for inputs, _ in samples.batches() for i in inputs[:, 0]}
+    return {int(i) for inputs, _ in samples.batches() for i in inputs[:, 0]}
 
 
 def grouped(count, size, **options):
@@ -62,8 +62,6 @@ IDS = [3, 3, 1, 1, 2, 2]
     ids=repr,
 )
 def test_ids_of_any_kind_are_the_same_groups(given):
-    if not isinstance(given, dict) and not hasattr(given, "__getitem__"):
-        given = list(given)
     assert Classification(validation=data(6), groups=given).groups_of("validation").tolist() == list("331122")
 
 
@@ -307,7 +305,7 @@ def test_rows_of_one_group_go_to_one_side_and_predict_nothing_by_it(tmp_path):
     assert len(sides[0]) + len(sides[1]) == 30
     assert len(task.groups_of("validation")) == len(task.validation)
     assert len(set(task.groups_of("test"))) == 30
-    assert len({len(column.name) for column in table.alone(path, validation=0.4)}) == 1
+    assert [column.name for column in table.alone(path, validation=0.4)] == ["pressure"]
     more = write(tmp_path / "more.csv", [str(i // 10) if i < 200 else 1000 + i for i in range(300)])
     again = table.task(more, validation=0.4)
     assert {g for g in again.groups_of("validation") if int(g) < 20} == {g for g in sides[1] if int(g) < 20}

@@ -266,9 +266,11 @@ class _Sampled:
         if self.metric.decomposable:
             return self._span if math.isfinite(self._span) else self._seen
         widest = 0.0
+        # A group that was not seen may be one of such samples as move it most.
+        units = statistics.units_of(None, len(self.candidate)) if self.grouped else self.units
         for rows in (self.candidate, self.first):
             if rows is not None:
-                _, influence, groups = statistics.jackknife(partial(_at, self.metric, rows), self.units)
+                _, influence, groups = statistics.jackknife(partial(_at, self.metric, rows), units)
                 each = influence / [len(group) for group in groups] * (len(rows) / len(groups))
                 widest = max(widest, float(each.max() - each.min()))
         return widest
@@ -283,7 +285,8 @@ class _Sampled:
     ) -> Interval:
         """The interval within what is possible, and with the samples that dominate it named, `called` by position."""
         clipped = replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
-        few = statistics.dominant(influence) if np.isfinite(influence).all() else {}
+        dominant = grouping.dominant if self._few else statistics.dominant
+        few = dominant(influence) if np.isfinite(influence).all() else {}
         if not few:
             return clipped
         shares = ", ".join(f"{called(at)} ({share:.0%})" for at, share in few.items() if share >= 0.005)
@@ -291,8 +294,8 @@ class _Sampled:
         if not math.isfinite(self._span):
             robust = getattr(self.metric, "robust", "the share of samples within a tolerance")
             cure = f"look at them, or judge by {robust}"
-        what, with_ = ("groups", "those with ") if self.grouped else ("samples", "")
-        told = f"{len(few)} of {len(influence):,} {what} decide how far it may lie, {with_}items {shares}: {cure}"
+        what, where = ("groups", "those of items") if self.grouped else ("samples", "items")
+        told = f"{len(few)} of {len(influence):,} {what} decide how far it may lie, {where} {shares}: {cure}"
         return replace(clipped, note=told)
 
     def _worst(self, estimate: Callable[[Indices], float], value: float, rows: Indices) -> Any:

@@ -237,8 +237,11 @@ def widened(interval: Interval, value: float, influence: Floats, reach: Callable
     Some samples move it: as many as hold the squares together, by the participation ratio. As many more as may
     have been missed move it by `reach` / n each at most, or by nobody knows how much.
     """
-    if not dominant(influence):
-        return interval
+    return loosened(interval, value, influence, reach) if dominant(influence) else interval
+
+
+def loosened(interval: Interval, value: float, influence: Floats, reach: Callable[[], float]) -> Interval:
+    """The interval of a statistic that few samples dominate, as `widened` allows for them."""
     n, squares = influence.size, np.square(influence)
     movers = math.ceil(float(squares.sum()) ** 2 / float(np.square(squares).sum()) - 0.05)
     missed = _unseen(movers, n, interval.level) * reach()
