@@ -53,7 +53,7 @@ def test_a_run_goes_on_with_the_groups_that_it_began_with(mirror, tmp_path):
     x, y = mirror.samples(1200, 2)
     given = {"calibration": mirror.samples(50, 1), "validation": (x, y)}
     for groups in (None, np.arange(1200) // 4):
-        with pytest.raises(bd.InputError, match="The groups of the data to judge on are not what run"):
+        with pytest.raises(bd.InputError, match="groups of the data to judge on are not what run"):
             bd.resume(run.path, mirror.model(), bd.Classification(**given, groups=groups))
     renamed = [f"video {i}" for i in IDS]
     assert bd.resume(run.path, mirror.model(), bd.Classification(**given, groups=renamed)).outcome is run.outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -183,16 +183,20 @@ class _Sampled:
         assert self.first is not None
         return self.first
 
+    @cached_property
+    def _sizes(self) -> Floats:
+        return grouping.sizes_of(self.units)
+
     def _worth(self, residuals: Floats) -> float:
         """How many independent samples these are worth, by what each differs by from the estimate.
 
         Of equal samples, whose score is one and the same, it is Kish's effective number.
         """
-        return grouping.effective(residuals, self.units) if self.grouped else grouping.alike(self.units)
+        return grouping.effective(residuals, self.units) if self.grouped else grouping.alike(self._sizes)
 
     def _allowed(self, worth: float) -> float:
         """By how many independent samples bounds are found: fewer than they are worth, where that is estimated."""
-        return grouping.allowed(worth, len(self.units), self.level) if self.grouped else worth
+        return grouping.allowed(worth, self._sizes, self.level) if self.grouped else worth
 
     def _anything(self, low: float, high: float) -> Interval:
         alone = "one group, which says nothing of others"
@@ -204,7 +208,7 @@ class _Sampled:
         still = np.isfinite(influence).all() and not statistics.moves(influence, value)
         if not self.grouped or len(self.units) < 2 or not still:
             return None
-        return statistics.unmoved(value, grouping.alike(self.units), self.level, reach(), "groups")
+        return statistics.unmoved(value, grouping.alike(self._sizes), self.level, reach(), "groups")
 
     @property
     def _few(self) -> bool:
@@ -240,7 +244,9 @@ class _Sampled:
         if (unmoved := self._unmoved(value, influence, reaching)) is not None:
             interval, error = unmoved, 0.0
         elif self._few:
-            interval, error = grouping.student(value, influence, self.level, reach=reaching if bounded else None)
+            interval, error = grouping.student(
+                value, influence, self._sizes, self.level, seed=self.seed, reach=reaching if bounded else None
+            )  # fmt: skip
         else:
             interval, error = statistics.bootstrap(
                 estimate, self.units, self.level,

@@ -31,6 +31,7 @@ _IN_TAIL = 20  # resamples that must lie beyond a quantile for it to be read off
 _HANDFUL = 5
 _SAMPLES, _SHARES = (150, 500, 2000), (0.74, 0.45, 0.33)
 """Of how many samples the largest five may hold what share of the squares on one side."""
+_STUDENTIZED = "studentized bootstrap"
 _LIMITS = (np.log((_HANDFUL, *_SAMPLES)), (1.0, *_SHARES))
 
 
@@ -202,22 +203,23 @@ def mean_interval(
     """
     x = np.asarray(values, np.float64).ravel()
     n = x.size
-    name = "studentized bootstrap"
     if n == 0:
         raise ValueError("no values")
     centre = float(x.mean())
     x = x - centre
-    spread = float(x.std())
     if n == 1 or not moves(x, centre):
-        return unmoved(centre, n, level, span if math.isfinite(span) else seen, name)
-    generator = np.random.default_rng(seed)
-    drawn = []
+        return unmoved(centre, n, level, span if math.isfinite(span) else seen, _STUDENTIZED)
+    return widened(studentized(centre, x, level, seed, resamples), centre, x, lambda: span)
+
+
+def studentized(value: float, x: Floats, level: float, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """`mean_interval` without a word of few samples; x, (n,): by how much each moves the value, 0 on average."""
+    generator, n, drawn = np.random.default_rng(seed), x.size, []
     for size in _chunks(resamples, n):
         picked = x[generator.integers(0, n, (size, n), dtype=np.int32)]
         mean = picked.mean(axis=1)
         drawn.append(_studentize(mean, np.sqrt(np.maximum((picked**2).mean(axis=1) - mean**2, 0.0) / n)))
-    interval = _bootstrap_t(centre, spread / math.sqrt(n), np.concatenate(drawn), level, name)
-    return widened(interval, centre, x, lambda: span)
+    return _bootstrap_t(value, float(x.std()) / math.sqrt(n), np.concatenate(drawn), level, _STUDENTIZED)
 
 
 def moves(influence: Floats, value: float) -> bool:
