@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import boildown as bd
 
@@ -63,7 +64,7 @@ def test_measure_proves_less_of_samples_in_groups(mirror, tmp_path):
     run, _ = compressed(mirror, tmp_path, IDS)
     x, y = mirror.samples(20, 3)
     noise = np.random.default_rng(0).normal(0, 1e-2, (1000, x.shape[1])).astype(np.float32)
-    frames = (x.repeat_interleave(50, 0) + noise, y.repeat_interleave(50))
+    frames = (x.repeat_interleave(50, 0) + torch.from_numpy(noise), y.repeat_interleave(50))
     widths = []
     for groups in (None, np.arange(1000) // 50):
         task = bd.Classification(validation=frames, groups=groups)

@@ -222,3 +222,11 @@ def test_a_search_that_stops_allows_for_groups() -> None:
     assert widths[1] > 1.8 * widths[0]
     assert grouped.measure("accuracy", scored).groups is not None
     assert grouped.status(scored) is whole.status(scored) is Status.MISSED
+
+
+@pytest.mark.parametrize("count", range(30, 45))
+def test_all_right_and_all_changed_are_counts_still(count: int) -> None:
+    """Divided counts may exceed what they are out of by rounding."""
+    ones, labels = np.ones(count * 7), groups(count, 7)
+    assert measure_quality(ACCURACY, ones, ones, clusters=labels, groups=True).intervals["value"].high == 1.0
+    assert measure_quality(ACCURACY, 0 * ones, ones, clusters=labels, groups=True).intervals["drop"].high == 1.0

@@ -138,7 +138,7 @@ class Sitting:
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong[0] in ("students", "groups", "data to train on")
+                if len(wrong) > 1 or wrong[0] in ("students", _IDENTITY["groups"], "data to train on")
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )

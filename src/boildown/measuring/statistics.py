@@ -32,6 +32,7 @@ _HANDFUL = 5
 _SAMPLES, _SHARES = (150, 500, 2000), (0.74, 0.45, 0.33)
 """Of how many samples the largest five may hold what share of the squares on one side."""
 _STUDENTIZED = "studentized bootstrap"
+_ROUNDED = 1 + 1e-9  # counts that were divided may exceed the number of samples by as little
 _LIMITS = (np.log((_HANDFUL, *_SAMPLES)), (1.0, *_SHARES))
 
 
@@ -66,8 +67,8 @@ def wilson(right: float, n: float, level: float) -> Interval:
 def wilson_bounds(right: ArrayLike, n: ArrayLike, level: float) -> tuple[Floats, Floats]:
     """`wilson` for arrays of counts: (low, high), in their broadcast shape."""
     x, whole = np.asarray(right, np.float64), np.asarray(n, np.float64)
-    if not (np.all(x >= 0) and np.all(x <= whole) and np.all(whole >= 1)):
-        raise ValueError(f"{right} of {n} is not a proportion")
+    if not (np.all(x >= 0) and np.all(x <= whole * _ROUNDED) and np.all(whole >= 1)):
+        raise ValueError(f"{right!r} of {n!r} is not a proportion")
     return _wilson(x, whole, quantile_of_normal(level))
 
 
@@ -77,8 +78,8 @@ def tango_bounds(
     """`tango` for arrays of counts: (low, high), in their broadcast shape."""
     counts = (np.asarray(count, np.float64) for count in (only_first_right, only_candidate_right, n))
     b, c, whole = np.broadcast_arrays(*counts)
-    if np.any(whole < 1) or np.any(b < 0) or np.any(c < 0) or np.any(b + c > whole):
-        raise ValueError(f"discordant counts must be at least 0 and together at most n = {n}")
+    if np.any(whole < 1) or np.any(b < 0) or np.any(c < 0) or np.any(b + c > whole * _ROUNDED):
+        raise ValueError(f"discordant counts must be at least 0 and together at most n = {n!r}")
     z = quantile_of_normal(level)
     drop = (b - c) / whole
     # The score falls from +inf at -1 to -inf at +1 and is 0 at the observed drop, so each bound is

@@ -269,11 +269,11 @@ class Units:
     notes: tuple[str, ...]
     found: Repeats
 
-    def of(self, indices: Sequence[int]) -> Labels | None:
+    def of(self, indices: NDArray[np.int64]) -> Labels | None:
         """The labels of some of the samples; None where each is one unit, and no groups are given."""
         if self.clusters is None or not self.grouped:
-            return within(self.clusters, indices)
-        part: Labels = self.clusters[np.asarray(indices, np.intp)]
+            return within(self.clusters, indices.tolist())
+        part: Labels = self.clusters[indices]
         return part
 
 

@@ -90,7 +90,7 @@ def resolve(task: Task, seed: int) -> Splits:
     notes = [*_told("validation", validation, units), *told]
     if task.calibration is None and task.train is not None and (mistakes := not_finite("train", calibration)):
         raise DataError(*mistakes)
-    left = np.arange(len(validation)) if rest is None else np.array(rest)
+    left = np.array(range(len(validation)) if rest is None else rest, np.int64)
     validation = validation if rest is None else validation.subset(rest)
     labelled = units.count >= LABELLED_SEARCH_FROM
     search: Samples
@@ -117,7 +117,7 @@ def resolve(task: Task, seed: int) -> Splits:
             f"{units.count:,} {different}{what} are too few to search "
             "by score: candidates are ranked by their outputs' divergence from the first model's, without labels."
         )
-    if judged.grouped and len(np.unique(verdict_clusters)) == 1:
+    if judged.grouped and verdict_clusters is not None and len(np.unique(verdict_clusters)) == 1:
         raise DataError.of(
             "One group is all that calibration leaves to judge on, and it says nothing of others.",
             "Give calibration= or train= data, or more groups.",
