@@ -48,6 +48,7 @@ from boildown.surgery.weights import copied, plain, precisions, refuse_non_finit
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
+from boildown.tasks.groups import shared_groups
 from boildown.tasks.slice_checks import check_slices
 from boildown.tasks.slices import Values
 from boildown.tasks.splits import Splits, resolve
@@ -139,7 +140,8 @@ def read(
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
-                    notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
+                    notices += [*splits.notes, *_overlap(read_task), *shared_groups(read_task)]
+                    notices += held_against_data(read_task)
                 notices += check_slices(target, read_task, splits, _level(asked["confidence"]))
         except BudgetError:
             unread = read_task.validation

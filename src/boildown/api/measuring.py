@@ -41,6 +41,7 @@ from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
+from boildown.tasks.groups import groups_of
 from boildown.tasks.slice_checks import check_slices
 from boildown.tasks.slices import Values
 from boildown.tasks.splits import judged_alone
@@ -114,7 +115,8 @@ def measure(
         check_data(task)
     mistakes.raise_all()
     assert artifact is not None
-    splits = judged_alone(task.test or task.validation)
+    judged = "validation" if task.test is None else "test"
+    splits = judged_alone(task.test or task.validation, groups_of(task, judged))
     notes = check_slices(wanted, task, splits, confidence)
     job = Job(
         task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),

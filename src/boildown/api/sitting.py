@@ -74,13 +74,21 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 
 _PULSE = 2.0
 _TOLD = 0.1
+_IDENTITY = {
+    "first": "model",
+    "verdict data": "data to judge on",
+    "groups": "groups of the data to judge on",
+    "slices": "slices",
+    "students": "students",
+}
+"""What a run that goes on must have as it began, and what to call it."""
+_SEVERAL = ("students", "slices", "groups of the data to judge on", "data to train on")
+"""Of that, what is many."""
 _KINDS = {
     "build": "building the model and the task", "read": "reading the data", "export": "exporting",
     "measure": "scoring and timing",
 }  # fmt: skip
 """What a kind of work is called in a sentence."""
-_SAME = (("first", "model"), ("verdict data", "data to judge on"), ("slices", "slices"), ("students", "students"))
-"""What stays the same while a run is resumed, and what it is called."""
 
 
 class Pulse:
@@ -121,6 +129,7 @@ class Sitting:
         own = {} if learned is None else {"training data": learned}
         if sliced := self.bench.slicer.identity():
             own["slices"] = sliced
+        own |= {} if (groups := self.bench.grouping("verdict")) is None else {"groups": groups}
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
@@ -129,13 +138,13 @@ class Sitting:
             found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
-        wrong = [what for name, what in _SAME if found.get(name) != began.get(name)]
+        wrong = [what for name, what in _IDENTITY.items() if found.get(name) != began.get(name)]
         if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
             wrong.append("data to train on")
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong[0] in ("students", "data to train on", "slices")
+                if len(wrong) > 1 or wrong[0] in _SEVERAL
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )

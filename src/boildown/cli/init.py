@@ -77,6 +77,7 @@ class _Asked:
     timm: str | None
     size: int | None
     skip_broken: bool
+    groups: str
 
     @property
     def table(self) -> Path | None:
@@ -124,12 +125,19 @@ def init(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out images that cannot be read, instead of ending there.")
     ] = False,
+    groups: Annotated[
+        str,
+        typer.Option(
+            "--groups",
+            help="The column that says which rows belong together; of images `folder`, or a pattern of their paths.",
+        ),
+    ] = "",
     minutes: Annotated[float, typer.Option("--minutes", help="The most minutes to train a small model.")] = 2.0,
 ) -> int:
     """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
     asked = _Asked(
         folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), tuple(keep or ()), tuple(leave_out or ()),
-        model, weights, transformers, timm, size, skip_broken,
+        model, weights, transformers, timm, size, skip_broken, groups,
     )  # fmt: skip
     if mistakes := list(_mistakes(asked)):
         raise InputError(*mistakes)
@@ -190,6 +198,8 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
         yield Mistake(f"--size {asked.size} is no size of images in a folder.", "Give --image-folder, and 8 or more.")
     if asked.skip_broken and asked.image_folder is None:
         yield Mistake("--skip-broken is about a folder of images, and none is given.", "Give --image-folder DIR.")
+    if asked.groups and asked.table is None and asked.image_folder is None:
+        yield Mistake("--groups says which samples belong together, and there are no data.", "Give --csv FILE as well.")
     if asked.model is not None and not all(part.strip() for part in (*asked.model.partition(":"),)):
         yield Mistake(f"--model {asked.model} cannot be read.", "Write module:callable, such as model:build.")
     if asked.weights is not None and not asked.weights.is_file():
@@ -215,21 +225,24 @@ def _start(asked: _Asked) -> Start | None:
     from boildown.api import starting
 
     if asked.table is not None and asked.predict is not None and asked.transformers is not None:
-        return starting.start_text(asked.table, asked.predict, asked.transformers, asked.folder, asked.text)
+        return starting.start_text(
+            asked.table, asked.predict, asked.transformers, asked.folder, asked.text, groups=asked.groups
+        )
     if asked.table is not None and asked.predict is not None:
         return starting.start_table(
             asked.table, asked.predict, asked.folder, asked.kind,  # type: ignore[arg-type]
-            train=asked.model is None, keep=asked.keep, leave_out=asked.leave_out,
+            train=asked.model is None, keep=asked.keep, leave_out=asked.leave_out, groups=asked.groups,
         )  # fmt: skip
     if asked.image_folder is not None:
         if asked.timm is not None:
             return starting.start_timm(
                 asked.image_folder, asked.folder, asked.timm,
                 size=asked.size, train=asked.weights is None, skip_broken=asked.skip_broken,
+                groups=asked.groups,
             )  # fmt: skip
         look = starting.usual_look() if asked.model else None
         return starting.start_images(
-            asked.image_folder, asked.folder, look, size=asked.size, skip_broken=asked.skip_broken
+            asked.image_folder, asked.folder, look, size=asked.size, skip_broken=asked.skip_broken, groups=asked.groups
         )
     return None
 

@@ -78,6 +78,8 @@ class Measurement:
     """Of the worst of some slices: each of them."""
     simultaneous: Mapping[Form, Interval] = field(default_factory=dict)
     """Of one of several slices: intervals whose bounds hold for all of them together."""
+    groups: int | None = None
+    """In how many groups the samples are, which count in their place; None where every sample counts."""
 
     def __post_init__(self) -> None:
         if self.spread is None and self.unit == "s":  # journals did not always keep it
@@ -114,6 +116,7 @@ class Measurement:
             "alone": self.alone,
             **({"slices": [each.to_json() for each in self.slices]} if self.slices else {}),
             **({"simultaneous": _plain(self.simultaneous)} if self.simultaneous else {}),
+            "groups": self.groups,
         }
 
     @classmethod

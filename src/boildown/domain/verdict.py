@@ -37,7 +37,7 @@ class Finding:
     excess: how far the condition is missed, relative; zero or below when it holds, infinite when
         it was not measured.
     lucky: the point decided although the bound lies inside the interval: could be luck.
-    needed: about how many samples would decide, where more samples can.
+    needed: about how many samples would decide, where more samples can; groups of them where `grouped`.
     shown: `observed` for people.
     noisy: it was timed in blocks that lie far apart.
     slice: of a condition on the worst of some slices: the one that decides, which the figures are of.
@@ -54,6 +54,7 @@ class Finding:
     shown: str = "not measured"
     noisy: bool = False
     slice: str = ""
+    grouped: bool = False
 
     def sentence(self) -> str:
         """What was found, in words."""
@@ -75,7 +76,7 @@ class Finding:
             extra.append("could be luck")
         if self.noisy:
             extra.append(NOISE)
-        if self.needed is not None:
+        if self.more:
             extra.append(self.more)
         return words + (f" ({'; '.join(extra)})" if extra else "")
 
@@ -88,8 +89,9 @@ class Finding:
 
     @property
     def more(self) -> str:
-        """How many samples would decide, in words; empty where more cannot."""
-        return "" if self.needed is None else f"about {self.needed:,} samples{' of it' * bool(self.slice)} would decide"
+        """How many more would decide, in words; empty where that is not known."""
+        what = f"{'groups' if self.grouped else 'samples'}{' of it' * bool(self.slice)}"
+        return "" if self.needed is None else f"about {self.needed:,} {what} would decide"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an infinite excess is None."""
@@ -149,7 +151,13 @@ class Verdict:
         return max((finding.excess for finding in self.findings), default=-math.inf)
 
     def sentence(self) -> str:
-        """What came out, in words: everything that does not hold, or what could be luck."""
+        """What came out, in words: everything that does not hold, or what could be luck; and groups that count."""
+        grouped = [m for m in self.measurements.values() if m.groups is not None]
+        judged = max(grouped, key=lambda measurement: measurement.samples, default=None)
+        on = "" if judged is None else f" Quality stands on {judged.samples:,} samples in {judged.groups:,} groups."
+        return f"{self._said()}{on}"
+
+    def _said(self) -> str:
         count = len(self.findings)
         open_ = [f.sentence() for f in self.findings if f.status is not Status.MET]
         if open_:
@@ -375,7 +383,9 @@ def _disproven(condition: Condition, measurement: Measurement, finding: Finding)
 
 
 def _marked(finding: Finding, measurement: Measurement | None) -> Finding:
-    """The finding, its figure marked where the blocks that it was timed in lie far apart."""
+    """The finding, marked where groups count, and its figure where the blocks that it was timed in lie far apart."""
+    if measurement is not None and measurement.groups is not None:
+        finding = replace(finding, grouped=True)
     if measurement is None or not measurement.noisy or finding.observed is None:
         return finding
     return replace(finding, shown=marked(finding.shown, noisy=True), noisy=True)
@@ -432,9 +442,9 @@ def _excess(condition: Condition, measurement: Measurement, observed: float) -> 
 
 
 def _needed(condition: Condition, measurement: Measurement, observed: float, interval: Interval | None) -> int | None:
-    """About how many samples bring the interval's end to the bound: its width falls with their root."""
-    gap = abs(observed - condition.bound)
-    if interval is None or condition.metric in COSTS or measurement.samples <= 0 or gap == 0:
+    """About how many samples, or groups, bring the interval's end to the bound: its width falls with their root."""
+    gap, count = abs(observed - condition.bound), measurement.groups or measurement.samples
+    if interval is None or condition.metric in COSTS or count <= 0 or gap == 0:
         return None
     holds = _holds(condition, observed)
     end = interval.high if holds == _is_upper(condition) else interval.low
@@ -442,8 +452,8 @@ def _needed(condition: Condition, measurement: Measurement, observed: float, int
     error_form = "value" if measurement.drop is None else "drop"
     if condition.form == error_form and measurement.standard_error and 0.5 < interval.level < 1:
         margin = max(margin, NormalDist().inv_cdf(interval.level) * measurement.standard_error)
-    needed = measurement.samples * (margin / gap) ** 2
-    return math.ceil(needed) if math.isfinite(needed) and needed > measurement.samples else None
+    needed = count * (margin / gap) ** 2
+    return math.ceil(needed) if math.isfinite(needed) and needed > count else None
 
 
 def _worst(finding: Finding, confidence: float | None) -> float | None:

@@ -526,7 +526,7 @@ class Bench:
                 measurement = measure_quality(
                     metric, own[metric.name], base[metric.name],
                     level=level, seed=self.job.seed, data=which, environment=self._environment(artifact),
-                    clusters=clusters, places=places_of(samples), far=far,
+                    clusters=clusters, places=places_of(samples), groups=self._grouped(which), far=far,
                 )  # fmt: skip
             measurement = _undropped(measurement, level) if own is base else measurement
         return told(measurement, own, samples)
@@ -581,7 +581,8 @@ class Bench:
         order: NDArray[np.intp] | None
         order, weights = reading_order(doubt, self.job.seed, int(artifact.digest[:16], 16))
         shuffled = {name: rows[order] for name, rows in base.items()}
-        stop = EarlyStop(self.asked, metrics, shuffled, weights)
+        clusters = self._clusters("search") if self._grouped("search") else None
+        stop = EarlyStop(self.asked, metrics, shuffled, weights, None if clusters is None else clusters[order])
         if stop.possible:
             samples = samples.subset(order.tolist())
             base, own = shuffled, self.score(
@@ -769,9 +770,17 @@ class Bench:
         return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
 
     def _data(self, which: Which) -> list[str]:
-        """Hashes of what a slice is, and of which of its samples are equal."""
-        clusters = self._clusters(which)
-        return [self.fingerprint(which), *([] if clusters is None else [hashlib.sha256(clusters.data).hexdigest()])]
+        """Hashes of what a slice is, and of which of its samples are equal or belong together."""
+        clusters, grouped = self._clusters(which), ["groups"] if self._grouped(which) else []
+        parts = [] if clusters is None else [hashlib.sha256(clusters.data).hexdigest()]
+        return [self.fingerprint(which), *parts, *grouped]
+
+    def grouping(self, which: Which) -> str | None:
+        """A hash of which samples belong together; None without groups."""
+        return hash_of(self._data(which)[1:]) if self._grouped(which) else None
+
+    def _grouped(self, which: Which) -> bool:
+        return self.job.splits.search_grouped if which == "search" else self.job.splits.verdict_grouped
 
     def _clusters(self, which: Which) -> Labels | None:
         return self.job.splits.search_clusters if which == "search" else self.job.splits.verdict_clusters

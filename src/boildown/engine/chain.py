@@ -29,6 +29,7 @@ from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import plain, restore, weights_hash
+from boildown.tasks.groups import groups_of
 from boildown.tasks.splits import learning
 from boildown.tasks.watch import watching
 
@@ -58,6 +59,8 @@ def link_key(
     splits, settings = job.splits, {**keyed_settings(method), **made_for}
     if method.card.trains:
         settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
+        if (groups := groups_of(job.task, "train")) is not None:  # they are held out whole
+            settings |= {"groups": hash_of(groups.tolist())}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
     return candidate_key(
         parent=parent,

@@ -51,7 +51,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
                     "value": m.value, "unit": COSTS.get(name, m.unit), "shown": format_measurement(m),
                     "first": m.first, "drop": m.drop, "ratio": m.ratio,
                     "intervals": {form: [i.low, i.high, i.level, i.method] for form, i in m.intervals.items()},
-                    "samples": m.samples, "data": m.data,
+                    "samples": m.samples, "groups": m.groups, "data": m.data,
                 }
                 for name, m in found.items() if name not in NOT_SHOWN
             },

@@ -208,12 +208,18 @@ def _figures(measured: Mapping[str, Measurement]) -> tuple[Figure, ...]:
             value=format_measurement(m),
             drop=format_measurement(m, "drop") if m.drop is not None and m.metric not in COSTS else "",
             ratio=format_measurement(m, "ratio") if m.ratio is not None else "",
-            samples=f"{m.samples:,} {m.data}".strip() if m.samples > 1 else "",
+            samples=f"{_count(m)} {m.data}".strip() if m.samples > 1 else "",
             notes="; ".join(m.notes),
         )
         for m in measured.values()
         if m.metric not in NOT_SHOWN
     )
+
+
+def _count(measurement: Measurement) -> str:
+    """How many samples, and in how many groups."""
+    groups = "" if measurement.groups is None else f" in {measurement.groups:,} groups"
+    return f"{measurement.samples:,}{groups}"
 
 
 def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLine:
@@ -233,7 +239,7 @@ def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> Findi
         observed=marked(finding.shown, noisy=noisy and not finding.noisy),  # older journals have no mark
         first=format_value(measurement.first, unit) if measurement and measurement.first is not None else "",
         interval=_interval(finding.interval, unit, condition),
-        samples=f"{measurement.samples:,}" if measurement and measurement.data else "",
+        samples=_count(measurement) if measurement and measurement.data else "",
         doubt="; ".join(filter(None, doubts)),
     )
 

@@ -31,6 +31,7 @@ from boildown.tasks.data import (
     samples_from,
     source_of,
 )
+from boildown.tasks.groups import Ids, read_groups, without_groups
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
 from boildown.tasks.slices import Labels, Slices, mistakes_in, slices_for
@@ -66,6 +67,7 @@ class Options(TypedDict, total=False):
     preprocess: Any
     outputs: Sequence[str] | None
     slices: Mapping[str, Any] | None
+    groups: Any
 
 
 class Task:
@@ -92,6 +94,10 @@ class Task:
         `worst site accuracy drop <= 5 pp`): a value for every validation sample, in its order; or
         `{"validation": values, "test": values}`; or a function that returns one, of a sample's inputs, and of its
         target if it takes two things. None is no slice. Slices by class are there where targets are classes.
+    groups: which samples belong together, of one patient, video or speaker: they are never parted, and intervals count
+        groups. One id (a text or a number) for each validation sample; a dict of such lists by the name of the data set
+        (train, calibration, validation, test); or the key under which items hold theirs, which is no input then (or a
+        column of a table, or an attribute of the data set with one for each item).
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -128,6 +134,7 @@ class Task:
         preprocess: Any = None,
         outputs: Sequence[str] | None = None,
         slices: Mapping[str, Any] | None = None,
+        groups: Any = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -146,6 +153,9 @@ class Task:
         self.calibration = attempt(self.read, "calibration", calibration)
         self.validation = attempt(self.read, "validation", validation)
         self.test = attempt(self.read, "test", test)
+        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self.data())
+        for name, samples in without_groups(groups, self.data()).items():
+            setattr(self, name, samples)
         self._loss: Loss = attempt(as_loss, loss)
         attempt(refuse_no_description, preprocess)
         given = metrics if isinstance(metrics, list | tuple) else [metrics]
@@ -333,6 +343,10 @@ class Task:
         made._example = pytree.tree_map(partial(in_float, types=types), self._example)
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
         return made, [f"data in {names} were turned into float32, as the model was"] if names else []
+
+    def groups_of(self, name: str) -> Ids | None:
+        """The id of every sample's group in a data set, by its name; None where it has none."""
+        return self._groups.get(name)
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
