@@ -24,12 +24,13 @@ from boildown.api.sitting import desk, sitting
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
-from boildown.domain.grammar import parse_target
+from boildown.domain.grammar import set_of
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.described import held_against_data
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
@@ -40,7 +41,7 @@ from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
-from boildown.tasks.splits import judged_alone
+from boildown.tasks.others import judged_beside, target_of
 from boildown.tasks.watch import watching
 
 
@@ -85,14 +86,14 @@ def measure(
     seconds = 0.0
     with mistakes:
         seconds = parse_time(limit, "limit")
-    meant, artifact, reference = deployment_of(asked), None, None
+    meant, artifact, reference, splits = deployment_of(asked), None, None, None
     own, other = _runtimes(path, base, runtime, meant)
     with mistakes:
         artifact = _artifact(own, check_runtime(own), path)
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
-        wanted = parse_target(conditions(target), task.metrics)
+        wanted = target_of(task, conditions(target))
     with mistakes:
         relative = [c.text for c in wanted.conditions if c.form != "value"]
         if relative and base is None:
@@ -109,9 +110,12 @@ def measure(
             )
     with mistakes:
         check_data(task)
+        if any(map(set_of, (condition.metric for condition in wanted.conditions))):
+            held_against_data(task)  # corruptions go by the description
+        splits = judged_beside(task, wanted, seed)
     mistakes.raise_all()
     assert artifact is not None
-    splits = judged_alone(task.test or task.validation)
+    assert splits is not None
     job = Job(
         task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
         batch_size=batch_size or BATCH, seed=seed,

@@ -46,6 +46,7 @@ from boildown.errors import (
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.journal.journal import Journal
+from boildown.journal.keys import hash_of
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
@@ -79,6 +80,13 @@ _KINDS = {
     "measure": "scoring and timing",
 }  # fmt: skip
 """What a kind of work is called in a sentence."""
+_IDENTITY = {
+    "first": "model",
+    "verdict data": "data to judge on",
+    "other data": "other data to judge on",
+    "students": "students",
+}
+"""What a run began with, in words."""
 
 
 class Pulse:
@@ -116,6 +124,8 @@ class Sitting:
         train = read.job.splits.train if training else None
         learned = None if train is None else repeated_fingerprint(train)
         own = {} if learned is None else {"training data": learned}
+        others = {name: self.bench.on(name).fingerprint("verdict") for name in self.job.splits.others}
+        own |= {"other data": hash_of(others)} if others else {}
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
@@ -124,11 +134,7 @@ class Sitting:
             found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
-        wrong = [
-            what
-            for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
-            if found.get(name) != began.get(name)
-        ]
+        wrong = [what for name, what in _IDENTITY.items() if found.get(name) != began.get(name)]
         if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
             wrong.append("data to train on")
         if wrong:

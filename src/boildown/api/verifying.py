@@ -18,7 +18,7 @@ from boildown.api.climbing import reread
 from boildown.api.sitting import Sitting, desk, sitting
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
-from boildown.domain.grammar import COSTS, format_value
+from boildown.domain.grammar import COSTS, base_of, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
@@ -299,7 +299,7 @@ def _compared(job: Job, recorded: Verdict, now: Verdict) -> list[Check]:
     checks = []
     for name, measurement in now.measurements.items():
         if name in recorded.measurements and name not in _OF_THE_MACHINE:
-            checks.append(_figure(measurement, recorded.measurements[name], ranges.get(name)))
+            checks.append(_figure(measurement, recorded.measurements[name], ranges.get(base_of(name))))
     held, asked = ([finding.condition.text for finding in verdict.findings] for verdict in (recorded, now))
     if held != asked:
         told = f"the record holds {', '.join(held) or 'none'}; the run was asked for {', '.join(asked)}"

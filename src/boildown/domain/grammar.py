@@ -59,16 +59,19 @@ def unit_of(metric: Metric) -> str:
     return FRACTION if metric.unit in ("", "%") and tuple(metric.range) == (0, 1) else metric.unit
 
 
-def parse_target(texts: Sequence[str], metrics: Sequence[Metric]) -> Target:
+def parse_target(texts: Sequence[str], metrics: Sequence[Metric], *, sets: Sequence[str] = ()) -> Target:
     """Read conditions; bounds come out in base units (bytes, seconds, counts, the metric's own unit).
 
-    metrics: the task's own. Raises TargetError with every mistake in every condition, each with its cure.
+    metrics: the task's own. sets: names of data sets that may stand in brackets behind one. Raises TargetError with
+    every mistake in every condition, each with its cure.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise TargetError(Mistake("The target has no condition.", f"Give at least one: {_EXAMPLE}."))
     known = {name: _Quantity(name, unit, cost=True) for name, unit in COSTS.items()}
-    known |= {m.name: _Quantity(m.name, unit_of(m), m.higher_is_better, tuple(m.range)) for m in metrics}
+    for m in metrics:
+        for name in (m.name, *(f"{m.name}[{each}]" for each in sets)):
+            known[name] = _Quantity(name, unit_of(m), m.higher_is_better, tuple(m.range))
     conditions: list[Condition] = []
     mistakes: list[Mistake] = []
     for text in texts:
@@ -80,6 +83,17 @@ def parse_target(texts: Sequence[str], metrics: Sequence[Metric]) -> Target:
     if mistakes:
         raise TargetError(*mistakes)
     return Target(tuple(conditions))
+
+
+def base_of(name: str) -> str:
+    """The metric that a measurement is of: `accuracy` of `accuracy[night]`."""
+    return name.partition("[")[0]
+
+
+def set_of(name: str) -> str | None:
+    """The data set that a measurement is of, where it is not the main one: `night` of `accuracy[night]`."""
+    inside = name.partition("[")[2].removesuffix("]")
+    return inside if inside and "=" not in inside else None
 
 
 def describe(condition: Condition) -> str:
@@ -228,7 +242,8 @@ def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
     also = [_ALSO[called]] if _ALSO.get(called) in known else []
     near = also or [folded[n] for n in difflib.get_close_matches(called, folded, n=2, cutoff=0.7)]
     guess = f"Did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
-    raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
+    plain = ", ".join(name for name in known if base_of(name) == name)
+    raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {plain}."))
 
 
 @dataclass(frozen=True)

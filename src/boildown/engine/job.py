@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from boildown.domain import front
 from boildown.domain.deployment import Deployment
+from boildown.domain.grammar import base_of
 from boildown.domain.measurement import Form
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
@@ -72,8 +73,15 @@ class Job:
 
     @property
     def quality(self) -> frozenset[str]:
-        """The names of the task's metrics."""
-        return frozenset(metric.name for metric in self.task.metrics)
+        """The names of the task's metrics, and of those on other sets that the target asks for."""
+        own = frozenset(metric.name for metric in self.task.metrics)
+        return own | {c.metric for c in self.target.conditions if base_of(c.metric) in own}
+
+    def on(self, name: str) -> Job:
+        """What is asked for on one of the other sets, by the names of the task's metrics."""
+        asked = (c for c in self.target.conditions if c.metric.endswith(f"[{name}]"))
+        target = Target(tuple(replace(condition, metric=base_of(condition.metric)) for condition in asked))
+        return replace(self, splits=self.splits.others[name], target=target)
 
     @property
     def first_quality(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -30,6 +31,7 @@ class Splits:
     notes: what was chosen and why, in sentences.
     search_clusters, verdict_clusters: a label for each sample, the same for equal ones, which are one independent
         sample between them; None where all are independent.
+    others: the same for the other sets that conditions name: second data sets and corruptions.
     """
 
     train: Samples | None
@@ -40,6 +42,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     search_clusters: Labels | None = None
     verdict_clusters: Labels | None = None
+    others: Mapping[str, Splits] = field(default_factory=dict)
 
 
 def split(
