@@ -58,6 +58,7 @@ def measure(
         latency=read.arguments.get("latency"),
         runtime=runtime or read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
+        seed=read.arguments.get("seed", 0),
         trust=trust,
         limit=limit,
         memory=None if memory is None else 1e9 * memory,

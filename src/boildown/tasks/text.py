@@ -103,15 +103,7 @@ class TextTable:
 
         Raises InputError with every mistake.
         """
-        rows = read(path)
-        absent = [name for name in (*self.texts, self.target) if name not in rows]
-        if absent:
-            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
-        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
-        texts = [[rows[name][place] for place in kept] for name in self.texts]
-        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
-        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
-        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
+        encoded, texts = self._encoded(path, model)
         judged = fractions(["\x1f".join(row) for row in zip(*texts, strict=True)], seed) < validation
         train, held = (np.flatnonzero(part).tolist() for part in (~judged, judged))
         if not train or not held:
@@ -130,7 +122,20 @@ class TextTable:
         task.preprocess = Preprocess((Raw("text pair" if self.kind == "embedding" else "text", (step,)),), says)
         task.raw = lambda place: {name: side[held[place]] for name, side in zip(self.texts, texts, strict=True)}
         task.beside = {"tokenizer.json": model / "tokenizer.json"}
+        task.reads = lambda other: self._encoded(other, model)[0]
         return task
+
+    def _encoded(self, path: Path, model: Path) -> tuple[Encoded, list[list[str]]]:
+        """The rows of a file that have a target, and their texts by column. Raises DataError."""
+        rows = read(path)
+        absent = [name for name in (*self.texts, self.target) if name not in rows]
+        if absent:
+            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
+        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
+        texts = [[rows[name][place] for place in kept] for name in self.texts]
+        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
+        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
+        return Encoded([encode(model, *side, length=self.length) for side in sides], targets), texts
 
     def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
         """Targets as numbers. Raises DataError for those that the model does not know."""
