@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -143,3 +144,15 @@ def test_what_is_nested_or_long_beyond_measure_is_refused(write):
     for text, told in (("a = " + "[" * 5000, "nested too deep"), ("a = " + "9" * 5000, "no valid TOML")):
         with pytest.raises(ConfigError, match=told):
             read_config(write(text))
+
+
+def test_further_sets_to_judge_on_are_paths_beside_the_file(write, tmp_path):
+    least = '[model]\nfactory="m:f"\n[task]\nfactory="t:f"\n[target]\nconditions="accuracy[night] >= 90 %"\n'
+    read = read_config(write(f'{least}[task.validation]\nnight = "at night/"\nfog = "/data/fog?.csv"\n'))
+    module, _, sets = read.task.partition("?")
+    assert module == "t:f"
+    assert parse_qsl(sets) == [("night", str(tmp_path / "at night")), ("fog", "/data/fog?.csv")]
+    with pytest.raises(ConfigError, match=r"night in validation of \[task\] is 3"):
+        read_config(write(f"{least}[task.validation]\nnight = 3\n"))
+    with pytest.raises(ConfigError, match=r"validation in \[task\] is 'night\.csv'"):
+        read_config(write(least.replace("[target]", 'validation = "night.csv"\n[target]')))

@@ -226,7 +226,7 @@ class ImageFolder:
         return task
 
     def other(self, root: Path, look: Look) -> Images:
-        """Every image of another folder, which has folders of these classes, all or some; of parts, those not to train on.
+        """Every image of another folder with folders of these classes; of its parts, those not to train on.
 
         Raises DataError where there are none, or some of other classes.
         """
