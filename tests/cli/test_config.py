@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from boildown.cli.config import read_config
+from boildown.cli.options import judged_on, sets_of
 from boildown.domain.deployment import Deployment, Latency
 from boildown.errors import ConfigError
 
@@ -156,3 +157,11 @@ def test_further_sets_to_judge_on_are_paths_beside_the_file(write, tmp_path):
         read_config(write(f"{least}[task.validation]\nnight = 3\n"))
     with pytest.raises(ConfigError, match=r"validation in \[task\] is 'night\.csv'"):
         read_config(write(least.replace("[target]", 'validation = "night.csv"\n[target]')))
+
+
+def test_the_command_line_adds_sets_to_those_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = sets_of(["night=b c.csv"])
+    assert sets == {"night": str(tmp_path / "b c.csv")}
+    assert parse_qsl(judged_on("t:f?fog=a", sets).partition("?")[2]) == [("fog", "a"), *sets.items()]
+    assert judged_on("t:f", sets_of(None)) == "t:f"

@@ -7,9 +7,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import boildown as bd
+from boildown.cli.options import judged_on
 from boildown.errors import ConfigError, Mistake
 from boildown.execution.child import ordered
 from boildown.files import real
@@ -183,4 +183,4 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
     conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]
     task = tables["task"]
     sets = {name: str(folder / path) for name, path in task.get("validation", {}).items()}
-    return Config(model["factory"], task["factory"] + (f"?{urlencode(sets)}" if sets else ""), conditions, arguments)
+    return Config(model["factory"], judged_on(task["factory"], sets), conditions, arguments)
