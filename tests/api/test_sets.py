@@ -117,8 +117,6 @@ def test_measure_scores_the_sets_that_conditions_name(mirror, night_run):
     by = {finding.condition.metric: finding for finding in verdict.findings}
     found = [finding.status.value for finding in by.values()]
     assert found == ["met", "missed", "missed"], "glare changes which answers are wrong"
-        "glare changes which answers are wrong"
-    )
     assert verdict.measurements["accuracy[night]"].samples == 1200
     assert "accuracy[fog]" not in verdict.measurements
 

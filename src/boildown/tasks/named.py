@@ -116,7 +116,7 @@ def named(validation: Any, test: Any, corruptions: Mapping[str, Own] | None = No
     (main, first), *rest = validation.items()
     tests = dict(test) if _several(test) else {} if test is None else {main: test}
     mistakes = name_mistakes(validation, corruptions)
-    for name in tests.keys() - validation.keys():
+    for name in (name for name in tests if name not in validation):
         near = difflib.get_close_matches(name, validation, n=1)
         guess = f"Did you mean {near[0]!r}? " if near else ""
         mistakes.append(
@@ -142,10 +142,7 @@ def name_mistakes(names: Iterable[str], corruptions: Mapping[str, Own] | None = 
             cause = f"A set cannot be called {name!r}: targets name it in brackets."
             mistakes.append(Mistake(cause, "Take letters, digits, dots, dashes and underscores."))
         elif folded in taken:
-            cause = (
-                f"The set {name!r} is called like a corruption: accuracy[{name}] and accuracy[{name}:3] would differ."
-            )
-            mistakes.append(Mistake(cause, "Give it another name."))
+            mistakes.append(Mistake(f"The set {name!r} is called like a corruption.", "Give it another name."))
         elif folded in seen:
             mistakes.append(Mistake(f"Two sets are called {seen[folded]!r} and {name!r}.", "Give each its own name."))
         seen[folded] = name
