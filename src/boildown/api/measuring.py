@@ -65,7 +65,8 @@ def measure(
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
-    Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
+    Quality is scored on all of `test`, or of `validation` without it, and so it is on other sets that conditions name;
+    corruptions are drawn from `seed`. `first` is the first model's
     artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
     by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
     or several are, the one that their run has written them for. `trust` vouches for files of a format
