@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -55,10 +56,10 @@ def columns_of(batch: Tensor, raw: Raw | None) -> Rows:
         plain = [column.kind == "number" for column in described.columns]
         filled = torch.tensor([column.fill if column.kind == "number" else 0.0 for column in described.columns])
         return Rows(filled.double(), deviation * torch.tensor(plain), known=True)
-    for place in range(batch.shape[1]):
-        values, counts = numbers[:, place].unique(return_counts=True)
-        if len(values) <= _FEW and bool((values % 1 == 0).all()):
-            filled[place], deviation[place] = values[counts.argmax()], 0.0
+    for place, column in enumerate(numbers.T.numpy()):
+        values, counts = np.unique(column, return_counts=True)
+        if len(values) <= _FEW and not (values % 1).any():
+            filled[place], deviation[place] = float(values[counts.argmax()]), 0.0
     return Rows(filled, deviation)
 
 
