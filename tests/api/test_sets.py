@@ -118,6 +118,10 @@ def test_measure_scores_the_sets_that_conditions_name(mirror, night_run):
     found = [finding.status.value for finding in by.values()]
     assert found == ["met", "missed", "missed"], "glare changes which answers are wrong"
     assert verdict.measurements["accuracy[night]"].samples == 1200
+    verdict = bd.measure(artifact, task_of(mirror), "accuracy[shift:1] >= 10 %", first=first, runtime="mirror")
+    (finding,), found = verdict.findings, verdict.measurements["accuracy[shift:1]"]
+    assert (finding.status.value, found.samples) == ("met", 1200)
+    assert found.notes == ("inputs of shape (10,) are taken for rows of a table",)
     assert "accuracy[fog]" not in verdict.measurements
 
 

@@ -25,6 +25,7 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
 from boildown.domain.grammar import set_of
+from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
@@ -42,6 +43,7 @@ from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
 from boildown.tasks.others import judged_beside, target_of
+from boildown.tasks.splits import Splits
 from boildown.tasks.watch import watching
 
 
@@ -66,9 +68,9 @@ def measure(
     """Measure an artifact on the task's data and hold it against a target.
 
     Quality is scored on all of `test`, or of `validation` without it, and so it is on other sets that conditions name;
-    corruptions are drawn from `seed`. `first` is the first model's artifact, which drops and ratios are relative to; for
-    an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
-    or several are, the one that their run has written them for. `trust` vouches for files of a format
+    corruptions are drawn from `seed`. `first` is the first model's artifact, which drops and ratios are relative to;
+    for an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What runs
+    them is the `runtime`; where none is named, or several are, the one that their run has written them for. `trust` vouches for files of a format
     that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
     that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
     four fifths of what is free; held on Linux alone. Raises
@@ -138,7 +140,8 @@ def measure(
             raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
         found = {"size": bench.size(artifact)}
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
-            quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
+            scored = bench.quality(None, artifact, "verdict", first=None)
+            quality = {m.metric: _with_notes(m, splits) for m in scored}
             model = bench.model(None, artifact)
             looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
@@ -148,6 +151,12 @@ def measure(
         if base is None:
             found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
         return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
+
+
+def _with_notes(measurement: Measurement, splits: Splits) -> Measurement:
+    """A measurement on another set with what is worth knowing of that."""
+    of = splits.others.get(set_of(measurement.metric) or "")
+    return measurement if of is None else replace(measurement, notes=(*measurement.notes, *of.notes))
 
 
 @contextlib.contextmanager

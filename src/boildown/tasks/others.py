@@ -74,16 +74,16 @@ def _beside(task: Task, splits: Splits, target: Target, seed: int, part: Part) -
                 found[name] = part(others[name], tests.get(name))
                 notes += [f"{name}: {note}" for note in found[name].notes]
             else:
-                found[name], told = _corrupted(task, splits, name, seed)
-                notes += told
+                found[name] = _corrupted(task, splits, name, seed)
+                notes += found[name].notes
     mistakes.raise_all()
     if unused := [name for name in others if name not in names]:
         notes.append(f"no condition names {' or '.join(unused)}: such a set is not scored")
     return replace(splits, others=found, notes=(*splits.notes, *dict.fromkeys(notes)))
 
 
-def _corrupted(task: Task, splits: Splits, name: str, seed: int) -> tuple[Splits, list[str]]:
-    """(the main set's splits with corrupted inputs, what to tell)."""
+def _corrupted(task: Task, splits: Splits, name: str, seed: int) -> Splits:
+    """The main set's splits with corrupted inputs."""
     meant, said = label(name), getattr(task, "preprocess", None)
     assert meant is not None
     functions, main = _corruptions(task), task.validation
@@ -103,9 +103,8 @@ def _corrupted(task: Task, splits: Splits, name: str, seed: int) -> tuple[Splits
         assert isinstance(of, IndexedSamples)
         return corrupted(of, change, meant, seed, key)
 
-    unchanged = tried(corrupted(main, change, meant, seed, key))
-    made = replace(splits, search=changed(splits.search), verdict=changed(splits.verdict), notes=(), others={})
-    return made, [*filter(None, (told, unchanged))]
+    notes = tuple(filter(None, (told, tried(corrupted(main, change, meant, seed, key)))))
+    return replace(splits, search=changed(splits.search), verdict=changed(splits.verdict), notes=notes, others={})
 
 
 def _others(task: Task) -> Mapping[str, Samples]:
