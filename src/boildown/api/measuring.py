@@ -69,12 +69,12 @@ def measure(
 
     Quality is scored on all of `test`, or of `validation` without it, and so it is on other sets that conditions name;
     corruptions are drawn from `seed`. `first` is the first model's artifact, which drops and ratios are relative to;
-    for an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What runs
-    them is the `runtime`; where none is named, or several are, the one that their run has written them for. `trust` vouches for files of a format
-    that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
-    that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
-    four fifths of what is free; held on Linux alone. Raises
-    InputError where a condition needs what is not there, or a metric is not what it says.
+    for an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What
+    runs them is the `runtime`; where none is named, or several are, the one that their run has written them for.
+    `trust` vouches for files of a format that could execute code when loaded (runtime `eager`); without it they are
+    refused. limit: the most time that one call of the artifact takes, or that it takes to open. memory: the most bytes
+    that it gets, by default four fifths of what is free; held on Linux alone. Raises InputError where a
+    condition needs what is not there, or a metric is not what it says.
     """
     path = Path(path).absolute()
     base = Path(first).absolute() if first is not None else _first_beside(path)
