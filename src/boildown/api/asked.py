@@ -16,7 +16,6 @@ from torch import nn
 
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latency, written_form
-from boildown.domain.grammar import parse_target
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
@@ -49,8 +48,8 @@ from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
 from boildown.tasks.groups import shared_groups
+from boildown.tasks.others import beside, target_of
 from boildown.tasks.slice_checks import check_slices
-from boildown.tasks.slices import Values
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
 
@@ -135,13 +134,14 @@ def read(
             check_expectations(asked["expected"], read_task.metrics)
         try:
             with mistakes:
-                target = parse_target(asked["target"], read_task.metrics, slices=Values(read_task))
+                target = target_of(read_task, asked["target"])
             with mistakes:
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
-                    notices += [*splits.notes, *_overlap(read_task), *shared_groups(read_task)]
-                    notices += held_against_data(read_task)
+                    described = held_against_data(read_task)
+                    splits = beside(read_task, splits, target, _seed(asked["seed"]))
+                    notices += [*splits.notes, *_overlap(read_task, splits), *shared_groups(read_task), *described]
                 notices += check_slices(target, read_task, splits, _level(asked["confidence"]))
         except BudgetError:
             unread = read_task.validation
@@ -360,18 +360,25 @@ def _check_factory(factory: str, model: nn.Module) -> None:
         )
 
 
-def _overlap(task: Task) -> list[str]:
+def _overlap(task: Task, splits: Splits) -> list[str]:
     """Notices where samples to judge on also serve something else; of large data sets a part is compared."""
-    judged = task.test or task.validation
-    others = [(task.train, "train: scores may flatter every model")]
+    judged, learned = task.test or task.validation, "train: scores may flatter every model"
+    pairs = [("", judged, task.train, learned)]
     if task.test is not None:
-        others.append((task.validation, "validation, on which candidates are chosen"))
+        pairs.append(("", judged, task.validation, "validation, on which candidates are chosen"))
+    beside, tests = getattr(task, "others", {}), getattr(task, "tests", {})
+    for name in splits.others.keys() & beside.keys():
+        pairs.append((f" ({name})", tests.get(name) or beside[name], task.train, learned))
+        if name in tests:
+            pairs.append(
+                (f" ({name})", tests[name], beside[name], f"validation[{name}], on which candidates are chosen")
+            )
     notices = []
-    for other, what in others:
+    for where, judged, other, what in pairs:
         shared = 0 if other is None else overlap(_at_most(other), _at_most(judged))
         if other is not None and shared:
             least = "at least " if max(len(other), len(judged)) > _OVERLAP_ITEMS else ""
-            notices.append(f"{least}{shared} of {len(judged)} samples to judge on are also in {what}")
+            notices.append(f"{least}{shared} of {len(judged)} samples to judge on{where} are also in {what}")
     return notices
 
 

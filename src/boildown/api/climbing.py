@@ -373,6 +373,9 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
             ("verdict", splits.verdict),
         )
     }  # fmt: skip
+    for name, other in splits.others.items():
+        sizes |= {f"search[{name}]": len(other.search)} if other.search_labelled else {}
+        sizes[f"verdict[{name}]"] = len(other.verdict)
     return {
         "boildown": boildown.__version__,
         "asked": asked,

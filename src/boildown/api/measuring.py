@@ -24,13 +24,14 @@ from boildown.api.sitting import desk, sitting
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
-from boildown.domain.grammar import parse_target
+from boildown.domain.grammar import set_of
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.described import held_against_data
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
@@ -41,10 +42,9 @@ from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
-from boildown.tasks.groups import groups_of
+from boildown.tasks.others import judged_beside, target_of
 from boildown.tasks.slice_checks import check_slices
-from boildown.tasks.slices import Values
-from boildown.tasks.splits import judged_alone
+from boildown.tasks.splits import Splits
 from boildown.tasks.watch import watching
 
 
@@ -68,14 +68,14 @@ def measure(
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
-    Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
-    artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
-    or several are, the one that their run has written them for. `trust` vouches for files of a format
-    that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
-    that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
-    four fifths of what is free; held on Linux alone. Raises
-    InputError where a condition needs what is not there, or a metric is not what it says.
+    Quality is scored on all of `test`, or of `validation` without it, and so it is on other sets that conditions name;
+    corruptions are drawn from `seed`. `first` is the first model's artifact, which drops and ratios are relative to;
+    for an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What
+    runs them is the `runtime`; where none is named, or several are, the one that their run has written them for.
+    `trust` vouches for files of a format that could execute code when loaded (runtime `eager`); without it they are
+    refused. limit: the most time that one call of the artifact takes, or that it takes to open. memory: the most bytes
+    that it gets, by default four fifths of what is free; held on Linux alone. Raises InputError where a
+    condition needs what is not there, or a metric is not what it says.
     """
     path = Path(path).absolute()
     base = Path(first).absolute() if first is not None else _first_beside(path)
@@ -89,14 +89,14 @@ def measure(
     seconds = 0.0
     with mistakes:
         seconds = parse_time(limit, "limit")
-    meant, artifact, reference = deployment_of(asked), None, None
+    meant, artifact, reference, splits = deployment_of(asked), None, None, None
     own, other = _runtimes(path, base, runtime, meant)
     with mistakes:
         artifact = _artifact(own, check_runtime(own), path)
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
-        wanted = parse_target(conditions(target), task.metrics, slices=Values(task))
+        wanted = target_of(task, conditions(target))
     with mistakes:
         relative = [c.text for c in wanted.conditions if c.form != "value"]
         if relative and base is None:
@@ -113,10 +113,12 @@ def measure(
             )
     with mistakes:
         check_data(task)
+        if any(map(set_of, (condition.metric for condition in wanted.conditions))):
+            held_against_data(task)  # corruptions go by the description
+        splits = judged_beside(task, wanted, seed)
     mistakes.raise_all()
     assert artifact is not None
-    judged = "validation" if task.test is None else "test"
-    splits = judged_alone(task.test or task.validation, groups_of(task, judged))
+    assert splits is not None
     notes = check_slices(wanted, task, splits, confidence)
     job = Job(
         task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
@@ -140,7 +142,8 @@ def measure(
             raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
         found = {"size": bench.size(artifact)}
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
-            quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
+            scored = bench.quality(None, artifact, "verdict", first=None)
+            quality = {m.metric: _with_notes(m, splits) for m in scored}
             model = bench.model(None, artifact)
             looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
@@ -156,6 +159,12 @@ def _alone(measurement: Measurement) -> Measurement:
     """A measurement without a first model beside it."""
     slices = tuple(map(_alone, measurement.slices))
     return replace(measurement, first=None, drop=None, ratio=None, slices=slices)
+
+
+def _with_notes(measurement: Measurement, splits: Splits) -> Measurement:
+    """A measurement on another set with what is worth knowing of that."""
+    of = splits.others.get(set_of(measurement.metric) or "")
+    return measurement if of is None else replace(measurement, notes=(*measurement.notes, *of.notes))
 
 
 @contextlib.contextmanager

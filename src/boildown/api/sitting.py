@@ -46,6 +46,7 @@ from boildown.errors import (
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.journal.journal import Journal
+from boildown.journal.keys import hash_of
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
@@ -89,6 +90,13 @@ _KINDS = {
     "measure": "scoring and timing",
 }  # fmt: skip
 """What a kind of work is called in a sentence."""
+_IDENTITY = {
+    "first": "model",
+    "verdict data": "data to judge on",
+    "other data": "other data to judge on",
+    "students": "students",
+}
+"""What a run began with, in words."""
 
 
 class Pulse:
@@ -130,6 +138,8 @@ class Sitting:
         if sliced := self.bench.slicer.identity():
             own["slices"] = sliced
         own |= {} if (groups := self.bench.grouping("verdict")) is None else {"groups": groups}
+        others = {name: self.bench.on(name).fingerprint("verdict") for name in self.job.splits.others}
+        own |= {"other data": hash_of(others)} if others else {}
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:

@@ -13,7 +13,7 @@ import typer
 import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning
+from boildown.cli.options import RUNS, AsJson, Runs, Sets, echo_json, judged_on, ladders_beginning, sets_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,6 +46,7 @@ def compress(
             autocompletion=lambda: ["first", "smallest", "fastest", "best"],
         ),
     ] = None,
+    validation: Sets = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse nothing of earlier runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and take.")] = False,
     runs: Runs = RUNS,
@@ -53,6 +54,7 @@ def compress(
 ) -> int:
     """Boil a model down until it meets the target."""
     read = read_config(config)
+    read = replace(read, task=judged_on(read.task, sets_of(validation)))
     arguments: dict[str, Any] = {**read.arguments, "fresh": fresh}
     if runs != RUNS or "runs" not in arguments:
         arguments["runs"] = runs

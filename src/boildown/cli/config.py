@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boildown as bd
+from boildown.cli.options import judged_on
 from boildown.errors import ConfigError, Mistake
 from boildown.execution.child import ordered
 from boildown.files import real
@@ -22,7 +23,7 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
         "students": (list,),
         "initial_student": (str,),
     },
-    "task": {"factory": (str,)},
+    "task": {"factory": (str,), "validation": (dict,)},
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
     "deployment": {
@@ -75,7 +76,7 @@ def read_config(path: Path) -> Config:
     for table, key in _REQUIRED:
         if not isinstance(tables.get(table), dict) or key not in tables[table]:
             mistakes.append(Mistake(f"{path.name} lacks {key} in [{table}].", _EXAMPLES[table, key]))
-    mistakes += _said_twice(path.name, tables)
+    mistakes += [*_said_twice(path.name, tables), *_no_paths(path.name, tables)]
     if mistakes:
         raise ConfigError(*mistakes)
     folder = str(real(path).parent)
@@ -136,6 +137,17 @@ def _said_twice(file: str, tables: dict[str, Any]) -> list[Mistake]:
     ]
 
 
+def _no_paths(file: str, tables: dict[str, Any]) -> list[Mistake]:
+    """Sets to judge on that are no paths."""
+    task = tables.get("task")
+    sets = task.get("validation") if isinstance(task, dict) else None
+    return [
+        Mistake(f"{file}: {name} in validation of [task] is {value!r}.", "It must be the path of a file or a folder.")
+        for name, value in (sets.items() if isinstance(sets, dict) else ())
+        if not isinstance(value, str)
+    ]
+
+
 _TOML_NAMES = {
     str: "a string",
     int: "a whole number",
@@ -169,4 +181,6 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
         arguments["latency"] = bd.Latency(**tables["latency"])
     conditions = target["conditions"]
     conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]
-    return Config(model["factory"], tables["task"]["factory"], conditions, arguments)
+    task = tables["task"]
+    sets = {name: str(folder / path) for name, path in task.get("validation", {}).items()}
+    return Config(model["factory"], judged_on(task["factory"], sets), conditions, arguments)

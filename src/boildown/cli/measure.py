@@ -11,7 +11,7 @@ import typer
 import boildown as bd
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
-from boildown.cli.options import AsJson, Trust, echo_json
+from boildown.cli.options import AsJson, Sets, Trust, echo_json, judged_on, sets_of
 from boildown.report.junit import write_junit
 from boildown.report.slices import tables
 from boildown.report.text import slice_by_slice
@@ -43,6 +43,7 @@ def measure(
     memory: Annotated[
         float | None, typer.Option("--memory", help="The most GB that it gets; four fifths of what is free by default.")
     ] = None,
+    validation: Sets = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
@@ -53,7 +54,7 @@ def measure(
         deployment = replace(deployment, runtime=runtime)
     verdict = bd.measure(
         artifact,
-        read.task,
+        judged_on(read.task, sets_of(validation)),
         target or read.target,
         first=first,
         confidence=read.arguments.get("confidence"),
@@ -61,6 +62,7 @@ def measure(
         latency=read.arguments.get("latency"),
         runtime=runtime or read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
+        seed=read.arguments.get("seed", 0),
         trust=trust,
         limit=limit,
         memory=None if memory is None else 1e9 * memory,

@@ -21,6 +21,7 @@ from typing import cast
 from boildown.domain.measurement import MARK, Form, Measurement
 from boildown.domain.names import WORST, hidden, name_of, resolved, written
 from boildown.domain.names import base_of as base_of  # part of the grammar
+from boildown.domain.names import set_of as set_of
 from boildown.domain.target import Condition, Operator, Target
 from boildown.domain.task import Metric
 from boildown.errors import InputError, Mistake, TargetError
@@ -79,7 +80,9 @@ def parse_target(
     if not texts:
         raise TargetError(Mistake("The target has no condition.", f"Give at least one: {_EXAMPLE}."))
     known = {name: _Quantity(name, unit, cost=True) for name, unit in COSTS.items()}
-    known |= {m.name: _Quantity(m.name, unit_of(m), m.higher_is_better, tuple(m.range)) for m in metrics}
+    for m in metrics:
+        for name in (m.name, *(f"{m.name}[{each}]" for each in sets)):
+            known[name] = _Quantity(name, unit_of(m), m.higher_is_better, tuple(m.range))
     conditions: list[Condition] = []
     mistakes: list[Mistake] = []
     for text in texts:
@@ -276,7 +279,8 @@ def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
     also = [_ALSO[called]] if _ALSO.get(called) in known else []
     near = also or [folded[n] for n in difflib.get_close_matches(called, folded, n=2, cutoff=0.7)]
     guess = f"Did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
-    raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
+    plain = ", ".join(name for name in known if base_of(name) == name)
+    raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {plain}."))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,12 @@ def base_of(name: str) -> str:
     return name if found is None else found.base
 
 
+def set_of(name: str) -> str | None:
+    """The data set that a measurement is of, where it is not the main one: `night` of `accuracy[night]`."""
+    found = name_of(name)
+    return None if found is None else found.within or None
+
+
 @lru_cache(maxsize=4096)
 def name_of(text: str) -> Name | None:
     """The name in a text; None where its bracket has no end, or nothing before it."""

@@ -386,9 +386,8 @@ class Climber:
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
             found["memory"] = bench.memory(artifact)
-        if job.splits.search_labelled:
-            found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
-        else:
+        found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
+        if not job.splits.search_labelled:
             found["divergence"] = bench.divergence(candidate, artifact, self.first)
         if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
@@ -418,7 +417,8 @@ class Climber:
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        counts = attempt.number or any(condition.form != "drop" for condition in self.bench.asked)
+        asked = (condition for condition in self.job.target.conditions if condition.metric in self.job.quality)
+        counts = attempt.number or any(condition.form != "drop" for condition in asked)
         look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
         quality = self.bench.quality(candidate, attempt.artifact, "verdict", first=self.first, look=max(look, 1))
         attempt.measurements.update({m.metric: m for m in quality})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -60,6 +61,7 @@ TIMING_SECONDS = 30.0
 """The most that one timing takes which has a bound to decide."""
 
 Which = Literal["search", "verdict"]
+PARTS: tuple[Which, ...] = ("verdict", "search")
 Purpose = Literal["search", "verdict", "fastest"]
 """What is timed for: to choose a variant, to judge an artifact, or to judge the one that its timing has chosen."""
 
@@ -120,8 +122,12 @@ class Bench:
         self._machine = {**environment(), "hardware": job.deployment.hardware}
         self._statistics: dict[tuple[Ran, Which], Statistics] = {}
         self.slicer = Slicer(job)
-        self.scoring: dict[Which, float] = {}
-        """Seconds that scoring the first artifact on all samples took."""
+        self.scoring: dict[str, float] = {}
+        """Seconds that scoring the first artifact on all samples took, by what they serve."""
+        self.where = ""
+        """The set that it looks at, where that is not the main one."""
+        self._sides: dict[str, dict[str, Any]] = {}
+        """What is kept of the other sets from one look at them to the next; see `on`."""
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[Ran, float] = {}
         self._names: dict[str, Mapping[str, str]] = {}
@@ -457,13 +463,41 @@ class Bench:
         return self._remembered(self.key("divergence", artifact, "search", first=self.first_hash, **batch), measured)
 
     def quality(
-        self,
-        candidate: Candidate | None,
-        artifact: Artifact,
-        which: Which,
-        *,
-        first: Candidate | None,
-        look: int = 1,
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, *, first: Candidate | None, look: int = 1
+    ) -> list[Measurement]:
+        """Every metric on the main set, and on the others that conditions name; of a search where it has labels."""
+        found = self._quality(candidate, artifact, which, first=first, look=look) if self.scores(which) else []
+        for name in self.job.splits.others:
+            side = self.on(name)
+            if side.scores(which):
+                found += map(side.called, side._quality(candidate, artifact, which, first=first, look=look))
+        return found
+
+    def scores(self, which: Which) -> bool:
+        """Whether there are labels to score."""
+        return which == "verdict" or self.job.splits.search_labelled
+
+    def on(self, name: str) -> Bench:
+        """This bench as it is now, with another of the job's sets: what it measures is kept under the set's name."""
+        side = copy.copy(self)
+        vars(side).pop("asked", None)
+        vars(side).update(self._sides.setdefault(name, {"_statistics": {}, "_fingerprints": {}}))
+        side.where, side.job = name, self.job.on(name)
+        side.slicer = Slicer(side.job)
+        side.keep = lambda key, measurement: self.keep(key, side.called(measurement))
+        side.record = lambda kind, data: self.record(kind, {"set": name, **data})
+        side.progress = lambda what, done, total: self.progress(f"{what}, {name}", done, total)
+        return side
+
+    def called(self, measurement: Measurement) -> Measurement:
+        """A measurement under the name of the set that it was made on."""
+        if not self.where or measurement.metric.endswith(f"[{self.where}]"):
+            return measurement
+        notes = tuple(f"{self.where}: {note}" for note in measurement.notes)
+        return replace(measurement, metric=f"{measurement.metric}[{self.where}]", notes=notes)
+
+    def _quality(
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, *, first: Candidate | None, look: int = 1
     ) -> list[Measurement]:
         """Every metric of the task on the artifact, paired with the first model's on the same samples; then on slices.
 
@@ -617,7 +651,7 @@ class Bench:
                 self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
                 size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
             )  # fmt: skip
-            self.scoring.setdefault(which, time.perf_counter() - start)
+            self.scoring.setdefault(f"{which} {self.where}", time.perf_counter() - start)
         return self._statistics[artifact.ran, which]
 
     def scored(self, artifact: Artifact, which: Which) -> Statistics | None:
@@ -766,8 +800,10 @@ class Bench:
 
     @cached_property
     def asked(self) -> list[Condition]:
-        """The target's conditions on quality."""
-        return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
+        """The target's conditions on quality, of the main set."""
+        elsewhere = tuple(f"[{name}]" for name in self.job.splits.others)
+        asked = (c for c in self.job.target.conditions if c.metric in self.job.quality)
+        return [condition for condition in asked if not condition.metric.endswith(elsewhere)]
 
     def _data(self, which: Which) -> list[str]:
         """Hashes of what a slice is, and of which of its samples are equal or belong together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from boildown.domain import front
 from boildown.domain.deployment import Deployment
-from boildown.domain.grammar import base_of
+from boildown.domain.grammar import base_of, set_of
 from boildown.domain.measurement import Form
 from boildown.domain.names import Name, name_of
 from boildown.domain.rules import Rules
@@ -61,6 +61,8 @@ class Job:
     students: Mapping[str, nn.Module] = field(default_factory=dict)
     samples: bool = True
     """Whether some of the user's data is handed over beside the artifact."""
+    where: str = ""
+    """The set that is looked at, where that is not the main one."""
 
     @cached_property
     def students_key(self) -> str | None:
@@ -74,15 +76,24 @@ class Job:
 
     @property
     def quality(self) -> frozenset[str]:
-        """The names of the task's metrics, and those of slices that the target asks for."""
-        metrics = frozenset(metric.name for metric in self.task.metrics)
-        return metrics | {c.metric for c in self.target.conditions if base_of(c.metric) in metrics}
+        """The names of the task's metrics, and those of slices and of other sets that the target asks for."""
+        own = frozenset(metric.name for metric in self.task.metrics)
+        return own | {c.metric for c in self.target.conditions if base_of(c.metric) in own}
+
+    def on(self, name: str) -> Job:
+        """What is asked for on one of the other sets, by the names of the task's metrics."""
+        asked = (c for c in self.target.conditions if set_of(c.metric) == name)
+        target = Target(tuple(replace(condition, metric=base_of(condition.metric)) for condition in asked))
+        return replace(self, splits=self.splits.others[name], target=target, where=name)
 
     def sliced(self, *, asked: bool = False) -> tuple[Name, ...]:
         """What is measured of slices: for every key the worst with all of them, and each that a condition is about.
 
-        Keys are those of the target and, unless only what is `asked` for is meant, those that the task was given.
+        Keys are those of the target and, unless only what is `asked` for is meant, those that the task was given: all
+        of them tell samples of the main set apart.
         """
+        if self.where:
+            return ()
         named = [name for c in self.target.conditions if (name := name_of(c.metric)) is not None and name.key]
         given = [] if asked else getattr(self.task, "given_slices", ())
         tables = [Name(name.base, name.key) for name in named]

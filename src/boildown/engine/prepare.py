@@ -22,7 +22,7 @@ from boildown.domain.grammar import base_of, format_value, unit_of
 from boildown.domain.task import Metric
 from boildown.engine import handover
 from boildown.engine.answers import sentence, spoiled
-from boildown.engine.bench import Bench, Statistics, Which
+from boildown.engine.bench import PARTS, Bench, Statistics
 from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
@@ -118,13 +118,15 @@ def prepare(
             cure.strip() or "Rewrite that part of the model, or use another runtime.",
         ) from error
     with named("The first model cannot be scored", SCORING):
-        parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
-        statistics = [bench.statistics(first, measured, part) for part in parts]
+        statistics = [bench.statistics(first, measured, part) for part in PARTS if bench.scores(part)]
         model = bench.model(first, measured)
         with bench.timed("measure"):
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
             _refuse_undefined(job, bench, statistics[0])
+    for name in job.splits.others:
+        with named(f"The first model cannot be scored on {name}", SCORING):
+            notices += _scored_beside(bench.on(name), first, measured)
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
 
@@ -384,6 +386,18 @@ def _perfect(job: Job, statistics: list[Statistics]) -> tuple[str, ...]:
         f"The first model's {', '.join(found)}: was it trained on them? Then scores here say nothing of new samples, "
         "and drops seem smaller than they are.",
     )
+
+
+def _scored_beside(bench: Bench, first: Candidate, artifact: Artifact) -> tuple[str, ...]:
+    """Score the first model on another set, and what to tell of it; refuses one that a condition cannot be held to."""
+    job, parts = bench.job, [part for part in PARTS if bench.scores(part)]
+    found = [bench.statistics(first, artifact, part) for part in parts]
+    lost = next(filter(None, map(sentence, found, [getattr(job.splits, part) for part in parts])), "")
+    asked = [metric for metric in job.task.metrics if job.asks(metric.name)]
+    if lost and any(spoiled(metric, part) for metric in asked for part in found):
+        cause = f"The first model gives no answer on some of the data to judge on: {bench.where}, {lost}."
+        raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
+    return (f"the first model gives no answer, which counts as wrong: {bench.where}, {lost}",) if lost else ()
 
 
 def _shapes(inputs: Any) -> str:

@@ -119,8 +119,8 @@ def _at_worst(measurement: Measurement) -> Measurement:
 
 def _accepted(job: Job, found: Mapping[str, Measurement]) -> bool:
     """Whether the conditions on quality are met, as far as the search's samples tell."""
-    target = replace(job.target, conditions=tuple(c for c in job.target.conditions if c.metric in job.quality))
-    return all(finding.status is Status.MET or finding.by_chance for finding in judge(target, found).findings)
+    findings = judge(_part(job.target, found), found).findings
+    return all(finding.status is Status.MET or finding.by_chance for finding in findings)
 
 
 def _part(target: Target, found: Mapping[str, Measurement]) -> Target:

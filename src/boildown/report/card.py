@@ -33,7 +33,8 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
         units = {name: m.unit for name, m in found.items()}
         records = journal.records()
         lost, kept = changed(records, row.number, row.artifact.digest, known, units), floats(records, row.number)
-        samples = max((m.samples for m in found.values() if m.data == "verdict"), default=0)
+        judged = (m for name, m in found.items() if m.data == "verdict" and base_of(name) == name)
+        samples = max((m.samples for m in judged), default=0)
         return {
             "schema": SCHEMA,
             "run": str(known.get("run", journal.folder.name)),
@@ -88,11 +89,8 @@ def readme(card: Mapping[str, Any]) -> str:
 def _front(card: Mapping[str, Any]) -> dict[str, Any]:
     library = _TAGS.get(card["artifact"]["runtime"], "")
     kind, name = card.get("kind") or "other", card["model"] or "model"
-    scores = {
-        key: m
-        for key, m in card["measured"].items()
-        if key not in COSTS and base_of(key) == key and m["data"] == "verdict"
-    }
+    quality = {key: m for key, m in card["measured"].items() if key not in COSTS and m["data"] == "verdict"}
+    scores = {key: m for key, m in quality.items() if base_of(key) == key}
     front: dict[str, Any] = {"library_name": library} if library else {}
     front |= {"pipeline_tag": kind} if kind != "other" else {}
     front["tags"] = [*filter(None, [library]), "boildown"]

@@ -116,7 +116,7 @@ class IndexedSamples:
     def subset(self, indices: Sequence[int]) -> IndexedSamples:
         """The samples at these positions, in the order given."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return IndexedSamples(self.read, self.indices[chosen], self.batch_size, self.workers, self.places[chosen])
+        return type(self)(self.read, self.indices[chosen], self.batch_size, self.workers, self.places[chosen])
 
     def relabelled(self, change: Callable[[Any, Any], Any]) -> IndexedSamples:
         """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none.

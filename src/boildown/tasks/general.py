@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,8 @@ from boildown.domain.axes import opened
 from boildown.domain.preprocess import Output, Preprocess
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.errors import DataError, InputError, Mistake, in_words
-from boildown.tasks.checks import READ_TWICE, check_samples
+from boildown.tasks.checks import READ_TWICE, check_samples, unlike_main
+from boildown.tasks.corrupted import Own
 from boildown.tasks.data import (
     IndexedSamples,
     as_float,
@@ -34,6 +34,7 @@ from boildown.tasks.data import (
 from boildown.tasks.groups import Ids, read_groups, without_groups
 from boildown.tasks.losses import Loss, as_loss, relative_error
 from boildown.tasks.metrics import as_metric
+from boildown.tasks.named import Judged, Named, named, refuse_no_corruptions
 from boildown.tasks.slices import Labels, Slices, mistakes_in, slices_for
 from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
 
@@ -68,9 +69,10 @@ class Options(TypedDict, total=False):
     outputs: Sequence[str] | None
     slices: Mapping[str, Any] | None
     groups: Any
+    corruptions: Mapping[str, Own] | None
 
 
-class Task:
+class Task(Judged):
     """What the model is for: data, loss, metrics.
 
     loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`.
@@ -78,6 +80,8 @@ class Task:
     train, calibration, validation, test: map-style data sets, lists, pairs of tensors or DataLoaders,
         of `(inputs, target)` or dicts. A tensor is given to the model as it is, a tuple or list
         as its positional arguments, a dict as its keyword arguments.
+        validation may also be several of these by name, `{"clean": ..., "night": ...}`: the first is the main one, the
+        others serve conditions that name them, `accuracy[night] drop <= 2 pp`; test then too.
     example: inputs for one call, where the first validation items will not do.
     forward: `forward(model, inputs)` instead of that convention; it must work with any callable.
     training_step: `training_step(model, inputs, target)` gives the loss to train by, in place of `forward` and
@@ -98,6 +102,9 @@ class Task:
         groups. One id (a text or a number) for each validation sample; a dict of such lists by the name of the data set
         (train, calibration, validation, test); or the key under which items hold theirs, which is no input then (or a
         column of a table, or an attribute of the data set with one for each item).
+    corruptions: `{"fog": fn}`: functions of your own beside those that are shipped, for `accuracy[fog:2] >= 80 %`.
+        `fn(inputs, severity, generator)` gets the inputs of one sample as a batch of one and a torch.Generator to draw
+        all random numbers from, and returns them changed, in the same shapes and types.
     divergence: `divergence(output, reference)` per sample; default: the relative squared error.
 
     Raises InputError with every mistake at once.
@@ -135,6 +142,7 @@ class Task:
         outputs: Sequence[str] | None = None,
         slices: Mapping[str, Any] | None = None,
         groups: Any = None,
+        corruptions: Mapping[str, Own] | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -151,13 +159,18 @@ class Task:
             errors.append(DataError(Mistake("There is no validation data.", "Give validation=, the data to judge on.")))
         self.train = attempt(self.read, "train", train)
         self.calibration = attempt(self.read, "calibration", calibration)
-        self.validation = attempt(self.read, "validation", validation)
-        self.test = attempt(self.read, "test", test)
-        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self.data())
-        for name, samples in without_groups(groups, self.data()).items():
-            setattr(self, name, samples)
+        sets: Named = attempt(named, validation, test, corruptions) or Named(None, None)
+        self.main = sets.main
+        self.validation = attempt(self.read, "validation", sets.validation)
+        self.test = attempt(self.read, "test", sets.test)
+        self.others = {name: attempt(self.read, f"validation[{name}]", data) for name, data in sets.others.items()}
+        self.tests = {name: attempt(self.read, f"test[{name}]", data) for name, data in sets.tests.items()}
+        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self._every())
+        for name, samples in without_groups(groups, self._every()).items():
+            self._put(name, samples)
         self._loss: Loss = attempt(as_loss, loss)
         attempt(refuse_no_description, preprocess)
+        attempt(refuse_no_corruptions, corruptions)
         given = metrics if isinstance(metrics, list | tuple) else [metrics]
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
         if not self.metrics:
@@ -183,6 +196,7 @@ class Task:
         self.training_step = training_step or self.training_step
         self.augment = augment or self.augment
         self._divergence = divergence or relative_error
+        self.corruptions = dict(corruptions or {})
 
     @property
     def ports(self) -> dict[str, Any]:
@@ -334,12 +348,12 @@ class Task:
 
     def in_float(self, types: frozenset[torch.dtype]) -> tuple[Task, list[str]]:
         """The task with data of these floating-point types as float32, and what to tell: the model was turned so."""
-        made, found = copy.copy(self), set[torch.dtype]()
+        made, found = self.copied(), set[torch.dtype]()
         for name, samples in self.data().items():
             if isinstance(samples, IndexedSamples) and len(samples):
                 first = pytree.tree_leaves(next(samples.subset([0]).batches(1)))
                 found |= types & {leaf.dtype for leaf in first if isinstance(leaf, torch.Tensor)}
-                setattr(made, name, as_float(samples, types))
+                made.put(name, as_float(samples, types))
         made._example = pytree.tree_map(partial(in_float, types=types), self._example)
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
         return made, [f"data in {names} were turned into float32, as the model was"] if names else []
@@ -350,18 +364,34 @@ class Task:
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
-        mistakes: list[Mistake] = []
+        found: dict[str, list[Mistake]] = {}
         for name, samples in self.data().items():
-            found = check_samples(
+            part, other, _ = name.partition("[")
+            found[name] = check_samples(
                 name, samples,
-                labelled=name != "calibration", scored=name in ("validation", "test"), every=name != "train",
-            )  # fmt: skip
-            mistakes += found or self.check_targets(name, samples)
-        return mistakes
+                labelled=name != "calibration", scored=part in ("validation", "test"), every=name != "train",
+            ) or self.check_targets(name, samples)  # fmt: skip
+            if other and not (found["validation"] or found[name]):
+                found[name] = unlike_main(name, samples, self.validation)
+        return list(chain.from_iterable(found.values()))
 
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
         """Mistakes in the targets that only this kind of task knows; called for readable data."""
         return []
+
+    def _every(self) -> dict[str, Samples]:
+        """All data sets, those beside the main ones by their own names: `night`, `test[night]`."""
+        tests = {f"test[{name}]": samples for name, samples in self.tests.items()}
+        return {**self.data(), **self.others, **tests}
+
+    def _put(self, name: str, samples: Samples) -> None:
+        """Put a data set in the place of one of `_every`."""
+        if name in self.others:
+            self.others[name] = samples
+        elif name in self.data():
+            setattr(self, name, samples)
+        else:
+            self.tests[name[len("test[") : -1]] = samples
 
     def data(self) -> dict[str, Samples]:
         """The data sets there are, by name."""
@@ -370,6 +400,7 @@ class Task:
             "calibration": self.calibration,
             "validation": self.validation,
             "test": self.test,
+            **self.judged_beside(),
         }
         return {name: samples for name, samples in every.items() if samples is not None}
 

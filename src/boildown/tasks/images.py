@@ -230,6 +230,7 @@ class ImageFolder:
         judged_on = data["validation"]
         task.preprocess = Preprocess((look.steps(),), task.answer())
         task.raw = lambda place: judged_on.paths[place]
+        task.reads = lambda other: self.other(other, look)
         return task
 
     def groups(self, pattern: str) -> list[str]:
@@ -243,6 +244,32 @@ class ImageFolder:
                 "Give a pattern that every path holds, such as (subject\\d+), or folder for those below its class.",
             )
         return found
+
+    def other(self, root: Path, look: Look) -> Images:
+        """Every image of another folder with folders of these classes; of its parts, those not to train on.
+
+        Raises DataError where there are none, or some of other classes.
+        """
+        if not root.is_dir():
+            raise DataError.of(f"There is no folder {root}.", "Name one with a folder of images for every class.")
+        parts = [folder for part, folder in _parts(root)[0] if part != "train"] or [root]
+        found = [
+            (path, of_class.name)
+            for folder in parts
+            for of_class in _folders(folder)
+            for path in sorted(of_class.rglob("*"))
+            if path.is_file() and not path.name.startswith(".") and path.suffix.casefold() in ENDINGS
+        ]
+        places, named = {name: place for place, name in enumerate(self.classes)}, {name for _path, name in found}
+        if unknown := sorted(named - places.keys()):
+            raise DataError.of(
+                f"{root} has classes that were not there: {some(unknown)}.", f"The classes are {some(self.classes)}."
+            )
+        if not found:
+            raise DataError.of(
+                f"{root} holds no images in folders of classes.", f"Give a folder for each of {some(self.classes)}."
+            )
+        return Images([path for path, _name in found], [places[name] for _path, name in found], look)
 
     def _judged(self, validation: float, seed: int, ids: Sequence[str]) -> list[bool]:
         """Which of the files are judged on."""

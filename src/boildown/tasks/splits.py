@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -32,6 +33,7 @@ class Splits:
     search_clusters, verdict_clusters: a label for each sample, the same for equal ones, which are one independent
         sample between them, and for those of one group; None where all are independent.
     search_grouped, verdict_grouped: they are groups, whose samples need not say the same.
+    others: the same for the other sets that conditions name: second data sets and corruptions.
     """
 
     train: Samples | None
@@ -44,6 +46,7 @@ class Splits:
     verdict_clusters: Labels | None = None
     search_grouped: bool = False
     verdict_grouped: bool = False
+    others: Mapping[str, Splits] = field(default_factory=dict)
 
 
 def split(

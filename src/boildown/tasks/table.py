@@ -193,6 +193,7 @@ class Table:
         task.columns = columns
         task.preprocess = Preprocess((Raw("row", (self._columns(rows),)),), replace(task.answer(), target=self.target))
         task.raw = lambda place: {name: values[held[place]] for name, values in rows.written.items()}
+        task.reads = lambda other: self._samples(other)[0]
         return task
 
     def _columns(self, rows: Sheet) -> Columns:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,15 @@ _COUNTS_FROM_PADDING = frozenset({
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 })  # fmt: skip
 """Kinds of models whose first position is the one behind the padding token's number: RoBERTa, and what follows it."""
+
+
+class _Rows(NamedTuple):
+    """The rows of a file: as tokens, their texts and all else by column, and the ids of their groups."""
+
+    encoded: Encoded
+    texts: list[list[str]]
+    ids: NDArray[np.str_] | None
+    columns: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -114,18 +123,7 @@ class TextTable:
 
         Raises InputError with every mistake.
         """
-        rows = read(path)
-        absent = [name for name in (*self.texts, self.target) if name not in rows]
-        if absent:
-            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
-        if wrong := about_groups(path.name, labelled(rows, self.target), self.groups, self.target):
-            raise DataError(*wrong)
-        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
-        texts = [[rows[name][place] for place in kept] for name in self.texts]
-        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
-        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
-        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
-        ids = np.array(group_ids([rows[self.groups][place] for place in kept])) if self.groups else None
+        encoded, texts, ids, columns = self._encoded(path, model)
         if ids is not None:
             judged = judged_groups(ids.tolist(), validation, seed)
         else:
@@ -148,10 +146,27 @@ class TextTable:
             says = replace(task.answer(), target=self.target)
         task.preprocess = Preprocess((Raw("text pair" if self.kind == "embedding" else "text", (step,)),), says)
         task.raw = lambda place: {name: side[held[place]] for name, side in zip(self.texts, texts, strict=True)}
-        columns = {name: [values[place] for place in kept] for name, values in rows.items()}
         task.columns = {"validation": {name: [values[place] for place in held] for name, values in columns.items()}}
         task.beside = {"tokenizer.json": model / "tokenizer.json"}
+        task.reads = lambda other: self._encoded(other, model).encoded
         return task
+
+    def _encoded(self, path: Path, model: Path) -> _Rows:
+        """The rows of a file that have a target. Raises DataError."""
+        rows = read(path)
+        absent = [name for name in (*self.texts, self.target) if name not in rows]
+        if absent:
+            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
+        if wrong := about_groups(path.name, labelled(rows, self.target), self.groups, self.target):
+            raise DataError(*wrong)
+        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
+        texts = [[rows[name][place] for place in kept] for name in self.texts]
+        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
+        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
+        ids = np.array(group_ids([rows[self.groups][place] for place in kept])) if self.groups else None
+        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
+        columns = {name: [values[place] for place in kept] for name, values in rows.items()}
+        return _Rows(encoded, texts, ids, columns)
 
     def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
         """Targets as numbers. Raises DataError for those that the model does not know."""
