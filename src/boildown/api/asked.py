@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from boildown.api.wanted import refuse_unplanned, wanted
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latency, written_form
-from boildown.domain.grammar import parse_target
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
@@ -129,9 +129,11 @@ def read(
                 read_task, cast = read_task.in_float(types)
                 notices += cast
         with mistakes:
-            target = parse_target(asked["target"], read_task.metrics)
+            read_task, target, told = wanted(read_task, asked["target"])
+            notices += told
+            refuse_unplanned(target, deployment.runtimes)
         with mistakes:
-            check_expectations(asked["expected"], read_task.metrics)
+            check_expectations(asked["expected"], (*read_task.metrics, *getattr(read_task, "evaluated", ())))
         try:
             with mistakes:
                 check_data(read_task)

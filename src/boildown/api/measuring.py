@@ -21,15 +21,16 @@ from boildown.api.asked import (
     task_from,
 )
 from boildown.api.sitting import desk, sitting
+from boildown.api.wanted import refuse_unplanned, wanted
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
-from boildown.domain.grammar import parse_target
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.costs import of_the_file
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
@@ -76,7 +77,7 @@ def measure(
     path = Path(path).absolute()
     base = Path(first).absolute() if first is not None else _first_beside(path)
     task = task_from(task)
-    mistakes, wanted = Mistakes(), Target(())
+    mistakes, asked_for, notices = Mistakes(), Target(()), tuple[str, ...]()
     where, wrong = plain_deployment(deployment, runtime, latency=latency)
     asked = {"confidence": confidence, "deployment": where, "batch_size": batch_size, "seed": seed}
     with mistakes:
@@ -92,16 +93,18 @@ def measure(
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
-        wanted = parse_target(conditions(target), task.metrics)
+        task, asked_for, notices = wanted(task, conditions(target))
+        refuse_unplanned(asked_for, (own,))
     with mistakes:
-        relative = [c.text for c in wanted.conditions if c.form != "value"]
+        likeness = {metric.name for metric in getattr(task, "likeness", ())}
+        relative = [c.text for c in asked_for.conditions if c.form != "value" or c.metric in likeness]
         if relative and base is None:
             raise InputError.of(
                 f"{', '.join(relative)}: relative to the first model, whose artifact is not known.",
                 "Give it with first=..., or ask for values.",
             )
     with mistakes:
-        uncounted = [c.text for c in wanted.conditions if c.metric in ("params", "macs")]
+        uncounted = [c.text for c in asked_for.conditions if c.metric in ("params", "macs")]
         if uncounted:
             raise InputError.of(
                 f"{', '.join(uncounted)}: counted on the model, not on an artifact.",
@@ -113,10 +116,10 @@ def measure(
     assert artifact is not None
     splits = judged_alone(task.test or task.validation)
     job = Job(
-        task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
+        task, splits, asked_for, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
         batch_size=batch_size or BATCH, seed=seed,
     )  # fmt: skip
-    read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
+    read = Read(job, Candidate(nn.Module()), Budget(), (*notices, *splits.notes))
     with (
         tempfile.TemporaryDirectory() as scratch,
         desk((), read.budget) as at,
@@ -132,18 +135,23 @@ def measure(
                 bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
             raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
-        found = {"size": bench.size(artifact)}
+        with _bounded(path, seconds, most):
+            found = of_the_file(job, bench, artifact)
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
             quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
             model = bench.model(None, artifact)
-            looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
+            looked_at = (
+                outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
+                if task.metrics
+                else []
+            )
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
         with _bounded(path, seconds, most):
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
-            found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
-        return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
+            found = {n: replace(m, first=None, drop=None, ratio=None) for n, m in found.items() if n not in likeness}
+        return judge(asked_for, found, confidence, bench.machine, "" if own == other else own)
 
 
 @contextlib.contextmanager

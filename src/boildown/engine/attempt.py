@@ -21,6 +21,7 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
+from boildown.engine.costs import of_calls, of_the_file
 from boildown.engine.floats import FLOATS, UNKNOWN, floats, not_faster
 from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
@@ -382,7 +383,7 @@ class Climber:
         assert artifact is not None
         is_first = attempt.number == 0
         found = attempt.measurements
-        found["size"] = bench.size(artifact, self.prepared.plain)
+        found.update(of_the_file(job, bench, artifact, self.prepared.plain))
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
             found["memory"] = bench.memory(artifact)
@@ -393,6 +394,7 @@ class Climber:
         if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
             self._time_again(attempt)
+        found.update(of_calls(job, bench, artifact))
         passed = judge(job.target, found).status is not Status.MISSED
         if passed or is_first:
             self._look(attempt, candidate)

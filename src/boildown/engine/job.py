@@ -11,11 +11,13 @@ from torch import nn
 
 from boildown.domain import front
 from boildown.domain.deployment import Deployment
+from boildown.domain.grammar import FOLLOWS, LARGER
 from boildown.domain.measurement import Form
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
-from boildown.domain.task import Task
+from boildown.domain.task import Metric, Task
 from boildown.engine.students import OBJECT, Named, key_of
+from boildown.tasks.evaluating import ALONE, Evaluated
 from boildown.tasks.splits import Splits
 
 Goal = Literal["first", "smallest", "fastest", "best"]
@@ -70,16 +72,36 @@ class Job:
         """The one-sided level of intervals: what was asked for, or 95 %."""
         return self.confidence if self.confidence is not None else 0.95
 
+    @cached_property
+    def likeness(self) -> tuple[Metric, ...]:
+        """What holds outputs against the first model's, as far as it is asked for; all where nothing else is judged."""
+        offered: tuple[Metric, ...] = getattr(self.task, "likeness", ())
+        alone = not (self.task.metrics or self.evaluated)
+        return tuple(metric for metric in offered if alone or self.asks(metric.name))
+
     @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured sample by sample: the metrics of the task, then `likeness`."""
+        return (*self.task.metrics, *self.likeness)
+
+    @property
+    def evaluated(self) -> tuple[Evaluated, ...]:
+        """What an evaluation of the user's own returns, as far as it is named; empty where there is none."""
+        if getattr(self.task, "evaluate", None) is None:
+            return ()
+        named: tuple[Evaluated, ...] = getattr(self.task, "evaluated", ())
+        return named or (Evaluated(ALONE, assumed=True),)
+
+    @cached_property
     def quality(self) -> frozenset[str]:
-        """The names of the task's metrics."""
-        return frozenset(metric.name for metric in self.task.metrics)
+        """The names of all metrics of quality."""
+        return frozenset(metric.name for metric in (*self.metrics, *self.evaluated))
 
     @property
     def first_quality(self) -> str:
         """The metric of quality that is told first: the first in the target, else the task's first."""
         asked = [c.metric for c in self.target.conditions if c.metric in self.quality]
-        return asked[0] if asked else self.task.metrics[0].name
+        return asked[0] if asked else (*self.task.metrics, *self.evaluated, *self.likeness)[0].name
 
     @property
     def costs(self) -> tuple[str, ...]:
@@ -95,10 +117,11 @@ class Job:
         return any(condition.metric == metric for condition in self.target.conditions)
 
     def is_about(self, metric: str) -> bool:
-        """Whether the target or the goal names this cost."""
-        return self.asks(metric) or front.GOALS.get(self.goal) == metric
+        """Whether the target or the goal names this cost, or one that follows it."""
+        followed = {FOLLOWS.get(condition.metric) for condition in self.target.conditions}
+        return self.asks(metric) or metric in followed or front.GOALS.get(self.goal) == metric
 
     def bound(self, metric: str, form: Form) -> float | None:
         """The tightest bound on this metric in this form, if the target has one."""
         bounds = [c.bound for c in self.target.conditions if c.metric == metric and c.form == form]
-        return min(bounds) if bounds else None
+        return (max if metric in LARGER else min)(bounds, default=None)

@@ -122,6 +122,10 @@ def prepare(
         with bench.timed("measure"):
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
+        if job.evaluated:
+            scores = bench.evaluations.scores(first, measured).whole
+            if mistakes := [m for e in job.evaluated if e.name in scores for m in _unexpected(e, scores[e.name], job)]:
+                raise ModelError(*mistakes)
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
 
@@ -292,22 +296,14 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     asked = {condition.metric for condition in job.target.conditions} & job.quality
     where = (job.splits.verdict, job.splits.search)
     lost = next(filter(None, map(sentence, statistics, where)), "")
-    if lost and any(spoiled(metric, part) for metric in job.task.metrics for part in statistics):
+    if lost and any(spoiled(metric, part) for metric in job.metrics for part in statistics):
         cause = f"The first model gives no answer on some of the data to judge on: {lost}."
         raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
     if lost:
         notices.append(f"the first model gives no answer, which counts as wrong: {lost}")
     for metric in job.task.metrics:
         score = metric.compute(np.concatenate([part[metric.name] for part in statistics]))
-        wanted = job.expected.get(metric.name)
-        tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
-        if wanted is not None and not abs(score - wanted) <= tolerance:
-            mistakes.append(
-                Mistake(
-                    f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
-                    "Check normalisation, label order, the weights file, and that validation is the set you mean.",
-                )
-            )
+        mistakes += _unexpected(metric, score, job)
         wrong = [*out_of_range(metric, score), *unsound(metric, look(LOOKED_AT), job.seed)]
         mistakes += wrong
         told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], look)
@@ -326,10 +322,26 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     return tuple(notices)
 
 
+def _unexpected(metric: Metric, score: float, job: Job) -> list[Mistake]:
+    """A score of the first model that is not the one that the user expects."""
+    wanted = job.expected.get(metric.name)
+    tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
+    if wanted is None or abs(score - wanted) <= tolerance:
+        return []
+    return [
+        Mistake(
+            f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
+            "Check normalisation, label order, the weights file, and that validation is the set you mean.",
+        )
+    ]
+
+
 def _guessing(
     metric: Metric, job: Job, statistics: Statistics, look: Callable[[int], Sequence[Batch]]
 ) -> tuple[str, bool]:
     """What is told of a model that is no better than guessing by a metric, and whether nothing speaks for it."""
+    if not getattr(metric, "knows", True):
+        return "", False
     targets = read_targets(job.splits.verdict) if metric.name == "accuracy" else None
     if targets is not None:
         score, share = metric.compute(statistics["accuracy"]), majority_share(targets)

@@ -73,8 +73,9 @@ def resolve(task: Task, seed: int) -> Splits:
 
     Verdict: `test`, else half of validation, stratified; below 1,000 validation samples all of it.
     Search: validation, or its other half; below 1,000 samples without labels, for accuracy on a few
-    hundred samples is noise. Calibration: the task's, else up to 512 training items, else a slice cut
-    from validation that is never scored. Equal samples count once, and serve one of these.
+    hundred samples is noise, and where an evaluation of the user's own is all there is. Calibration: the task's,
+    else up to 512 training items, else a slice cut from validation that is never scored. Equal samples count once,
+    and serve one of these.
     Raises DataError where items to calibrate with are not finite.
     """
     validation, found = task.validation, repeats(task.validation)
@@ -85,7 +86,8 @@ def resolve(task: Task, seed: int) -> Splits:
         raise DataError(*mistakes)
     if rest is not None:
         validation, clusters = validation.subset(rest), within(clusters, rest)
-    labelled = units >= LABELLED_SEARCH_FROM
+    scored = bool(task.metrics) or getattr(task, "evaluate", None) is None
+    labelled = scored and units >= LABELLED_SEARCH_FROM
     search: Samples
     search_clusters = verdict_clusters = clusters
     if task.test is not None:
@@ -103,7 +105,12 @@ def resolve(task: Task, seed: int) -> Splits:
         )
     else:
         search, verdict = Unlabelled(validation), validation
-    if not labelled:
+    if not scored:
+        notes.append(
+            "The search does not evaluate: candidates are ranked by their outputs' divergence from the first model's, "
+            "and evaluated for the verdict."
+        )
+    elif not labelled:
         notes.append(
             f"{units:,} {'' if units == len(task.validation) else 'different '}validation items are too few to search "
             "by score: candidates are ranked by their outputs' divergence from the first model's, without labels."
