@@ -28,9 +28,12 @@ from boildown.engine.ladder import LADDERS
 from boildown.engine.rung import parse_rung
 from boildown.errors import TargetError
 from boildown.methods.registry import installed
+from boildown.tasks.likeness import Agreement, Divergence
+from boildown.tasks.losses import kl_divergence
 from boildown.tasks.metrics import METRICS, metric
 
 ROOT = Path(__file__).parents[2]
+LIKENESS = Agreement(), Divergence(kl_divergence)
 WRITTEN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES = [*WRITTEN, *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -156,7 +159,7 @@ def rows(title: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("condition", [condition for condition, _ in rows("What can be said")])
 def test_what_can_be_said(condition: str) -> None:
-    assert parse_target([condition], [metric(each) for each in METRICS]).conditions[0].text == condition
+    assert parse_target([condition], [*map(metric, METRICS), *LIKENESS]).conditions[0].text == condition
 
 
 @pytest.mark.parametrize(("condition", "told"), rows("What is refused"))

@@ -69,7 +69,7 @@ _ALSO = {
     "p95": "latency p95", "p99": "latency p99", "p95 latency": "latency p95", "p99 latency": "latency p99",
     "median latency": "latency", "latency p50": "latency", "fps": "throughput", "qps": "throughput",
     "samples per second": "throughput", "loading time": "load time", "startup": "load time", "loading": "load time",
-    "peak memory": "memory", "arena": "planned memory", "activations": "planned memory",
+    "load": "load time", "peak memory": "memory", "arena": "planned memory", "activations": "planned memory",
     "calibration error": "ece", "log loss": "nll", "kl": "divergence",
 }  # fmt: skip
 """What people call the metrics, besides their names."""

@@ -91,8 +91,8 @@ class Task:
         file, called as the torch module is. With an argument `indices` it is asked for parts of the validation (test)
         data too, by their positions, and its numbers get intervals. `metrics={"map": "higher", "error": "lower"}` says
         which way is better (or a metric whose direction, unit and range are meant); higher where nothing is said.
-    divergence: `divergence(output, reference)` per sample; default: the relative squared error, of lists of what belongs
-        to each sample by the sum of both squares.
+    divergence: `divergence(output, reference)` per sample; default: the relative squared error, of lists of what
+        belongs to each sample by the sum of both squares.
 
     Validation without targets may be held against the first model alone: conditions on `agreement` and `divergence`.
 
