@@ -419,7 +419,8 @@ class Climber:
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        counts = attempt.number or any(condition.form != "drop" for condition in self.bench.asked)
+        asked = [c for c in self.job.target.conditions if c.metric in self.job.quality]
+        counts = attempt.number or any(condition.form != "drop" for condition in asked)
         look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
         quality = self.bench.quality(candidate, attempt.artifact, "verdict", first=self.first, look=max(look, 1))
         attempt.measurements.update({m.metric: m for m in quality})

@@ -803,8 +803,9 @@ class Bench:
 
     @cached_property
     def asked(self) -> list[Condition]:
-        """The target's conditions on quality."""
-        return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
+        """The target's conditions on quality that is measured sample by sample."""
+        names = {metric.name for metric in self.job.metrics}
+        return [condition for condition in self.job.target.conditions if condition.metric in names]
 
     def _data(self, which: Which) -> list[str]:
         """Hashes of what a slice is, and of which of its samples are equal."""

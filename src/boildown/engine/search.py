@@ -76,7 +76,7 @@ def measure_variant(
     accepted = None
     if job.splits.search_labelled:
         quality = {m.metric: m for m in bench.quality(candidate, artifact, "search", first=first)}
-        accepted = _status(job, quality, job.quality) is Status.MET
+        accepted = _status(job, quality, frozenset(metric.name for metric in job.metrics)) is Status.MET
     return replace(standing, divergence=divergence.value, accepted=accepted)
 
 

@@ -7,20 +7,24 @@ other, as a compiler for small devices lays them out; what an operator needs whi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper, inliner, shape_inference
 
 from boildown.errors import AttemptError
 from boildown.runtimes import get
 from boildown.runtimes.base import Array
 
-_VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "DequantizeLinear"})
+_VIEWS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"})
 """Operators whose output is their first input, seen otherwise: it takes no memory of its own."""
-_QUANTIZE = "QuantizeLinear"
+_IN_PLACE = frozenset(
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Elu"}
+)
+"""Functions of one value each, which are computed where it lies if nobody else reads it."""
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _HALF_BYTE = frozenset({onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1})
 _UNSIZED = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 
@@ -31,12 +35,13 @@ def planned(path: str | Path, inputs: Sequence[Array]) -> int:
     `inputs` are the flat inputs of one call, batch included; shapes follow from theirs by ONNX's shape inference, and
     from a run in ONNX Runtime where an operator is not one of ONNX's own. An input is alive until it is last read, a
     result from the node that makes it until it is last read, an output to the end. Weights and what is computed of
-    weights alone do not count. Views (Reshape, ...) share the memory of what they show, and between QuantizeLinear and
-    DequantizeLinear values are the integers. Raises AttemptError where shapes are not known.
+    weights alone do not count. Views (Reshape, ...) share the memory of what they show, a function such as Relu that
+    alone reads its input works in place, and between QuantizeLinear and DequantizeLinear values are the integers.
+    Raises AttemptError where shapes are not known.
     """
     model = onnx.load(path, load_external_data=False)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     ports = [port for port in model.graph.input if port.name not in constants]
     for port, array in zip(ports, inputs, strict=True):
@@ -70,15 +75,23 @@ class _Plan:
             for name in _read(node):
                 reads[name] = reads.get(name, 0) + 1
         kept = {port.name for port in (*self.graph.input, *self.graph.output)}
+        integers = set[str]()
         for node in self.graph.node:
             given = [name for name in _read(node) if name]
             if node.op_type == "Constant" or (given and all(name in self.constants for name in given)):
                 self.constants |= set(node.output)
-            elif node.op_type in _VIEWS:
-                self.shown[node.output[0]] = node.input[0]
-            elif node.op_type == _QUANTIZE and reads[node.input[0]] == 1 and node.input[0] not in kept:
+                continue
+            source, made = node.input[0] if node.input else "", node.output[0]
+            alone = reads.get(source) == 1 and source not in kept and source not in self.constants
+            if node.op_type == _DEQUANTIZE and made not in kept:
+                self.shown[made] = source
+                integers.add(made)
+            elif node.op_type in _VIEWS or (node.op_type in _IN_PLACE and alone and source not in integers):
+                self.shown[made] = source
+                integers |= {made} if source in integers else set()
+            elif node.op_type == _QUANTIZE and alone and source not in integers:
                 # What comes before writes integers at once.
-                self.shown[node.input[0]] = node.output[0]
+                self.shown[self._alone(source, reads, kept)] = made
 
     @property
     def values(self) -> Iterator[str]:
@@ -116,6 +129,12 @@ class _Plan:
     def _owner(self, name: str) -> str:
         """The value whose memory holds a value."""
         while name in self.shown:
+            name = self.shown[name]
+        return name
+
+    def _alone(self, name: str, reads: Mapping[str, int], kept: Collection[str]) -> str:
+        """The value behind one that is changed in place, as far up as nobody else reads it."""
+        while name in self.shown and reads[self.shown[name]] == 1 and self.shown[name] not in kept:
             name = self.shown[name]
         return name
 

@@ -84,7 +84,9 @@ def compare_calls(
         "environment": environment_of(versions, threads, pinned),
         "notes": (*noise(ratios, "ratios"), *unpinned(pinned)),
     }
-    return {metric: taken.measurement(metric, found[metric], level, batch, shared).to_json() for metric in metrics}
+    return {
+        metric: taken.measurement(metric, found[metric], level, peek, batch, shared).to_json() for metric in metrics
+    }
 
 
 class _Taken:
@@ -131,8 +133,9 @@ class _Taken:
         return {form: Interval(i.low, i.high, level, f"{i.method}, peek {peek}") for form, i in told.items()}
 
     def measurement(
-        self, metric: str, intervals: Mapping[Form, Interval], level: float, batch: int, shared: Mapping[str, Any]
-    ) -> Measurement:
+        self, metric: str, intervals: Mapping[Form, Interval], level: float, peek: int, batch: int,
+        shared: Mapping[str, Any],
+    ) -> Measurement:  # fmt: skip
         """The point, with intervals, and what there is to tell."""
         firsts, own = (np.concatenate(part) for part in self._parts)
         if metric == THROUGHPUT:
@@ -143,7 +146,7 @@ class _Taken:
             )  # fmt: skip
         q = QUANTILES[metric]
         reference, value = (float(np.quantile(of, q)) for of in (firsts, own))
-        needed = calls_for(q, level)
+        needed = calls_for(q, level_at_look(level, peek))
         notes = tuple(shared["notes"])
         if own.size < needed:
             notes = (f"{own.size:,} calls are too few for a bound at {100 * level:g} %: {needed:,} would do", *notes)
