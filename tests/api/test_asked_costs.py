@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import boildown as bd
+from boildown.engine import costs
 from boildown.engine.bench import Bench
 from boildown.errors import InputError
 from boildown.measuring.planned import planned
@@ -58,3 +59,15 @@ def test_a_plan_is_refused_of_files_that_have_no_graph_to_read(digits_model, dig
     with pytest.raises(InputError, match="planned from the graph of an ONNX file"):
         bd.compress(digits_model, digits_task, ["planned memory <= 0.5x"], runtime="eager", runs=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_asks_for_a_cost_that_no_condition_is_about(run, digits_task, monkeypatch):
+    monkeypatch.setattr(costs, "GLANCE", 0.3)
+    target = ["size <= 10 MB"]
+    verdict = bd.measure(run.best.artifact, digits_task, target, costs=["throughput", "planned memory"])
+    assert verdict.met
+    assert verdict.measurements["throughput"].value > 0
+    assert verdict.measurements["planned memory"].value > 4 * 64
+    assert "latency p99" not in verdict.measurements
+    with pytest.raises(InputError, match="names none that is measured"):
+        bd.measure(run.best.artifact, digits_task, target, costs=["speed"])

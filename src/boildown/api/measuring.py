@@ -21,7 +21,7 @@ from boildown.api.asked import (
     task_from,
 )
 from boildown.api.sitting import desk, sitting
-from boildown.api.wanted import refuse_unplanned, wanted
+from boildown.api.wanted import check_costs, refuse_unplanned, wanted
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
@@ -62,6 +62,7 @@ def measure(
     trust: bool = False,
     limit: str | float = "10 min",
     memory: float | None = None,
+    costs: Sequence[str] = (),
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
@@ -71,7 +72,8 @@ def measure(
     or several are, the one that their run has written them for. `trust` vouches for files of a format
     that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
     that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
-    four fifths of what is free; held on Linux alone. Raises
+    four fifths of what is free; held on Linux alone. costs: such as "latency p99" or "throughput", that are measured
+    although no condition is about them. Raises
     InputError where a condition needs what is not there, or a metric is not what it says.
     """
     path = Path(path).absolute()
@@ -93,8 +95,10 @@ def measure(
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
+        check_costs(costs)
+    with mistakes:
         task, asked_for, notices = wanted(task, conditions(target))
-        refuse_unplanned(asked_for, (own,))
+        refuse_unplanned(asked_for, (own,), costs)
     with mistakes:
         likeness = {metric.name for metric in getattr(task, "likeness", ())}
         relative = [c.text for c in asked_for.conditions if c.form != "value" or c.metric in likeness]
@@ -117,7 +121,7 @@ def measure(
     splits = judged_alone(task.test or task.validation)
     job = Job(
         task, splits, asked_for, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
-        batch_size=batch_size or BATCH, seed=seed,
+        batch_size=batch_size or BATCH, seed=seed, also=tuple(costs),
     )  # fmt: skip
     read = Read(job, Candidate(nn.Module()), Budget(), (*notices, *splits.notes))
     with (

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from boildown.domain.grammar import parse_target, unknown_names
+from boildown.domain.grammar import COSTS, parse_target, unknown_names
 from boildown.domain.target import Target
 from boildown.domain.task import Metric, Task
+from boildown.engine.costs import PLANNED
 from boildown.engine.evaluation import NO_INTERVAL
 from boildown.errors import InputError, Mistake, Mistakes
 from boildown.runtimes import get
@@ -35,9 +36,20 @@ def wanted(task: Task, texts: Any) -> tuple[Task, Target, tuple[str, ...]]:
     return task, target, tuple(notices)
 
 
-def refuse_unplanned(target: Target, runtimes: Sequence[str]) -> None:
+def check_costs(costs: Any) -> None:
+    """Raise InputError for costs that cannot be measured of a file, or are none."""
+    known = [name for name in COSTS if name not in ("params", "macs")]
+    wrong = [costs] if isinstance(costs, str) else [cost for cost in costs if cost not in known]
+    if wrong:
+        raise InputError.of(
+            f"costs = {wrong!r:.80} names none that is measured of a file.", f"One of {', '.join(known)}."
+        )
+
+
+def refuse_unplanned(target: Target, runtimes: Sequence[str], costs: Sequence[str] = ()) -> None:
     """Raise InputError where planned memory is asked for of files that say nothing of it."""
-    asked = [condition.text for condition in target.conditions if condition.metric == "planned memory"]
+    asked = [condition.text for condition in target.conditions if condition.metric == PLANNED]
+    asked += [PLANNED] if PLANNED in costs else []
     if asked and (others := [name for name in runtimes if get(name).suffix != ".onnx"]):
         raise InputError.of(
             f"{', '.join(asked)}: planned from the graph of an ONNX file, and {', '.join(others)} runs others.",

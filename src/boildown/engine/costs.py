@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ OF_CALLS = (*tails.QUANTILES, tails.THROUGHPUT)
 """The costs that single calls tell, beside the median of `latency`."""
 LOAD_TIME, PLANNED = "load time", "planned memory"
 
-SECONDS = 30.0
+SECONDS, GLANCE = 30.0, 5.0
+"""The most that timing calls takes which has bounds to decide, and what it takes else; more where calls are too few."""
 _NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
 
 
@@ -35,9 +36,9 @@ def of_calls(job: Job, bench: Bench, artifact: Artifact) -> dict[str, Measuremen
     """Tails, throughput and load time of an artifact on this machine, those that are asked for, beside the first's."""
     found: dict[str, Measurement] = {}
     if asked := tuple(metric for metric in OF_CALLS if job.asks(metric)):
-        bounds = {metric: _bounds(job, metric) for metric in asked}
+        bounds = {metric: found_in for metric in asked if (found_in := _bounds(job, metric))}
         found |= bench.apart(
-            asked, artifact, lambda call: _tails(bench, artifact, bounds, call), bounds=bounds, level=job.level
+            asked, artifact, lambda call: _tails(bench, artifact, asked, bounds, call), bounds=bounds, level=job.level
         )
     if job.asks(LOAD_TIME):
         found |= bench.apart(
@@ -76,7 +77,11 @@ def _bounds(job: Job, metric: str) -> dict[Form, float]:
 
 
 def _tails(
-    bench: Bench, artifact: Artifact, bounds: Mapping[str, Mapping[Form, float]], call: Callable[..., Any]
+    bench: Bench,
+    artifact: Artifact,
+    asked: Sequence[str],
+    bounds: Mapping[str, Mapping[Form, float]],
+    call: Callable[..., Any],
 ) -> dict[str, Measurement]:
     deployment = bench.job.deployment
     assert bench.first is not None
@@ -84,9 +89,10 @@ def _tails(
         bench.progress("time single calls", 0, None)
         told = call(
             "boildown.measuring.tails:compare_calls",
-            str(bench.first.path), str(artifact.path), bench.sample(deployment.batch), tuple(bounds), bounds,
+            str(bench.first.path), str(artifact.path), bench.sample(deployment.batch), asked, bounds,
             batch=deployment.batch, runtime=artifact.runtime, first_runtime=bench.first.runtime,
-            threads=deployment.threads, level=bench.job.level, seconds=SECONDS, trust=bench.trust, doing="timing calls",
+            threads=deployment.threads, level=bench.job.level,
+            seconds=SECONDS if bounds else GLANCE, trust=bench.trust, doing="timing calls",
         )  # fmt: skip
     return {name: in_company(Measurement.from_json(data), still) for name, data in told.items()}
 

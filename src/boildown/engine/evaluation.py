@@ -70,7 +70,7 @@ class Exported:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         args, kwargs = pytree.tree_map(self._tensor, (args, kwargs))
-        output = self._run(*args, **kwargs)  # type: ignore[attr-defined]
+        output = self._run(*args, **kwargs)
         device = given[0].device if given else self.device
         return pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.to(device), output)
 
@@ -99,7 +99,7 @@ class Exported:
         if not isinstance(leaf, np.ndarray):
             return leaf
         made = torch.from_numpy(np.ascontiguousarray(leaf))
-        types: set[torch.dtype] = self._types  # type: ignore[attr-defined]
+        types: set[torch.dtype] = self._types
         return made.to(next(iter(types))) if made.is_floating_point() and len(types) == 1 else made
 
 

@@ -61,6 +61,8 @@ class Job:
     students: Mapping[str, nn.Module] = field(default_factory=dict)
     samples: bool = True
     """Whether some of the user's data is handed over beside the artifact."""
+    also: tuple[str, ...] = ()
+    """Costs that are measured although no condition is about them."""
 
     @cached_property
     def students_key(self) -> str | None:
@@ -113,8 +115,8 @@ class Job:
         return self.rules[self.deployment.runtimes.index(runtime) if runtime else 0]
 
     def asks(self, metric: str) -> bool:
-        """Whether the target has a condition on this metric."""
-        return any(condition.metric == metric for condition in self.target.conditions)
+        """Whether the target has a condition on this metric, or it is to be measured in any case."""
+        return metric in self.also or any(condition.metric == metric for condition in self.target.conditions)
 
     def is_about(self, metric: str) -> bool:
         """Whether the target or the goal names this cost, or one that follows it."""

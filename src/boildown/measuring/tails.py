@@ -56,9 +56,9 @@ def compare_calls(
     """Quantiles of the time of a call, and samples per second, beside the first model's: `Measurement.to_json` by name.
 
     metrics: of `QUANTILES` and `THROUGHPUT`. bounds: by metric and form, in seconds, samples per second and ratios.
-    Blocks of calls alternate as for the median. Sampling goes on until every bound lies outside its interval or
-    `seconds` are spent, and on to `PATIENCE` times as long while a quantile has too few calls for a bound at `level`.
-    Peeks at 8, 16, 32, ... quads share the error (`level_at_look`). Throughput is that of one call after the other:
+    Blocks of calls alternate as for the median. Sampling goes on until every metric has bounds that lie outside its
+    interval or `seconds` are spent, and on to `PATIENCE` times as long while a quantile has too few calls for one at
+    `level`. Peeks at 8, 16, 32, ... quads share the error (`level_at_look`). Throughput is that of one call after the other:
     samples by the time that all calls took. The other arguments are those of `latency.compare`.
     """
     base = first_runtime or runtime
@@ -74,7 +74,7 @@ def compare_calls(
             if last or taken.quads == FIRST_PEEK * 2**peek:
                 peek += 1
                 found = {metric: taken.intervals(metric, level, peek, batch) for metric in metrics}
-                if last or all(_left(found[metric], bounds.get(metric, {})) for metric in metrics):
+                if last or all(metric in bounds and _left(found[metric], bounds[metric]) for metric in metrics):
                     break
         versions = [str(side.ask("version")) for side in both]
     ratios = taken.ratios

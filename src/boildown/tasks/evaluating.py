@@ -15,7 +15,7 @@ import torch
 
 from boildown.domain.grammar import FRACTION, unit_of
 from boildown.errors import InputError, Mistake
-from boildown.tasks.metrics import METRICS, nameless
+from boildown.tasks.metrics import METRICS, metric, nameless
 
 Evaluate = Callable[..., Any]
 """`evaluate(model)` or `evaluate(model, indices)` gives a number, or numbers by name."""
@@ -78,8 +78,8 @@ def assumed(name: str, unit: str = "") -> Evaluated:
     """A number of which a target says no more than its name, and the unit of its bound: a shipped metric's where it is
     called so, else one of which higher is better, a share where the bound is in % or pp."""
     if name in METRICS:
-        known = METRICS[name]
-        return Evaluated(name, known.higher_is_better, unit_of(known()), tuple(known.range))  # type: ignore[arg-type]
+        known = metric(name)
+        return Evaluated(name, known.higher_is_better, unit_of(known), known.range)
     if unit in ("%", "pp"):
         return Evaluated(name, unit=FRACTION, range=(0.0, 1.0), assumed=True)
     return Evaluated(name, assumed=True)
