@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import boildown as bd
@@ -129,6 +129,7 @@ def test_what_is_no_finite_number_is_refused_by_name(returned: Any, names: tuple
     assert says in str(caught.value)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.dictionaries(st.text(), x)))
 def test_anything_at_all_is_finite_numbers_or_an_input_error(returned: Any) -> None:
     try:

@@ -32,6 +32,7 @@ _RUNS = 40  # of neighbouring quads, that are drawn together for a ratio
 _FEWEST_RUNS = 20
 _BEYOND = 10  # calls beyond a quantile on either side, for a ratio
 _RESAMPLES = 1000
+_AT_ONCE = 2_000_000  # numbers
 _KEPT = 3.0  # times as many of the longest calls as lie beyond a quantile are looked at in resamples
 
 Floats = NDArray[np.float64]
@@ -58,8 +59,8 @@ def compare_calls(
     metrics: of `QUANTILES` and `THROUGHPUT`. bounds: by metric and form, in seconds, samples per second and ratios.
     Blocks of calls alternate as for the median. Sampling goes on until every metric has bounds that lie outside its
     interval or `seconds` are spent, and on to `PATIENCE` times as long while a quantile has too few calls for one at
-    `level`. Peeks at 8, 16, 32, ... quads share the error (`level_at_look`). Throughput is that of one call after the other:
-    samples by the time that all calls took. The other arguments are those of `latency.compare`.
+    `level`. Peeks at 8, 16, 32, ... quads share the error (`level_at_look`). Throughput is that of one call after
+    the other: samples by the time that all calls took. The other arguments are those of `latency.compare`.
     """
     base = first_runtime or runtime
     how = inputs, threads, trust
@@ -249,12 +250,11 @@ def _drawn_quantiles(parts: Sequence[Floats], run_of_quad: NDArray[np.intp], wei
     kept = min(values.size, math.ceil(_KEPT * (1 - q) * values.size) + _BEYOND)
     longest = np.argsort(-values, kind="stable")[:kept]
     ordered, of_run = values[longest], runs[longest]
-    found = np.empty(len(weights))
-    for at, weight in enumerate(weights):
-        beyond = (1 - q) * float(weight @ sizes)
-        place = int(np.searchsorted(np.cumsum(weight[of_run]), beyond, side="right"))
-        found[at] = ordered[min(place, kept - 1)]
-    return found
+    beyond, found = (1 - q) * (weights @ sizes), []
+    for part in np.array_split(np.arange(len(weights)), math.ceil(len(weights) * kept / _AT_ONCE)):
+        passed = np.cumsum(weights[part][:, of_run], axis=1) > beyond[part, None]
+        found.append(ordered[np.where(passed[:, -1], passed.argmax(axis=1), kept - 1)])
+    return np.concatenate(found)
 
 
 def _left(intervals: Mapping[Form, Interval], bounds: Mapping[Form, float]) -> bool:

@@ -148,8 +148,9 @@ def values_of(returned: Any, names: Sequence[str]) -> dict[str, float]:
     if wrong := [mistake for name, mistake in mistakes.items() if name in names or not found]:
         raise InputError(*wrong)
     if missing := [name for name in names if name not in found]:
-        near = difflib.get_close_matches(missing[0], map(str, returned), n=1)
-        guess = f"Did you mean {near[0]!r}? " if near else ""
+        folded = {str(name).casefold(): str(name) for name in returned}
+        near = difflib.get_close_matches(missing[0].casefold(), folded, n=1)
+        guess = f"Did you mean {folded[near[0]]!r}? " if near else ""
         raise InputError.of(
             f"evaluate returned {', '.join(map(str, returned))}, and not {', '.join(missing)}.",
             f"{guess}Let it return what the target and metrics= name, of every model.",
