@@ -28,9 +28,12 @@ from boildown.engine.ladder import LADDERS
 from boildown.engine.rung import parse_rung
 from boildown.errors import TargetError
 from boildown.methods.registry import installed
+from boildown.tasks.likeness import Agreement, Divergence
+from boildown.tasks.losses import kl_divergence
 from boildown.tasks.metrics import METRICS, metric
 
 ROOT = Path(__file__).parents[2]
+LIKENESS = Agreement(), Divergence(kl_divergence)
 WRITTEN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES = [*WRITTEN, *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"(?P<skip><!-- not run: .+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -157,7 +160,7 @@ def rows(title: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("condition", [condition for of in ("What can be said", "Slices") for condition, _ in rows(of)])
 def test_what_can_be_said(condition: str) -> None:
-    found = parse_target([condition], [metric(each) for each in METRICS], slices=SLICES)
+    found = parse_target([condition], [*map(metric, METRICS), *LIKENESS], slices=SLICES)
     assert found.conditions[0].text == condition
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from boildown.api.wanted import refuse_unplanned, wanted
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latency, written_form
 from boildown.domain.rules import Rules
@@ -48,7 +49,7 @@ from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
 from boildown.tasks.groups import shared_groups
-from boildown.tasks.others import beside, target_of
+from boildown.tasks.others import beside
 from boildown.tasks.slice_checks import check_slices
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
@@ -130,11 +131,13 @@ def read(
             with mistakes:
                 read_task, cast = read_task.in_float(types)
                 notices += cast
-        with mistakes:
-            check_expectations(asked["expected"], read_task.metrics)
         try:
             with mistakes:
-                target = target_of(read_task, asked["target"])
+                read_task, target, told = wanted(read_task, asked["target"])
+                notices += told
+                refuse_unplanned(target, deployment.runtimes)
+            with mistakes:
+                check_expectations(asked["expected"], (*read_task.metrics, *getattr(read_task, "evaluated", ())))
             with mistakes:
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):

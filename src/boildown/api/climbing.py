@@ -388,7 +388,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
         "ladder": asked["ladder"],
         "metrics": {
             m.name: {"unit": m.unit, "higher_is_better": m.higher_is_better, "range": list(m.range)}
-            for m in job.task.metrics
+            for m in (*job.metrics, *job.evaluated)
         },
         "data": {**sizes, "search labelled": splits.search_labelled},
         "model": {

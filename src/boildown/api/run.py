@@ -189,7 +189,7 @@ class Run:
         Where search had no labels, quality is how far outputs diverge from the first model's.
         """
         judged = [attempt.measurements for attempt in self._attempts if attempt.verdict is not None]
-        metrics = compared(self.job.target.conditions, self.job.task.metrics[0].name, self.job.goal, judged)
+        metrics = compared(self.job.target.conditions, self.job.first_quality, self.job.goal, judged)
         kept = front({attempt.number: attempt.measurements for attempt in self._attempts}, metrics)
         return [result for result in self.candidates if result.number in kept]
 

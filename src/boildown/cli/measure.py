@@ -12,6 +12,7 @@ import boildown as bd
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
 from boildown.cli.options import AsJson, Sets, Trust, echo_json, judged_on, sets_of
+from boildown.domain.grammar import format_measurement
 from boildown.report.junit import write_junit
 from boildown.report.slices import tables
 from boildown.report.text import slice_by_slice
@@ -39,6 +40,10 @@ def measure(
         str | None, typer.Option("--runtime", help="What runs it; replaces the configuration's.")
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML too, for CI.")] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option("--cost", help="Measure this cost too, such as `latency p99`. May be given again."),
+    ] = None,
     limit: Annotated[str, typer.Option("--limit", help="The most time that one call of the file takes.")] = "10 min",
     memory: Annotated[
         float | None, typer.Option("--memory", help="The most GB that it gets; four fifths of what is free by default.")
@@ -66,6 +71,7 @@ def measure(
         trust=trust,
         limit=limit,
         memory=None if memory is None else 1e9 * memory,
+        costs=cost or (),
     )
     if junit is not None:
         write_junit(verdict, artifact.name, junit)
@@ -74,6 +80,8 @@ def measure(
     else:
         for finding in verdict.findings:
             typer.echo(printable(finding.sentence()))
+        for name in cost or ():
+            typer.echo(f"{name}: {format_measurement(verdict.measurements[name])}")
         for name, measurement in verdict.measurements.items():
             for note in measurement.notes:
                 typer.echo(printable(f"note: {name}: {note}"))

@@ -9,12 +9,12 @@ from enum import Enum
 from statistics import NormalDist
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_value, marked, relaxed, says_nothing
+from boildown.domain.grammar import COSTS, LARGER, format_value, marked, relaxed, says_nothing
 from boildown.domain.measurement import NOISE, Interval, Measurement
 from boildown.domain.names import name_of
 from boildown.domain.target import Condition, Target
 
-_EXACT = ("size", "params", "macs")
+_EXACT = ("size", "params", "macs", "planned memory")
 """Costs that are counted, not sampled: their point is the truth."""
 
 
@@ -65,7 +65,8 @@ class Finding:
             return f"{asked} is open: {self.note}"
         if self.status is Status.MISSED:
             close = self.condition.metric in COSTS and 0 < self.excess < 0.1
-            far = f", {100 * self.excess:.2g} % too much" if close else ""
+            much = "little" if self.condition.metric in LARGER else "much"
+            far = f", {100 * self.excess:.2g} % too {much}" if close else ""
             words = f"{asked} is missed: {subject} is {self.shown}{far}"
         elif self.status is Status.MET:
             words = f"{asked} is met: {subject} is {self.shown}"
@@ -306,16 +307,18 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     excess = _excess(condition, measurement, observed)
     interval = None if condition.metric in _EXACT else measurement.intervals.get(condition.form)
     point = Status.MET if _holds(condition, observed) else Status.MISSED
+    unbounded = "" if condition.metric in COSTS else "; ".join(("it has no confidence interval", *measurement.notes))
     if confidence is None:
         lucky = interval is not None and condition.bound in interval
         needed = _needed(condition, measurement, observed, interval) if lucky else None
         note = interval.note if interval is not None and lucky else ""
+        if interval is None and measurement.notes:
+            note = unbounded
         return Finding(condition, point, observed, interval, excess, lucky, needed, note, shown)
     if interval is None:
         if condition.metric in COSTS:
             return Finding(condition, point, observed, None, excess, shown=shown)
-        note = "it has no confidence interval"
-        return Finding(condition, Status.UNDECIDED, observed, None, excess, note=note, shown=shown)
+        return Finding(condition, Status.UNDECIDED, observed, None, excess, note=unbounded, shown=shown)
     if interval.level < confidence - 1e-9:
         note = f"its interval holds with {100 * interval.level:g} % only"
         return Finding(condition, Status.UNDECIDED, observed, interval, excess, note=note, shown=shown)
@@ -425,6 +428,8 @@ def _excess(condition: Condition, measurement: Measurement, observed: float) -> 
     bound) or the standard error, whichever is larger, so that noise does not look like distance.
     """
     past = observed - condition.bound if _is_upper(condition) else condition.bound - observed
+    if condition.metric in LARGER:  # twice too slow is as far, however it is said
+        return condition.bound / observed - 1 if observed > 0 else math.inf
     if condition.metric in COSTS or condition.form == "ratio":
         return past / condition.bound
     if condition.form == "drop":

@@ -21,6 +21,7 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
+from boildown.engine.costs import of_calls, of_the_file
 from boildown.engine.floats import FLOATS, UNKNOWN, floats, not_faster
 from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
@@ -382,7 +383,7 @@ class Climber:
         assert artifact is not None
         is_first = attempt.number == 0
         found = attempt.measurements
-        found["size"] = bench.size(artifact, self.prepared.plain)
+        found.update(of_the_file(job, bench, artifact, self.prepared.plain))
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
             found["memory"] = bench.memory(artifact)
@@ -392,6 +393,7 @@ class Climber:
         if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
             self._time_again(attempt)
+        found.update(of_calls(job, bench, artifact))
         missed = [f for f in judge(job.target, found).findings if f.status is Status.MISSED]
         passed = all(finding.by_chance for finding in missed)
         if passed or is_first:
@@ -417,7 +419,7 @@ class Climber:
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        asked = (condition for condition in self.job.target.conditions if condition.metric in self.job.quality)
+        asked = [c for c in self.job.target.conditions if c.metric in self.job.quality]
         counts = attempt.number or any(condition.form != "drop" for condition in asked)
         look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
         quality = self.bench.quality(candidate, attempt.artifact, "verdict", first=self.first, look=max(look, 1))

@@ -25,15 +25,18 @@ from torch.utils import _pytree as pytree
 from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import written_form
-from boildown.domain.grammar import base_of, format_value
+from boildown.domain.grammar import base_of, format_value, set_of
 from boildown.domain.measurement import Form, Interval, Measurement
+from boildown.domain.rows import as_rows, of_each, stacked
 from boildown.domain.target import Condition
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.domain.verdict import Status
 from boildown.engine.answers import ANSWER, blanked, held_wrong, kinds, no_number, spoiled, told, value_of
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.company import LEAST_ALONE, alone_and_together
+from boildown.engine.costs import beside_itself, in_company
 from boildown.engine.deliver import RESERVED
+from boildown.engine.evaluation import Evaluations
 from boildown.engine.job import Job
 from boildown.engine.parity import first_apart
 from boildown.engine.slices import Rows, Slicer
@@ -81,7 +84,6 @@ _GLANCE_SECONDS = 2.0
 _FEW = 256
 """Bytes of the names of classes that any file has room for."""
 UNDEFINED = "the metric has no value for these samples"
-_NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
 
 
 class Bench:
@@ -130,6 +132,9 @@ class Bench:
         """What is kept of the other sets from one look at them to the next; see `on`."""
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[Ran, float] = {}
+        self._lists = False
+        """Whether outputs are lists of what belongs to each sample."""
+        self.evaluations = Evaluations(self)
         self._names: dict[str, Mapping[str, str]] = {}
         """What the values of the graph are called inside of an artifact that was written here."""
 
@@ -388,6 +393,32 @@ class Bench:
 
         return self._remembered(self.key("memory", artifact, **self._call_options(artifact)), measured)
 
+    def apart(
+        self,
+        metrics: Sequence[str],
+        artifact: Artifact,
+        measured: Callable[[Callable[..., Any]], Mapping[str, Measurement]],
+        **options: Any,
+    ) -> dict[str, Measurement]:
+        """Costs of an artifact that are measured in processes of their own, kept by their keys.
+
+        measured: from a function, which calls another by its name in a fresh process, to what it found. options: what
+        the costs depend on beside the artifact and the deployment.
+        """
+        options |= self._call_options(artifact)
+        keys = {metric: self.key(metric, artifact, **options) for metric in metrics}
+        known = {metric: found for metric, key in keys.items() if (found := self.recall(key)) is not None}
+        if len(known) < len(keys):
+            with self.timed("measure"):
+                known = dict(measured(self._fresh))
+            for metric, key in keys.items():
+                self.keep(key, known[metric])
+        return known
+
+    def _fresh(self, function: str, *args: Any, doing: str, **options: Any) -> Any:
+        with Child(memory=self._child.memory) as fresh:
+            return fresh.call(function, *args, check=self.check, deadline=self._left(), doing=doing, **options)
+
     def executed(self, artifact: Artifact) -> tuple[Executed, ...]:
         """What the runtime ends up running of an artifact, for one call of the deployment's batch."""
         batch, threads = self.job.deployment.batch, self.job.deployment.threads
@@ -429,9 +460,7 @@ class Bench:
                         check=self.check, deadline=self._left(), doing="timing",
                     )
                 )  # fmt: skip
-            beside = still.beside and f"timed while other work ran beside it: {still.beside}"
-            notes = (*found.notes, *again, *(() if still.alone else (beside or _NOT_ALONE,)))
-            return replace(found, look=look if asked else 0, notes=notes, alone=not beside)
+            return in_company(replace(found, look=look if asked else 0, notes=(*found.notes, *again)), still)
 
         key = self.key(
             "latency",
@@ -444,7 +473,7 @@ class Bench:
             **self._call_options(artifact),
         )
         measurement = self._remembered(key, measured)
-        return _alone(measurement) if self.is_first(artifact) else measurement
+        return beside_itself(measurement) if self.is_first(artifact) else measurement
 
     def divergence(self, candidate: Candidate, artifact: Artifact, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
@@ -454,9 +483,11 @@ class Bench:
         def measured() -> Measurement:
             assert self.first is not None
             task, own, base = self.job.task, self.model(candidate, artifact), self.model(first, self.first)
-            values = []
+            values, left = [], len(self.job.splits.search)
             for inputs, _ in self._batches(self.job.splits.search, "compare outputs", size):
-                values.append(np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64))
+                ours, theirs = (self._output(model, inputs, min(size, left)) for model in (own, base))
+                values.append(np.asarray(task.divergence(ours, theirs), np.float64))
+                left -= size
             return summarise_divergence(np.concatenate(values))
 
         size, batch = self._batch(candidate, artifact)
@@ -502,10 +533,21 @@ class Bench:
         """Every metric of the task on the artifact, paired with the first model's on the same samples; then on slices.
 
         Search samples are scored only until it is clear whether all of them would meet the conditions
-        on quality; metrics that no condition is about are left out then.
+        on quality; metrics that no condition is about are left out then. An evaluation of the user's own is asked for
+        the verdict alone.
         """
         level = level_at_look(self.job.level, look) if self.job.confidence is not None else self.job.level
-        metrics = {metric.name: metric for metric in self.job.task.metrics}
+        found = self._scored(candidate, artifact, which, first, level) if self.job.metrics else []
+        if which == "search" or not self.job.evaluated:
+            return found
+        own = self.evaluations.measured(candidate, artifact, level, self._environment(artifact))
+        return [*found, *((_undropped(each, level) for each in own) if self.is_first(artifact) else own)]
+
+    def _scored(
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, first: Candidate | None, level: float
+    ) -> list[Measurement]:
+        """Every metric that is measured sample by sample, see `quality`."""
+        metrics = {metric.name: metric for metric in self.job.metrics}
 
         assert self.first is not None
         base = self.statistics(first, self.first, which)
@@ -591,9 +633,13 @@ class Bench:
         size = self.job.batch_size if deployed == 1 else 1
         some = np.sort(np.random.default_rng(self.job.seed).permutation(len(samples))[:_COMPARED])
         others = self.score(
-            self.model(candidate, artifact), samples.subset(some.tolist()), f"score at batch {size}", size=size
+            self.model(candidate, artifact),
+            samples.subset(some.tolist()),
+            f"score at batch {size}",
+            size=size,
+            reference=self._reference(candidate, artifact),
         )
-        metrics, notes = {metric.name: metric for metric in self.job.task.metrics}, []
+        metrics, notes = {metric.name: metric for metric in self.job.metrics}, []
         for measurement in found:
             metric = metrics[measurement.metric]
             scores = [
@@ -610,7 +656,7 @@ class Bench:
         self, candidate: Candidate | None, artifact: Artifact, base: Statistics, level: float
     ) -> tuple[list[Measurement], bool]:
         """A candidate on as many search samples as it takes: all metrics on all (True), or those asked for on some."""
-        samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
+        samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.metrics}
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
         order: NDArray[np.intp] | None
         order, weights = reading_order(doubt, self.job.seed, int(artifact.digest[:16], 16))
@@ -623,6 +669,7 @@ class Bench:
                 self.model(candidate, artifact), samples, "score on search data",
                 enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
                 size=self._batch(candidate, artifact)[0], first=shuffled[ANSWER],
+                reference=self._reference(candidate, artifact),
             )  # fmt: skip
         else:
             own, order = self.statistics(candidate, artifact, "search"), None
@@ -650,6 +697,7 @@ class Bench:
             self._statistics[artifact.ran, which] = self.score(
                 self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
                 size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
+                reference=self._reference(candidate, artifact),
             )  # fmt: skip
             self.scoring.setdefault(f"{which} {self.where}", time.perf_counter() - start)
         return self._statistics[artifact.ran, which]
@@ -667,31 +715,49 @@ class Bench:
         enough: Callable[[Statistics], bool] | None = None,
         size: int | None = None,
         first: NDArray[np.float64] | None = None,
+        reference: Runnable | None = None,
     ) -> Statistics:
         """Per-sample statistics of every metric (and others) for any model or artifact; no further once `enough`.
 
         Under `ANSWER` also what kind of answer each is; `first` holds the first model's kinds. What is none is wrong.
-        size: of a batch, by default the job's.
+        size: of a batch, by default the job's. reference: the first model, which outputs may be held against; by
+        default it is the model itself.
         """
-        scores: tuple[Metric | Doubt, ...] = (*self.job.task.metrics, *others)
+        likeness = self.job.likeness
+        scores: tuple[Metric | Doubt, ...] = (*self.job.metrics, *others)
         rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*(s.name for s in scores), ANSWER)}
         size, done = size or self.job.batch_size, 0
         for inputs, target in self._batches(samples, what, size):
-            output = self.job.task.run(model, inputs)
             count = min(size, len(samples) - done)
+            output = self._output(model, inputs, count)
             found = kinds(output, count, None if first is None else first[done : done + count])
             output, done = output if (found >= 0).all() else blanked(output, found), done + count
+            wanted = output
+            if likeness and reference is not None:
+                wanted = self._output(reference, inputs, count)
             for score in scores:
-                statistic = np.asarray(score.statistic(output, target), np.float64)
+                statistic = as_rows(score.statistic(output, wanted if score in likeness else target))
                 rows[score.name].append(statistic if isinstance(score, Doubt) else held_wrong(score, statistic, found))
             rows[ANSWER].append(found)
             if (
                 enough is not None
                 and done % self.job.batch_size < size
-                and enough({name: np.concatenate(parts) for name, parts in rows.items()})
+                and enough({name: stacked(parts) for name, parts in rows.items()})
             ):
                 break
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
+        return {name: stacked(parts) for name, parts in rows.items()}
+
+    def _output(self, model: Runnable, inputs: Any, count: int) -> Any:
+        """The output for a batch; where others were lists of what belongs to each sample, of a single one too."""
+        output = self.job.task.run(model, inputs)
+        self._lists = self._lists or (count > 1 and of_each(output, count) is not None)
+        return [output] if self._lists and count == 1 and not isinstance(output, list) else output
+
+    def _reference(self, candidate: Candidate | None, artifact: Artifact) -> Runnable | None:
+        """The first model's artifact, where outputs are held against it: a candidate's have the same structure."""
+        if not self.job.likeness or self.first is None or self.is_first(artifact):
+            return None
+        return self.model(candidate, self.first)
 
     # -- helpers -------------------------------------------------------------------------------------
 
@@ -800,10 +866,10 @@ class Bench:
 
     @cached_property
     def asked(self) -> list[Condition]:
-        """The target's conditions on quality, of the main set."""
-        elsewhere = tuple(f"[{name}]" for name in self.job.splits.others)
-        asked = (c for c in self.job.target.conditions if c.metric in self.job.quality)
-        return [condition for condition in asked if not condition.metric.endswith(elsewhere)]
+        """The target's conditions on quality that is measured sample by sample, of the main set and its slices."""
+        names = {metric.name for metric in self.job.metrics}
+        asked = (c for c in self.job.target.conditions if base_of(c.metric) in names)
+        return [condition for condition in asked if set_of(condition.metric) is None]
 
     def _data(self, which: Which) -> list[str]:
         """Hashes of what a slice is, and of which of its samples are equal or belong together."""
@@ -858,12 +924,6 @@ def _scores(metric: Metric, base: NDArray[np.float64]) -> str:
     """A hash of a metric by its code, and by what it gives for the first model: a mended one measures anew."""
     code = [written(metric.statistic), written(metric.compute), metric.higher_is_better, metric.unit]
     return hash_of([*code, list(map(str, metric.range)), hashlib.sha256(base.tobytes()).hexdigest()])
-
-
-def _alone(measurement: Measurement) -> Measurement:
-    """The first model's latency beside itself: its ratio is 1, whatever the clock says."""
-    intervals: dict[Form, Interval] = {f: i for f, i in measurement.intervals.items() if f != "ratio"}
-    return replace(measurement, ratio=1.0, intervals=intervals)
 
 
 def _undropped(measurement: Measurement, level: float) -> Measurement:

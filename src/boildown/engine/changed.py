@@ -48,7 +48,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     base, own = bench.scored(bench.first, "verdict"), bench.scored(attempt.artifact, "verdict")
     if base is None or own is None:
         return None
-    metric = next((m for m in bench.job.task.metrics if _per_sample(m, base)), None)
+    metric = next((m for m in bench.job.metrics if _per_sample(m, base)), None)
     if metric is None:
         return None
     before, after = base[metric.name], own[metric.name]

@@ -124,6 +124,10 @@ def prepare(
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
             _refuse_undefined(job, bench, statistics[0])
+        if job.evaluated:
+            scores = bench.evaluations.scores(first, measured).whole
+            if mistakes := [m for e in job.evaluated if e.name in scores for m in _unexpected(e, scores[e.name], job)]:
+                raise ModelError(*mistakes)
     for name in job.splits.others:
         with named(f"The first model cannot be scored on {name}", SCORING):
             notices += _scored_beside(bench.on(name), first, measured)
@@ -297,22 +301,14 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     asked = {base_of(condition.metric) for condition in job.target.conditions} & job.quality
     where = (job.splits.verdict, job.splits.search)
     lost = next(filter(None, map(sentence, statistics, where)), "")
-    if lost and any(spoiled(metric, part) for metric in job.task.metrics for part in statistics):
+    if lost and any(spoiled(metric, part) for metric in job.metrics for part in statistics):
         cause = f"The first model gives no answer on some of the data to judge on: {lost}."
         raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
     if lost:
         notices.append(f"the first model gives no answer, which counts as wrong: {lost}")
     for metric in job.task.metrics:
         score = metric.compute(np.concatenate([part[metric.name] for part in statistics]))
-        wanted = job.expected.get(metric.name)
-        tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
-        if wanted is not None and not abs(score - wanted) <= tolerance:
-            mistakes.append(
-                Mistake(
-                    f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
-                    "Check normalisation, label order, the weights file, and that validation is the set you mean.",
-                )
-            )
+        mistakes += _unexpected(metric, score, job)
         wrong = [*out_of_range(metric, score), *unsound(metric, look(LOOKED_AT), job.seed)]
         mistakes += wrong
         told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], look)
@@ -334,7 +330,7 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
 def _refuse_undefined(job: Job, bench: Bench, statistics: Statistics) -> None:
     """Refuse conditions on slices in which a metric has no value of the first model, as the area under a curve has none
     where every sample has the same class."""
-    metrics, mistakes = {metric.name: metric for metric in job.task.metrics}, []
+    metrics, mistakes = {metric.name: metric for metric in job.metrics}, []
     for name in bench.slicer.names("verdict"):
         texts = [c.text for c in job.target.conditions if c.metric == str(name)]
         rows = bench.slicer.rows(name.key, "verdict")
@@ -352,10 +348,26 @@ def _refuse_undefined(job: Job, bench: Bench, statistics: Statistics) -> None:
         raise DataError(*mistakes)
 
 
+def _unexpected(metric: Metric, score: float, job: Job) -> list[Mistake]:
+    """A score of the first model that is not the one that the user expects."""
+    wanted = job.expected.get(metric.name)
+    tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
+    if wanted is None or abs(score - wanted) <= tolerance:
+        return []
+    return [
+        Mistake(
+            f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
+            "Check normalisation, label order, the weights file, and that validation is the set you mean.",
+        )
+    ]
+
+
 def _guessing(
     metric: Metric, job: Job, statistics: Statistics, look: Callable[[int], Sequence[Batch]]
 ) -> tuple[str, bool]:
     """What is told of a model that is no better than guessing by a metric, and whether nothing speaks for it."""
+    if not getattr(metric, "knows", True):
+        return "", False
     targets = read_targets(job.splits.verdict) if metric.name == "accuracy" else None
     if targets is not None:
         score, share = metric.compute(statistics["accuracy"]), majority_share(targets)
@@ -393,7 +405,7 @@ def _scored_beside(bench: Bench, first: Candidate, artifact: Artifact) -> tuple[
     job, parts = bench.job, [part for part in PARTS if bench.scores(part)]
     found = [bench.statistics(first, artifact, part) for part in parts]
     lost = next(filter(None, map(sentence, found, [getattr(job.splits, part) for part in parts])), "")
-    asked = [metric for metric in job.task.metrics if job.asks(metric.name)]
+    asked = [metric for metric in job.metrics if job.asks(metric.name)]
     if lost and any(spoiled(metric, part) for metric in asked for part in found):
         cause = f"The first model gives no answer on some of the data to judge on: {bench.where}, {lost}."
         raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")

@@ -13,6 +13,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.verdict import Status, judge
 from boildown.engine.bench import Bench
+from boildown.engine.costs import of_the_file, stood_in
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
 from boildown.errors import AttemptError, DeadlineError, disk_is_full
@@ -91,7 +92,7 @@ def measure_costs(
     found = {} if found is None else found
     found |= {m.metric: m for m in bench.operations(candidate, first)}
     artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder, runtime)
-    found["size"] = bench.size(artifact)
+    found |= of_the_file(job, bench, artifact)
     if timed:
         found["latency"] = bench.latency(artifact, purpose="search")
     if job.asks("memory"):
@@ -102,7 +103,9 @@ def measure_costs(
 def standing_of(job: Job, found: Mapping[str, Measurement]) -> Standing:
     """How a variant stands by its costs alone."""
     latency = {"latency": _at_worst(found["latency"])} if "latency" in found else {}
-    costs = judge(_part(job.target, found), {**found, **latency})
+    known = {**found, **latency}
+    known |= stood_in(known, job.deployment.batch)
+    costs = judge(_part(job.target, known), known)
     return Standing(
         size=found["size"].ratio or 1.0,
         latency=found["latency"].ratio or 1.0 if latency else inf,

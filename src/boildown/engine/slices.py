@@ -57,7 +57,7 @@ class Slicer:
         The intervals of one slice hold at `level`; `simultaneous` ones of k at 1 - (1 - level) / k each, so that with
         `level` all of them hold (Bonferroni).
         """
-        metrics, found = {metric.name: metric for metric in self._job.task.metrics}, dict[str, Measurement]()
+        metrics, found = {metric.name: metric for metric in self._job.metrics}, dict[str, Measurement]()
         for name in self.names(which):
             metric, rows = metrics[name.base], self.rows(name.key, which)
             if not name.worst:

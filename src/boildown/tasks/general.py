@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.axes import opened
 from boildown.domain.preprocess import Output, Preprocess
+from boildown.domain.rows import of_each
 from boildown.domain.task import Metric, Runnable, Samples
-from boildown.errors import DataError, InputError, Mistake, in_words
+from boildown.errors import Cancelled, DataError, InputError, Mistake, contained, in_words
 from boildown.tasks.checks import READ_TWICE, check_samples, unlike_main
 from boildown.tasks.corrupted import Own
 from boildown.tasks.data import (
@@ -31,8 +33,10 @@ from boildown.tasks.data import (
     samples_from,
     source_of,
 )
+from boildown.tasks.evaluating import Evaluate, Evaluated, parted
 from boildown.tasks.groups import Ids, read_groups, without_groups
-from boildown.tasks.losses import Loss, as_loss, relative_error
+from boildown.tasks.likeness import Agreement, Divergence
+from boildown.tasks.losses import Loss, as_loss, error_of_lists, relative_error
 from boildown.tasks.metrics import as_metric
 from boildown.tasks.named import Judged, Named, named, refuse_no_corruptions
 from boildown.tasks.slices import Labels, Slices, mistakes_in, slices_for
@@ -70,13 +74,14 @@ class Options(TypedDict, total=False):
     slices: Mapping[str, Any] | None
     groups: Any
     corruptions: Mapping[str, Own] | None
+    evaluate: Evaluate | None
 
 
 class Task(Judged):
     """What the model is for: data, loss, metrics.
 
-    loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`.
-    metrics: names, Metric objects or torchmetrics objects.
+    loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`; only what trains needs one.
+    metrics: names, Metric objects or torchmetrics objects; with `evaluate`, what it returns by name.
     train, calibration, validation, test: map-style data sets, lists, pairs of tensors or DataLoaders,
         of `(inputs, target)` or dicts. A tensor is given to the model as it is, a tuple or list
         as its positional arguments, a dict as its keyword arguments.
@@ -105,7 +110,14 @@ class Task(Judged):
     corruptions: `{"fog": fn}`: functions of your own beside those that are shipped, for `accuracy[fog:2] >= 80 %`.
         `fn(inputs, severity, generator)` gets the inputs of one sample as a batch of one and a torch.Generator to draw
         all random numbers from, and returns them changed, in the same shapes and types.
-    divergence: `divergence(output, reference)` per sample; default: the relative squared error.
+    evaluate: an evaluation of your own: `evaluate(model)` gives a number, or numbers by name; `model` is the exported
+        file, called as the torch module is. With an argument `indices` it is asked for parts of the validation (test)
+        data too, by their positions, and its numbers get intervals. `metrics={"map": "higher", "error": "lower"}` says
+        which way is better (or a metric whose direction, unit and range are meant); higher where nothing is said.
+    divergence: `divergence(output, reference)` per sample; default: the relative squared error, of lists of what
+        belongs to each sample by the sum of both squares.
+
+    Validation without targets may be held against the first model alone: conditions on `agreement` and `divergence`.
 
     Raises InputError with every mistake at once.
     """
@@ -117,17 +129,22 @@ class Task(Judged):
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
+    evaluate: Evaluate | None = None
+    evaluated: tuple[Evaluated, ...] = ()
+    """What `evaluate` returns, as far as it is named."""
     word: ClassVar[str] = "output"
     """What an output is called that nobody has named."""
     by_class: bool = True
     """Whether there are slices by class, where every target is one."""
     columns: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
     """Of a table: by data set and name the values of all columns; each tells slices apart."""
+    usual: ClassVar[tuple[str, ...]] = ()
+    """The metrics where none is named."""
 
     def __init__(
         self,
-        loss: str | Loss,
-        metrics: Sequence[Any] | Any,
+        loss: str | Loss | None = None,
+        metrics: Sequence[Any] | Mapping[str, Any] | Any = None,
         *,
         train: Any = None,
         calibration: Any = None,
@@ -143,6 +160,7 @@ class Task(Judged):
         slices: Mapping[str, Any] | None = None,
         groups: Any = None,
         corruptions: Mapping[str, Own] | None = None,
+        evaluate: Evaluate | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -168,12 +186,15 @@ class Task(Judged):
         self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self._every())
         for name, samples in without_groups(groups, self._every()).items():
             self._put(name, samples)
-        self._loss: Loss = attempt(as_loss, loss)
+        trains = train is not None and (training_step or self.training_step) is None
+        self._loss: Loss = attempt(as_loss, loss) if loss is not None or trains else _no_loss
+        self._named_loss = loss if isinstance(loss, str) else None
         attempt(refuse_no_description, preprocess)
         attempt(refuse_no_corruptions, corruptions)
-        given = metrics if isinstance(metrics, list | tuple) else [metrics]
+        self.evaluate = evaluate or self.evaluate
+        given, self.evaluated = attempt(parted, metrics, self.evaluate, self.usual) or ((), ())
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
-        if not self.metrics:
+        if metrics is not None and not (self.metrics or self.evaluate):
             errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
         self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
         self.given_slices: Mapping[str, Any] = slices if slices is not None else {}
@@ -186,7 +207,7 @@ class Task(Judged):
         self._slices: dict[str, Slices] = {}
         if isinstance(loss, str) and loss not in _OF_CLASSES:
             self.by_class = False
-        names = [m.name for m in self.metrics]
+        names = [m.name for m in (*self.metrics, *self.evaluated)]
         if len(set(names)) < len(names):
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
         self._example = example
@@ -204,7 +225,7 @@ class Task(Judged):
         return {"word": self.word, "names": list(self.outputs)}
 
     def __repr__(self) -> str:
-        names = ", ".join(m.name for m in self.metrics)
+        names = ", ".join(m.name for m in (*self.metrics, *self.evaluated))
         return f"{type(self).__name__}({names}; validation={len(self.validation)})"
 
     @property
@@ -303,7 +324,36 @@ class Task(Judged):
 
     def divergence(self, output: Any, reference: Any) -> Any:
         """How far outputs are from the reference's, per sample, shape (n,); 0 is equal."""
+        lists = isinstance(reference, list) and of_each(reference, len(reference)) is not None
+        if lists and self._divergence is relative_error:
+            return error_of_lists(output, reference)
         return self._divergence(output, reference)
+
+    @property
+    def likeness(self) -> tuple[Metric, ...]:
+        """What holds outputs against the first model's, without labels: agreement where they decide on classes."""
+        decides = self._named_loss in ("cross_entropy", "bce") or self.word == "logits"
+        agreement = (Agreement(labels=self._named_loss == "bce"),) if decides else ()
+        own = {metric.name for metric in (*self.metrics, *self.evaluated)}
+        return tuple(m for m in (*agreement, Divergence(self.divergence)) if m.name not in own)
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the data to judge on has targets; data that cannot be read counts as if it had."""
+        try:
+            judged = [samples for samples in (self.validation, self.test) if samples is not None and len(samples)]
+            with contained():
+                return all(next(samples.subset([0]).batches(1))[1] is not None for samples in judged)
+        except Cancelled:
+            raise
+        except Exception:  # noqa: BLE001 - a user's data set may raise anything: `check` tells
+            return True
+
+    def without_labels(self) -> Task:
+        """The task with no metric that needs targets."""
+        made = copy.copy(self)
+        made.metrics = ()
+        return made
 
     @cached_property
     def described(self) -> Described:
@@ -365,12 +415,14 @@ class Task(Judged):
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
         found: dict[str, list[Mistake]] = {}
+        if not (self.metrics or self.evaluate) and self.labelled:
+            found[""] = [Mistake("The task has no metric.", "Name at least one, such as metrics='accuracy'.")]
         for name, samples in self.data().items():
             part, other, _ = name.partition("[")
+            labelled = part == "train" or (part != "calibration" and self.labelled)
             found[name] = check_samples(
-                name, samples,
-                labelled=name != "calibration", scored=part in ("validation", "test"), every=name != "train",
-            ) or self.check_targets(name, samples)  # fmt: skip
+                name, samples, labelled=labelled, scored=part in ("validation", "test"), every=name != "train"
+            ) or (self.check_targets(name, samples) if labelled else [])
             if other and not (found["validation"] or found[name]):
                 found[name] = unlike_main(name, samples, self.validation)
         return list(chain.from_iterable(found.values()))
@@ -418,6 +470,11 @@ def _names(outputs: Any) -> tuple[str, ...]:
     return given
 
 
+def _no_loss(_output: Any, _target: Any) -> torch.Tensor:
+    """The loss of a task that has none."""
+    raise InputError.of("The task has no loss.", "Give loss=, such as 'cross_entropy' or a function.")
+
+
 def written(part: Any) -> str:
     """A function, or an object that is called, as text that is equal where its code is."""
     if isinstance(part, partial):
@@ -448,7 +505,12 @@ def fresh(inputs: Any) -> Any:
 
 
 def unwrap(output: Any) -> Any:
-    """The logits of a Hugging Face output or a dict, the only member of a tuple or dict; else the output."""
+    """The logits of a Hugging Face output or a dict, the only member of a tuple or dict; else the output.
+
+    A list of one dict, or of one list, is what belongs to a single sample, as of detections, and stays one.
+    """
+    if isinstance(output, list) and all(isinstance(each, Mapping | list | tuple) for each in output):
+        return output
     if isinstance(output, Mapping):
         if "logits" in output:
             return output["logits"]

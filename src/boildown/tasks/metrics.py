@@ -20,6 +20,7 @@ from boildown.domain.grammar import COSTS, FRACTION
 from boildown.domain.task import Metric
 from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.checks import IGNORED, unlike
+from boildown.tasks.probabilities import Brier, Ece, Nll
 
 Statistics = NDArray[np.float64]
 
@@ -314,7 +315,7 @@ class Spearman:
 
 
 _KINDS: tuple[type[Metric], ...] = (
-    *(Accuracy, Top5, F1, Auc, MeanIou, TokenAccuracy, Perplexity),
+    *(Accuracy, Top5, F1, Auc, MeanIou, TokenAccuracy, Perplexity, Ece, Nll, Brier),
     *(Rmse, Mae, R2, Spearman, Psnr),
 )
 METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
@@ -346,12 +347,12 @@ def as_metric(given: Any) -> Metric:
             f"Give a name ({', '.join(METRICS)}), or an object with name, higher_is_better, unit, range, "
             "decomposable, statistic(output, target) and compute(statistics).",
         )
-    if wrong := [*_nameless(given.name), *_unclear(given)]:
+    if wrong := [*nameless(given.name), *_unclear(given)]:
         raise InputError(*wrong)
     return given
 
 
-def _nameless(name: Any) -> list[Mistake]:
+def nameless(name: Any) -> list[Mistake]:
     """What keeps a target from naming a metric."""
     text = isinstance(name, str) and name.isprintable() and not any(c.isspace() or c in "<>=[]" for c in name)
     if text and name not in ("", *COSTS, "drop"):

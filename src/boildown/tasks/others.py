@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from boildown.domain.grammar import parse_target, set_of
 from boildown.domain.target import Target
-from boildown.domain.task import Samples, Task
+from boildown.domain.task import Metric, Samples, Task
 from boildown.errors import InputError, Mistakes
 from boildown.tasks.corrupted import corrupted, label, labels, own, shipped, tried
 from boildown.tasks.data import IndexedSamples, Unlabelled
@@ -28,10 +28,10 @@ Part = Callable[[str, Samples, Samples | None], Splits]
 _IN_BRACKETS = re.compile(r"\[\s*([^\[\]=]*?)\s*\]")
 
 
-def target_of(task: Task, texts: Sequence[str] | str) -> Target:
+def target_of(task: Task, texts: Sequence[str] | str, metrics: Sequence[Metric] | None = None) -> Target:
     """The target, with the task's data sets and corruptions as what may stand in brackets behind a metric.
 
-    The main set may stand there too. Raises TargetError with every mistake.
+    metrics: by default the task's. The main set may stand there too. Raises TargetError with every mistake.
     """
     given = [texts] if isinstance(texts, str) else list(texts)
     main = getattr(task, "main", "validation")
@@ -42,7 +42,7 @@ def target_of(task: Task, texts: Sequence[str] | str) -> Target:
     plained = [_IN_BRACKETS.sub(plain, text) if isinstance(text, str) else text for text in given]
     asked = [name for text in plained if isinstance(text, str) for name in _IN_BRACKETS.findall(text)]
     sets = (*_others(task), *labels(_corruptions(task), asked))
-    return parse_target(plained, task.metrics, slices=Values(task), sets=sets)
+    return parse_target(plained, task.metrics if metrics is None else metrics, slices=Values(task), sets=sets)
 
 
 def beside(task: Task, splits: Splits, target: Target, seed: int) -> Splits:
@@ -53,7 +53,7 @@ def beside(task: Task, splits: Splits, target: Target, seed: int) -> Splits:
 
     def part(name: str, samples: Samples, test: Samples | None) -> Splits:
         alone = SimpleNamespace(
-            train=task.train, calibration=splits.calibration, validation=samples, test=test,
+            train=task.train, calibration=splits.calibration, validation=samples, test=test, metrics=task.metrics,
             groups_of=lambda which: groups_of(task, name if which == "validation" else _test(name)),
         )  # fmt: skip
         return resolve(cast(Task, alone), seed)

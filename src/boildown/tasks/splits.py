@@ -83,8 +83,9 @@ def resolve(task: Task, seed: int) -> Splits:
 
     Verdict: `test`, else half of validation, stratified; below 1,000 validation samples all of it.
     Search: validation, or its other half; below 1,000 samples without labels, for accuracy on a few
-    hundred samples is noise. Calibration: the task's, else up to 512 training items, else a slice cut
-    from validation that is never scored. Equal samples, and groups, count once, and serve one of these.
+    hundred samples is noise, and where an evaluation of the user's own is all there is. Calibration: the task's,
+    else up to 512 training items, else a slice cut from validation that is never scored. Equal samples, and groups,
+    count once, and serve one of these.
     Raises DataError where items to calibrate with are not finite, or one group is all that is left to judge on.
     """
     validation = task.validation
@@ -95,7 +96,8 @@ def resolve(task: Task, seed: int) -> Splits:
         raise DataError(*mistakes)
     left = np.array(range(len(validation)) if rest is None else rest, np.int64)
     validation = validation if rest is None else validation.subset(rest)
-    labelled = units.count >= LABELLED_SEARCH_FROM
+    scored = bool(task.metrics) or getattr(task, "evaluate", None) is None
+    labelled = scored and units.count >= LABELLED_SEARCH_FROM
     search: Samples
     search_clusters = verdict_clusters = units.of(left)
     if task.test is not None:
@@ -113,7 +115,12 @@ def resolve(task: Task, seed: int) -> Splits:
         )
     else:
         search, verdict = Unlabelled(validation), validation
-    if not labelled:
+    if not scored:
+        notes.append(
+            "The search does not evaluate: candidates are ranked by their outputs' divergence from the first model's, "
+            "and evaluated for the verdict."
+        )
+    elif not labelled:
         what = "groups of validation items" if units.grouped else "validation items"
         different = "different " if not units.grouped and units.count < len(task.validation) else ""
         notes.append(
