@@ -25,7 +25,7 @@ from boildown.api.wanted import check_costs, refuse_unplanned, wanted
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
-from boildown.domain.grammar import set_of
+from boildown.domain.grammar import base_of, set_of
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.task import Task
@@ -106,7 +106,7 @@ def measure(
         refuse_unplanned(asked_for, (own,), costs)
     with mistakes:
         likeness = {metric.name for metric in getattr(task, "likeness", ())}
-        relative = [c.text for c in asked_for.conditions if c.form != "value" or c.metric in likeness]
+        relative = [c.text for c in asked_for.conditions if c.form != "value" or base_of(c.metric) in likeness]
         if relative and base is None:
             raise InputError.of(
                 f"{', '.join(relative)}: relative to the first model, whose artifact is not known.",
@@ -164,7 +164,7 @@ def measure(
         with _bounded(path, seconds, most):
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
-            found = {name: _alone(measurement) for name, measurement in found.items() if name not in likeness}
+            found = {name: _alone(measurement) for name, measurement in found.items() if base_of(name) not in likeness}
         return judge(asked_for, found, confidence, bench.machine, "" if own == other else own)
 
 
