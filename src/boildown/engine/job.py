@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -59,11 +59,19 @@ class Job:
     students: Mapping[str, nn.Module] = field(default_factory=dict)
     samples: bool = True
     """Whether some of the user's data is handed over beside the artifact."""
+    file: Mapping[str, Any] = field(default_factory=dict)
+    """What the file that the first model came as calls its inputs, outputs and axes; see `runtimes.port_names`."""
 
     @cached_property
     def students_key(self) -> str | None:
         """A hash of the students' weights and code, None without any. Raises AttemptError for what is not captured."""
         return key_of(self.students, self.task)
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """What inputs and outputs are called in the files that are written: as the user says, else as in the file."""
+        own: dict[str, Any] = dict(getattr(self.task, "ports", {}))
+        return own | {name: own.get(name) or told for name, told in self.file.items()}
 
     @property
     def level(self) -> float:
