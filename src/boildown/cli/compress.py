@@ -26,7 +26,7 @@ def compress(
     what: Annotated[
         Path,
         typer.Argument(
-            help="The configuration file, or an ONNX file that is the model.", metavar="boildown.toml|MODEL.onnx"
+            help="The configuration, or an ONNX file that is the model.", metavar="boildown.toml|MODEL.onnx"
         ),
     ],
     config: Annotated[
