@@ -2,8 +2,8 @@
 
     BOILDOWN_DATA=FOLDER python -m benchmarks.real.onnx_in [NETWORK ...] [--rung RUNG ...]
 
-Of networks of `benchmarks.real.models`: each is written by today's exporter (opset 18) and by the TorchScript one (opset 13
-and 17), and every file is boiled down beside the module by the same rungs, on the same data. Prints a row for each.
+Of networks of `benchmarks.real.models`: each is written by today's exporter and by the TorchScript one (opset 13 and
+17), and every file is boiled down beside the module by the same rungs, on the same data. Prints a row for each.
 """
 
 from __future__ import annotations
@@ -58,15 +58,16 @@ def rows(name: str, rungs: list[str], folder: Path) -> Iterator[str]:
             if result.verdict is None:
                 yield f"| {name} | {what} | {result.rung} | {result.state.value}: {result.sentence} | | | |"
                 continue
+            size, apart = found["size"], found["divergence"].value if "divergence" in found else 0.0
             quality = found.get("accuracy", found.get("divergence"))
             shown = "" if quality is None else f"{quality.metric} {quality.value:.4f}"
-            lean = next((note.split("x of")[0] for note in found["size"].notes if "as boildown" in note), "")
+            lean = next((note.split("x of")[0] for note in size.notes if "as boildown" in note), "")
             told = (
                 next((note for note in first.notes if "agree" in note), "") if result.number == 0 else f"{took:.0f} s"
             )
             yield (
-                f"| {name} | {what} | {result.rung} | {shown} | {found['size'].value:,.0f} B, {found['size'].ratio:.3f}x "
-                f"| {lean} | {found['divergence'].value if 'divergence' in found else 0:.3g} | {told} |"
+                f"| {name} | {what} | {result.rung} | {shown} | {size.value:,.0f} B, {size.ratio:.3f}x "
+                f"| {lean} | {apart:.3g} | {told} |"
             )
 
 

@@ -37,7 +37,7 @@ from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
-from boildown.surgery.onnx_file import path_of
+from boildown.surgery.onnx_file import file_of, path_of
 from boildown.surgery.store import load_candidate
 from boildown.tasks.watch import watching
 
@@ -374,6 +374,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
     """What the journal keeps for the whole run."""
     job, splits = found.job, found.job.splits
     facts, notices = ({}, ()) if prepared is None else (prepared.facts, prepared.notices)
+    file = file_of(found.first.model)
     sizes = {
         name: None if part is None else len(part)
         for name, part in (
@@ -399,6 +400,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
         "model": {
             "class": type(found.first.model).__name__,
             "parameters": sum(p.numel() for p in found.first.model.parameters()),
+            **({} if file is None else {"file": {"name": file.path.name, "sha256": file.sha256}}),
             **facts,
         },
         "classes": getattr(job.task, "classes", None),

@@ -50,7 +50,6 @@ from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
-from boildown.surgery.onnx_file import artifact_of
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
@@ -196,7 +195,8 @@ class Bench:
     def _exported(self, graph: Graph, weights: str, exporter: str) -> Path:
         """The export of a graph with these weights, made once for all runtimes that write from it."""
         if isinstance(graph, FileGraph):  # its methods change the file itself
-            return artifact_of(graph.model.file.path).path
+            assert self.first is not None
+            return self.first.path
         by, ports = get(exporter), self.job.ports
         folder = self.folder / "exports" / hash_of([weights, graph.code_hash(), exporter, by.version(), ports])[:16]
         name = f"model{by.suffix}"

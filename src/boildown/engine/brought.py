@@ -61,7 +61,7 @@ def named_model(model: Any) -> Any:
     try:
         return factory_of(path)
     except InputError:
-        return f"{PREFIX}{files.real(path)}"
+        return f"{PREFIX}{path.absolute()}"
 
 
 def is_brought(model: Any) -> bool:
@@ -88,7 +88,7 @@ def opened(factory: str) -> nn.Module:
             sides = [tuple(map(_port, ports)) for ports in (inputs, outputs)]
         except (BoildownError, AttributeError) as error:
             raise ModelError(
-                *why, Mistake(f"{path} stays a file, and it cannot be run: {in_words(error)}.", "")
+                *why, Mistake(f"{path} cannot be run as it is either: {in_words(error)}.", "Export it again.")
             ) from error
     return Unread(File(path, artifact.sha256, *sides), why)
 

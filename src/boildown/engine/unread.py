@@ -27,6 +27,7 @@ class Unread(nn.Module):
         super().__init__()
         self.file, self.why = file, tuple(why)
         self._child = Child()
+        self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs for inputs in the file's order."""

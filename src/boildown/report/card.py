@@ -39,7 +39,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
             "attempt": row.number,
             "method": str(row.quote.get("rung", row.rung)),
             "made": dict(about.get("identity", {})),
-            "model": known.get("model", {}).get("class", ""),
+            "model": dict(known.get("model", {}).get("file", {})).get("name") or known.get("model", {}).get("class", ""),
             "task": known.get("task", ""),
             "status": "not judged" if verdict is None else verdict.status.value,
             "sentence": row.sentence,

@@ -113,9 +113,9 @@ def path_of(factory: str) -> Path:
 
 def artifact_of(path: Path) -> Artifact:
     """The file, and those that it keeps weights in. Raises ModelError where one is not there, or lies elsewhere."""
-    if not real(path).is_file():
-        raise ModelError.of(f"There is no file {path}.", "Check the path.")
     try:
+        if not real(path).is_file():
+            raise ModelError.of(f"There is no file {path}.", "Check the path.")
         return Artifact.read("onnxruntime", real(path), external_files(real(path)))
     except InputError as error:
         raise ModelError(*error.mistakes) from error
