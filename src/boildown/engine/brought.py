@@ -41,7 +41,6 @@ from boildown.runtimes.base import Port
 from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import capture
 from boildown.surgery.onnx_file import PREFIX, File, OnnxFile, artifact_of, factory_of, file_of, named_file, path_of
-from boildown.surgery.onnx_in import Port as ReadPort
 from boildown.tasks.ports import fitted
 
 NAME = "model.onnx"
@@ -109,9 +108,13 @@ def _unreadable(child: Child, factory: str) -> tuple[Mistake, ...]:
     return ()
 
 
-def _port(port: Port) -> ReadPort:
+def _port(port: Port) -> Any:
     """A port of ONNX Runtime's. Raises AttributeError for types that hold no numbers."""
-    return ReadPort(port.name, tuple(None if size == "?" else size for size in port.shape), getattr(torch, port.dtype))
+    from boildown.surgery import onnx_in
+
+    return onnx_in.Port(
+        port.name, tuple(None if size == "?" else size for size in port.shape), getattr(torch, port.dtype)
+    )
 
 
 def fit(model: nn.Module, task: Any) -> tuple[nn.Module, Any, list[str]]:

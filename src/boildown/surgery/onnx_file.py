@@ -13,11 +13,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
-from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from boildown.domain.artifact import Artifact
@@ -25,7 +23,11 @@ from boildown.errors import InputError, ModelError, in_words
 from boildown.files import real
 from boildown.runtimes.onnx.external import external_files
 from boildown.runtimes.port_names import distinct
-from boildown.surgery.onnx_in import Port, read
+
+if TYPE_CHECKING:
+    import onnx
+
+    from boildown.surgery.onnx_in import Port
 
 SUFFIX = ".onnx"
 PREFIX = "onnx:"
@@ -33,11 +35,8 @@ PREFIX = "onnx:"
 
 _DIGEST = "?sha256="
 _Own = tuple[tuple[int | str | None, ...], int]
-_OTHERS = {
-    onnx.TensorProto.FLOAT16: torch.float16, onnx.TensorProto.BFLOAT16: torch.bfloat16,
-    onnx.TensorProto.DOUBLE: torch.float64,
-}  # fmt: skip
-"""Floats that are computed as float32, and stay what goes in and comes out."""
+_OTHERS = {10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
+"""Floats of ONNX that are computed as float32, and stay what goes in and comes out."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,8 @@ def from_onnx(text: str) -> nn.Module:
 
 def network_of(path: Path, sha256: str) -> OnnxFile:
     """The network of a file. Raises InputError for what cannot be read."""
+    from boildown.surgery.onnx_in import read
+
     own, half = _ports(path)
     with tempfile.TemporaryDirectory() as folder:
         told = read(_with_open_batch(path, Path(folder)) or path)
@@ -193,6 +194,8 @@ def input_shapes(path: Path) -> list[tuple[int | str | None, ...]]:
 
 def _ports(path: Path) -> tuple[tuple[list[_Own], list[_Own]], bool]:
     """Shape and type of inputs and outputs as the file says, and whether it has other floats than float32."""
+    import onnx
+
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # whatever protobuf says of bytes
@@ -209,7 +212,7 @@ def _ports(path: Path) -> tuple[tuple[list[_Own], list[_Own]], bool]:
 
 def _shape(port: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
     tensor = port.type.tensor_type
-    return tuple(int(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
+    return tuple(int(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or None for dim in tensor.shape.dim)
 
 
 def _with_open_batch(path: Path, folder: Path) -> Path | None:
@@ -217,6 +220,8 @@ def _with_open_batch(path: Path, folder: Path) -> Path | None:
 
     What it computes is held against the file itself later: where a first axis is no batch, that shows.
     """
+    import onnx
+
     batch = fixed_batch(input_shapes(path))
     if batch is None:
         return None
@@ -232,8 +237,10 @@ def _with_open_batch(path: Path, folder: Path) -> Path | None:
     return opened
 
 
-def _open_reshapes(model: ModelProto, batch: int) -> None:
+def _open_reshapes(model: onnx.ModelProto, batch: int) -> None:
     """Let every Reshape of data whose target begins with the batch take what is left for it."""
+    from onnx import numpy_helper
+
     known = {tensor.name: tensor for tensor in model.graph.initializer}
     made = {node.output[0]: node.attribute[0].t for node in model.graph.node if _is_constant(node)}
     fixed = known.keys() | made.keys()
