@@ -50,6 +50,7 @@ from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
+from boildown.surgery.onnx_file import SUFFIX
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
@@ -305,7 +306,7 @@ class Bench:
         """The first layer that an artifact computes otherwise, see `parity.first_apart`: looked at on a few samples."""
         graph, example = self.graph(candidate), self.job.task.example()
         samples = self.job.splits.search
-        count = min(graph.batch if graph.static_batch else _LOOKED_INTO, len(samples))
+        count = min(graph.batch if graph.static_batch else self.job.fixed_batch or _LOOKED_INTO, len(samples))
         inputs, _ = next(iter(samples.subset(range(count)).batches(count)))
         args, kwargs = self.job.task.calls(inputs)[0]
         arrays = flatten(args, kwargs, example)
@@ -341,7 +342,7 @@ class Bench:
 
     def size(self, artifact: Artifact, plain: int | None = None) -> Measurement:
         """Bytes of the artifact, against the first model's float artifact."""
-        what = "the same network as boildown writes it in float" if self.job.file else "the plain export"
+        what = "the same network as boildown writes it in float" if self.brought else "the plain export"
         return measure_size(artifact, self.first or artifact, plain=plain, what=what)
 
     def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
@@ -650,7 +651,12 @@ class Bench:
     @property
     def stamps(self) -> bool:
         """Whether artifacts that are written here say who made them; a file that the user brought says what it said."""
-        return bool(self.job.file) or (self.first is not None and bool(self.first.content))
+        return self.brought or (self.first is not None and bool(self.first.content))
+
+    @property
+    def brought(self) -> bool:
+        """Whether the first model's artifact is a file of the user's."""
+        return bool(self.job.file) and self.first is not None and self.first.path.suffix == SUFFIX
 
     @property
     def first_hash(self) -> str:

@@ -16,6 +16,7 @@ from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.engine.students import OBJECT, Named, key_of
+from boildown.surgery.onnx_file import fixed_batch
 from boildown.tasks.splits import Splits
 
 Goal = Literal["first", "smallest", "fastest", "best"]
@@ -72,6 +73,12 @@ class Job:
         """What inputs and outputs are called in the files that are written: as the user says, else as in the file."""
         own: dict[str, Any] = dict(getattr(self.task, "ports", {}))
         return own | {name: own.get(name) or told for name, told in self.file.items()}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many samples files take at a time, where the one that the first model came as says so."""
+        axes: Mapping[str, Any] = self.file.get("axes", {})
+        return fixed_batch(axes.get("inputs", ()))
 
     @property
     def level(self) -> float:

@@ -98,7 +98,7 @@ def prepare(
         for samples in (job.splits.train, job.splits.calibration):
             if samples is not None:
                 samples.fingerprint(every=False)
-    save_sample(bench.sample((file and file.batch) or 1), bench.folder / FIRST)
+    save_sample(bench.sample(job.fixed_batch or 1), bench.folder / FIRST)
     handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
         if not isinstance(first.model, Unread):
