@@ -173,9 +173,8 @@ def held(model: nn.Module, task: Task, samples: Samples) -> nn.Module:
             model.file = replace(file, agreement=f"the file as it is: it stays a file, {model.reason}")
             return model
         found = [pytree.tree_leaves(model(*args, **kwargs)) for args, kwargs in calls]
-        decibel = min(
-            map(_decibel, zip(*wanted, strict=True), zip(*found, strict=False), strict=False), default=math.inf
-        )
+        pairs = zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True)
+        decibel = min((_decibel(*pair) for pair in pairs), default=math.inf)
         least = _LEAST_QUANTIZED if file.quantized else _LEAST_HALF if file.half else _LEAST
         if decibel >= least:
             of = ", whose weights are integers" if file.quantized else ""

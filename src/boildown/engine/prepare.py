@@ -146,8 +146,9 @@ def _brought(
         return bench.first, facts or {}, file.agreement
     own, written = bench.write(first, weights_hash(first.model), folder / "read")
     bench.agree(first, own)
+    size = own.size
     shutil.rmtree(folder / "read")
-    return bench.first, {**written.facts, "exported": own.size}, file.agreement
+    return bench.first, {**written.facts, "exported": size}, file.agreement
 
 
 def _check_graph(graph: Graph, job: Job) -> None:
