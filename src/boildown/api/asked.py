@@ -156,7 +156,9 @@ def read(
     file = file_of(first)
     if isinstance(first, Unread):
         factories = replace(factories, model=None)  # nothing is made of it that needs a process of its own
-        notices.append(f"{file.path.name} stays a file, which methods that change a file can lighten: {first.reason}")
+        notices.append(
+            f"{first.file.path.name} stays a file, which methods that change a file can lighten: {first.reason}"
+        )
     job = Job(
         read_task, splits, target, goal=asked["goal"], confidence=asked["confidence"],
         deployment=deployment, rules=rules, device=_device(asked["device"]),

@@ -195,7 +195,8 @@ class Bench:
 
     def _exported(self, graph: Graph, weights: str, exporter: str) -> Path:
         """The export of a graph with these weights, made once for all runtimes that write from it."""
-        if isinstance(graph, FileGraph):  # its methods change the file itself
+        stays: Any = graph
+        if isinstance(stays, FileGraph):  # its methods change the file itself
             assert self.first is not None
             return self.first.path
         by, ports = get(exporter), self.job.ports

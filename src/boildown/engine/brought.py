@@ -84,12 +84,12 @@ def opened(factory: str) -> nn.Module:
             inputs, outputs = child.call(
                 "boildown.runtimes.calls:ports", "onnxruntime", str(path), 1, deadline=_SECONDS
             )
-            sides = [tuple(map(_port, ports)) for ports in (inputs, outputs)]
+            file = File(path, artifact.sha256, tuple(map(_port, inputs)), tuple(map(_port, outputs)))
         except (BoildownError, AttributeError) as error:
             raise ModelError(
                 *why, Mistake(f"{path} cannot be run as it is either: {in_words(error)}.", "Export it again.")
             ) from error
-    return Unread(File(path, artifact.sha256, *sides), why)
+    return Unread(file, why)
 
 
 def _unreadable(child: Child, factory: str) -> tuple[Mistake, ...]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +181,7 @@ def _called_as(inputs: Sequence[Port]) -> type[OnnxFile]:
         return self.call(*args, *(by_name[name] for name in names[len(args) :]))
 
     forward.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
-    return type("OnnxFile", (OnnxFile,), {"forward": forward})
+    return cast("type[OnnxFile]", type("OnnxFile", (OnnxFile,), {"forward": forward}))
 
 
 def input_shapes(path: Path) -> list[tuple[int | str | None, ...]]:

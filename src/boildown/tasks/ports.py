@@ -103,7 +103,7 @@ def _step(step: Any, fit: _Fit, model: Any, inputs: Any, target: Any) -> Any:
 def _by_position(kind: type) -> type:
     """The kind of task, whose calls are a file's; whatever else is asked of it, it is the user's own."""
 
-    class ByPosition(kind):  # type: ignore[misc]
+    class ByPosition(kind):  # type: ignore[misc, valid-type]
         fit_to_file: _Fit
 
         def run(self, model: Runnable, inputs: Any) -> Any:

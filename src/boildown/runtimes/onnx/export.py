@@ -235,8 +235,8 @@ def _name_axes(model: ir.Model, told: Axes) -> None:
     graph, words = model.graph, dict[str, str]()
     pairs = list(_told_axes(graph, told))
     for value, axis, size in pairs:
-        symbols = _symbols(value.shape[axis])
-        if isinstance(size, str) and symbols == [getattr(value.shape[axis], "value", None)] and symbols[0] not in words:
+        symbols = _symbols(dim := _sizes(value)[axis])
+        if isinstance(size, str) and symbols == [getattr(dim, "value", None)] and symbols[0] not in words:
             (words[symbols[0]],) = distinct([size], [*words.values()])
     ports = [
         (value.shape, axis) for value in graph.inputs if value.shape is not None for axis in range(len(value.shape))
@@ -259,16 +259,21 @@ def _name_axes(model: ir.Model, told: Axes) -> None:
         if value.shape is not None:
             value.shape = ir.Shape(map(named, value.shape))
     for value, axis, size in pairs:
-        if isinstance(size, int) and not isinstance(value.shape[axis], int):
-            value.shape = ir.Shape(size if place == axis else each for place, each in enumerate(value.shape))
+        if isinstance(size, int) and not isinstance(_sizes(value)[axis], int):
+            value.shape = ir.Shape(size if place == axis else each for place, each in enumerate(_sizes(value)))
 
 
 def _told_axes(graph: ir.Graph, told: Axes) -> Iterator[tuple[ir.Value, int, int | str | None]]:
     """Every axis of which something is told: (input or output, which axis, its size or name)."""
     for side, values in {"inputs": graph.inputs, "outputs": graph.outputs}.items():
         for value, sizes in zip(values, told.get(side, ()), strict=False):
-            if value.shape is not None and len(value.shape) == len(sizes):
+            if len(_sizes(value)) == len(sizes):
                 yield from ((value, axis, size) for axis, size in enumerate(sizes))
+
+
+def _sizes(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    """The axes of a value; none where nothing is known of them."""
+    return [] if value.shape is None else list(value.shape)
 
 
 _SYMBOL = re.compile(r"\b(?:batch|[su]\d+)\b")
