@@ -106,17 +106,17 @@ def compress(
     Raises InputError with every mistake at once, before a run folder exists.
     """
     kept = Path(runs).absolute()  # code of the user's may change the working directory
-    model = named_model(model)
+    first: nn.Module | str = named_model(model)
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, expected, _factories(model, task, factory, weights, names),
+        target, ladder, expected, _factories(first, task, factory, weights, names),
         goal=goal, budget=budget, confidence=confidence, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=fresh, samples=samples,
     )  # fmt: skip
     with (
         desk(callbacks, started(budget), verbose=verbose) as at,
-        _begun(at, asked, (model, task, given, wrong), kept, command) as (sat, found, prepared, facts),
+        _begun(at, asked, (first, task, given, wrong), kept, command) as (sat, found, prepared, facts),
     ):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
@@ -160,17 +160,17 @@ def quote(
     `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
     kept = Path(runs).absolute()  # code of the user's may change the working directory
-    model = named_model(model)
+    first: nn.Module | str = named_model(model)
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, expected, _factories(model, task, factory, weights, names),
+        target, ladder, expected, _factories(first, task, factory, weights, names),
         goal="first", budget=budget, confidence=None, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=True,
     )  # fmt: skip
     with (
         desk(callbacks, _for_quote(started(budget)), verbose=verbose) as at,
-        _begun(at, asked, (model, task, given, wrong), kept, None) as (sat, found, prepared, facts),
+        _begun(at, asked, (first, task, given, wrong), kept, None) as (sat, found, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
         return sat.quote(journal, found, prepared, asked["ladder"])
@@ -420,9 +420,9 @@ def _call(asked: Mapping[str, Any]) -> str:
         "samples": True,
     }  # fmt: skip
     factories = asked["factories"]
-    given = {name: factories[name] for name in ("model", "task")}
-    given["model"] = str(path_of(given["model"])) if is_brought(given["model"]) else given["model"]
-    model, task = (repr(factory) if factory else name for name, factory in given.items())
+    brought = factories["model"]
+    known = {"model": str(path_of(brought)) if is_brought(brought) else brought, "task": factories["task"]}
+    model, task = (repr(factory) if factory else name for name, factory in known.items())
     changed = {name: asked[name] for name, value in usual.items() if asked.get(name, value) != value}
     options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
     where, usually = asked["deployment"], Deployment().to_json()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def named_model(model: Any) -> Any:
         return f"{PREFIX}{path.absolute()}"
 
 
-def is_brought(model: Any) -> bool:
+def is_brought(model: Any) -> TypeGuard[str]:
     """Whether a model is the factory of a file."""
     return isinstance(model, str) and model.startswith(PREFIX)
 
@@ -152,9 +152,9 @@ def held(model: nn.Module, task: Task, samples: Samples) -> nn.Module:
 
     How well they agree is in its file then. Raises InputError where the file does not take the samples.
     """
-    file = file_of(model)
-    if file is None or (isinstance(model, Unread) and not model.why):
+    if not isinstance(model, OnnxFile | Unread):
         return model
+    file = model.file
     few = samples.subset(range(min(_SAMPLES, len(samples))))
     artifact = artifact_of(file.path)
     with Child(memory=free_memory()) as child, torch.no_grad():

@@ -76,7 +76,7 @@ def _whole(session: Session, arrays: Sequence[Array]) -> list[Array]:
     """
     takes = {port.shape[0] for port in session.inputs if port.shape}
     given = {len(array) for array in arrays if array.ndim}
-    size, count = (next(iter(found)) if len(found) == 1 else None for found in (takes, given))
+    size, count = takes.pop() if len(takes) == 1 else None, given.pop() if len(given) == 1 else 0
     if not isinstance(size, int) or size < 1 or not count or size == count:
         return session.run(arrays)
     parts = []
