@@ -91,7 +91,8 @@ def cell(entry: Entry, exporter: str, path: Path, *, captured: bool = True) -> t
             return "no file", f"ONNX Runtime: {_first(error)}"
     try:
         args = args[: len(found.inputs)]
-        given = found.module(*args)
+        with torch.no_grad():
+            given = found.module(*args)
         least = decibel(wanted, list(given) if isinstance(given, tuple) else [given])
     except Wrong as error:
         return "wrong", str(error)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from boildown.errors import InputError
@@ -64,26 +65,36 @@ def outcome(case: Any, path: Path) -> tuple[str, str]:
     except InputError as error:
         return "refused", str(error).partition("\n")[0]
     except Exception:  # noqa: BLE001 - it is what is looked for
-        return "wrong", traceback.format_exc(limit=-3)
+        return "wrong", _last_line()
     for inputs, outputs in case.data_sets:
         try:
-            given = [torch.from_numpy(np.array(array)) for array in inputs]
-            given = [each.float() if each.dtype in (torch.float16, torch.float64) else each for each in given]
+            given = [torch.from_numpy(_plain(array)) for array in inputs]
+            given = [each.to(port.dtype) for each, port in zip(given, found.inputs, strict=True)]
             with torch.no_grad():
                 made = found.module(*given)
         except Exception:  # noqa: BLE001 - as above
-            return "wrong", traceback.format_exc(limit=-2)
+            return "wrong", _last_line()
         made = made if isinstance(made, tuple) else (made,)
         for ours, theirs in zip(made, outputs, strict=True):
-            wanted = np.asarray(theirs)
+            wanted = _plain(theirs)
             if tuple(ours.shape) != wanted.shape:
                 return "wrong", f"the shape {tuple(ours.shape)}, not {wanted.shape}"
-            half = wanted.dtype == np.float16
+            half = np.asarray(theirs).dtype not in (np.float32, np.float64)
             wanted = wanted.astype(np.float64)
             if not np.allclose(ours.numpy(), wanted, rtol=1e-2 if half else 1e-3, atol=1e-2 if half else 1e-5,
                                equal_nan=True):  # fmt: skip
                 return "wrong", f"apart by {np.abs(ours.numpy() - wanted).max():.3g}"
     return "right", ""
+
+
+def _plain(given: Any) -> np.ndarray[Any, Any]:
+    """An array of a type that torch has."""
+    array = onnx.numpy_helper.to_array(given) if isinstance(given, onnx.TensorProto) else np.array(given)
+    return array if array.dtype.isbuiltin else array.astype(np.float32)
+
+
+def _last_line() -> str:
+    return traceback.format_exc().strip().splitlines()[-1]
 
 
 def table(counts: dict[str, Counter[str]]) -> str:

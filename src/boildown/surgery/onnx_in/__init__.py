@@ -7,7 +7,7 @@ refused before any work, node by node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from boildown.surgery.onnx_in import (  # noqa: F401  each fills the table of op
     shapes,
 )
 from boildown.surgery.onnx_in.building import Building, refuse_unknown
-from boildown.surgery.onnx_in.file import NEWEST, OLDEST, Faults, Port, load
+from boildown.surgery.onnx_in.file import NEWEST, OLDEST, Body, Faults, Port, load
 from boildown.surgery.onnx_in.folding import Folding, drop_unread
 from boildown.surgery.onnx_in.patterns import Patterns
 from boildown.surgery.onnx_in.quantized import Float
@@ -54,9 +54,13 @@ def read(path: Path) -> Read:
     """Read an ONNX file. Raises InputError naming every node that cannot be read, with its operator and the cure."""
     source, faults = load(path), Faults()
     body, notes, folding = source.body, list(source.notes), Folding(source.opset, faults)
+    drop_unread(body)
+    notes += _told(body)
     folding.fold(body)
     faults.check()
-    rewritten = Float(body, faults).rewrite()
+    float_again = Float(body, faults)
+    names = list(body.outputs)
+    rewritten = float_again.rewrite()
     faults.check()
     if rewritten:
         folding.fold(body)
@@ -67,7 +71,17 @@ def read(path: Path) -> Read:
     faults.check()
     Patterns(body).replace()
     module = Building(source.opset, faults).build(body)
-    return Read(module, source.inputs, source.outputs, source.opset, was_quantized, tuple(notes))
+    outputs = [
+        replace(port, dtype=torch.float32) if name in float_again.steps else port
+        for port, name in zip(source.outputs, names, strict=True)
+    ]
+    return Read(module, source.inputs, tuple(outputs), source.opset, was_quantized, tuple(notes))
+
+
+def _told(body: Body) -> list[str]:
+    """What is computed otherwise than the file says: as for inference."""
+    trains = any((op.kind == "Dropout" and len(op.inputs) > 2) or op.attributes.get("training_mode") for op in body.ops)
+    return ["dropout and batch norm are computed as for inference, whatever mode the file names"] if trains else []
 
 
 __all__ = ["NEWEST", "OLDEST", "Port", "Read", "read"]

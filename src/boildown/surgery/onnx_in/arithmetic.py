@@ -13,7 +13,20 @@ from torch import Tensor
 
 from boildown.surgery.onnx_in.dtypes import dtype_of
 from boildown.surgery.onnx_in.table import CONTRIB, operator
-from boildown.surgery.onnx_in.values import Known, Value, are_known, as_type, each, number, operand, tensor, truncated
+from boildown.surgery.onnx_in.values import (
+    Known,
+    Value,
+    are_known,
+    as_type,
+    each,
+    number,
+    operand,
+    sym_float,
+    sym_max,
+    sym_min,
+    tensor,
+    truncated,
+)
 
 Binary = Callable[[Any, Any], Any]
 
@@ -150,15 +163,15 @@ def _unary(name: str, of_tensors: Callable[[Tensor], Tensor], of_numbers: Callab
 
 
 def _floor(x: Any) -> Any:
-    return x if isinstance(x, int | torch.SymInt) else torch.sym_float(math.floor(x))
+    return x if isinstance(x, int | torch.SymInt) else sym_float(math.floor(x))
 
 
 def _ceil(x: Any) -> Any:
-    return x if isinstance(x, int | torch.SymInt) else torch.sym_float(math.ceil(x))
+    return x if isinstance(x, int | torch.SymInt) else sym_float(math.ceil(x))
 
 
 def _root(x: Any) -> Any:
-    return torch._sym_sqrt(x) if isinstance(x, torch.SymFloat) else math.sqrt(x) if x >= 0 else math.nan
+    return torch.sym_sqrt(x) if isinstance(x, torch.SymFloat) else math.sqrt(x) if x >= 0 else math.nan
 
 
 _unary("Abs", torch.abs, abs)
@@ -272,13 +285,13 @@ def _all(function: Binary, of_numbers: Binary, values: tuple[Value, ...]) -> Val
 @operator("Min", settles=True)
 def minimum(*values: Value) -> Value:
     """The smallest."""
-    return _all(torch.minimum, torch.sym_min, values)
+    return _all(torch.minimum, sym_min, values)
 
 
 @operator("Max", settles=True)
 def maximum(*values: Value) -> Value:
     """The largest."""
-    return _all(torch.maximum, torch.sym_max, values)
+    return _all(torch.maximum, sym_max, values)
 
 
 @operator("Sum")
@@ -304,14 +317,14 @@ def clip(x: Value, low: Value = None, high: Value = None, *, min: float | None =
     if isinstance(x, Known) and all(not isinstance(limit, Tensor) for limit in (low, high)):
         found = x.array
         if low is not None:
-            found = each(lambda a: torch.sym_max(a, _limit(low)), found)
+            found = each(lambda a: sym_max(a, _limit(low)), found)
         if high is not None:
-            found = each(lambda a: torch.sym_min(a, _limit(high)), found)
+            found = each(lambda a: sym_min(a, _limit(high)), found)
         return Known(found, x.dtype)
     x, low, high = tensor(x), _limit(low), _limit(high)
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        found = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype))
-        return found if high is None else torch.minimum(found, torch.as_tensor(high, dtype=x.dtype))
+        above = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype))
+        return above if high is None else torch.minimum(above, torch.as_tensor(high, dtype=x.dtype))
     if low == 0 and x.is_floating_point() and high in (None, 6):
         return F.relu(x) if high is None else F.relu6(x)
     return x if low is None and high is None else torch.clamp(x, low, high)

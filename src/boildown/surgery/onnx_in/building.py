@@ -127,6 +127,8 @@ class Building:
         alone = Counter(part.scope[:depth] for part in parts for depth in range(1, len(part.scope) + 1))
         scopes = set(alone)
         for part in parts:
+            if part.scope and part.path[: len(part.scope)] != part.scope and part.path[:-1] == part.scope[:-1]:
+                part.scope = part.scope[:-1]
             if part.scope and alone[part.scope] == 1 and part.path == (*part.scope, part.path[-1]):
                 part.path, part.scope = part.scope, part.scope[:-1]
             if part.scope and part.path[: len(part.scope)] != part.scope:
@@ -259,6 +261,7 @@ class _Parts:
         self.raw = set(body.inputs)
         self.settled = set(settled)
         self.zeros: set[str] = set()
+        self.given: set[str] = set()
 
     def made(self) -> list[Part]:
         """All of them, in order."""
@@ -318,7 +321,19 @@ class _Parts:
         return all(self.is_zero(name) for name in names)
 
     def _add(self, op: Op, module: nn.Module, reads: list[str], path: Path) -> None:
-        self.parts.append(Part(module, reads, list(op.outputs), _scope(op), path))
+        self.parts.append(Part(module, [self._value(op, name) for name in reads], list(op.outputs), _scope(op), path))
+
+    def _value(self, op: Op, name: str) -> str:
+        """The name of a value; that of a step that gives a constant, where a layer reads one."""
+        constant = self.constant(name)
+        if constant is None:
+            return name
+        key = f"\0{name}/value"
+        if key not in self.given:
+            self.given.add(key)
+            step = Step(f"the constant {shortened(name)!r}", as_tensors, {}, [constant.tensor])
+            self.parts.append(Part(step, [], [key], _scope(op), (*self._path(op, [])[:-1], "constant")))
+        return key
 
     def _branches(self, op: Op) -> None:
         """A choice by sizes, made whenever the graph is run."""
@@ -344,8 +359,8 @@ class _Parts:
         for name in weights:
             constant = self.constant(name)
             path = path_of(constant.name) if constant is not None and constant.name else ()
-            if len(path) > 1 and path[-1] in _LEAVES and (not scope or path[: len(scope)] == scope):
-                return path[:-1]
+            if len(path) > 1 and path[-1] in _LEAVES and path[: max(0, len(scope) - 1)] == scope[:-1]:
+                return path[:-1]  # a norm that is folded into a layer beside it gives the layer its name
         if scope:
             return (*scope, component(op.kind))
         for name in weights:
@@ -372,9 +387,10 @@ class _Parts:
     def before(self, op: Op, function: Callable[..., Any], settings: Mapping[str, Any]) -> str:
         """Put a function in front of a node's first input; the name of what it gives."""
         name = f"\0{op.outputs[0]}/before"
+        value = self._value(op, op.inputs[0])
         path = (*self._path(op, [])[:-1], component(f"{op.kind}_pad"))
         step = Step(f"the padding of {_words(op)}", function, settings, [Step.GIVEN])
-        self.parts.append(Part(step, [op.inputs[0]], [name], _scope(op), path))
+        self.parts.append(Part(step, [value], [name], _scope(op), path))
         return name
 
     def add_behind(self, op: Op) -> Op | None:

@@ -20,7 +20,8 @@ def _heads(x: Tensor, count: int) -> Tensor:
 
 def _whole(x: Tensor) -> Tensor:
     """The inverse of `_heads`."""
-    return x.transpose(1, 2).flatten(2)
+    whole: Tensor = x.transpose(1, 2).flatten(2)
+    return whole
 
 
 def _causal(query: Tensor, key: Tensor, past: Any = 0) -> Tensor:
@@ -35,7 +36,9 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale or None)
 
 
-@operator("Attention", folds=False, ignores=("softmax_precision", "qk_matmul_output_mode"))
+@operator(
+    "Attention", folds=False, results=3, only={"softcap": (0,)}, ignores=("softmax_precision", "qk_matmul_output_mode")
+)
 def attention(
     query: Value, key: Value, value: Value, mask: Value = None, past_key: Value = None, past_value: Value = None, *,
     is_causal: int = 0, kv_num_heads: int | None = None, q_num_heads: int | None = None,
@@ -48,8 +51,7 @@ def attention(
         if not q_num_heads or not kv_num_heads:
             raise ValueError("it needs q_num_heads and kv_num_heads for inputs of three axes")
         query, key, value = _heads(query, q_num_heads), _heads(key, kv_num_heads), _heads(value, kv_num_heads)
-    if softcap or outputs > 3:
-        raise ValueError("softcap, and the products of queries and keys, are not read")
+    assert not softcap
     past: Any = 0
     if past_key is not None:
         past = past_key.shape[2]
@@ -66,20 +68,26 @@ def attention(
     return (found, key, value)[:outputs] if outputs > 1 else found
 
 
-@operator("Attention", domain=CONTRIB, folds=False)
+@operator(
+    "Attention",
+    domain=CONTRIB,
+    folds=False,
+    results=1,
+    only={"do_rotary": (0,), "past_present_share_buffer": (0,)},
+)
 def contrib_attention(
     x: Value, weight: Value, bias: Value = None, mask: Value = None, past: Value = None, added: Value = None,
     _past_length: Value = None, *, num_heads: int, qkv_hidden_sizes: Ints | None = None, unidirectional: int = 0,
     scale: float | None = None, mask_filter_value: float = -10000.0, do_rotary: int = 0,
-    past_present_share_buffer: int = 0, outputs: int,
+    past_present_share_buffer: int = 0,
 ) -> Value:  # fmt: skip
     """Attention with the layer that makes queries, keys and values."""
-    if past is not None or outputs > 1 or do_rotary or past_present_share_buffer:
-        raise ValueError("keys and values of earlier calls, and rotary positions, are not read")
+    if past is not None or do_rotary or past_present_share_buffer:
+        raise ValueError("keys and values of earlier calls are not read")
     made = torch.matmul(tensor(x), tensor(weight))
     made = made if bias is None else made + tensor(bias)
     sizes = list(qkv_hidden_sizes) if qkv_hidden_sizes else [made.shape[-1] // 3] * 3
-    query, key, value = (_heads(part, num_heads) for part in made.split(sizes, -1))
+    query, key, value = (_heads(part, num_heads) for part in torch.split(made, sizes, -1))
     seen = _bias_of(mask, key, mask_filter_value)
     if unidirectional:
         hidden = torch.full((), torch.finfo(torch.float32).min)
@@ -103,18 +111,18 @@ def _bias_of(mask: Value, key: Tensor, filler: float) -> Tensor | None:
     return torch.where(seen, torch.zeros(()), torch.full((), filler))
 
 
-@operator("MultiHeadAttention", domain=CONTRIB, folds=False)
+@operator("MultiHeadAttention", domain=CONTRIB, folds=False, results=1)
 def multi_head_attention(
     query: Value, key: Value = None, value: Value = None, bias: Value = None, mask: Value = None, added: Value = None,
     past_key: Value = None, _past_value: Value = None, *, num_heads: int, scale: float | None = None,
-    mask_filter_value: float = -10000.0, unidirectional: int = 0, outputs: int,
+    mask_filter_value: float = -10000.0, unidirectional: int = 0,
 ) -> Value:  # fmt: skip
     """Attention of queries to keys that were made before."""
-    if key is None or value is None or outputs > 1 or past_key is not None or key.ndim != 3:
+    if key is None or value is None or past_key is not None or key.ndim != 3:
         raise ValueError("packed inputs, and keys and values of earlier calls, are not read")
     parts = [tensor(query), tensor(key), tensor(value)]
     if bias is not None:
-        added_to = tensor(bias).split([part.shape[-1] for part in parts])
+        added_to = torch.split(tensor(bias), [part.shape[-1] for part in parts])
         parts = [part + more for part, more in zip(parts, added_to, strict=True)]
     q, k, v = (_heads(part, num_heads) for part in parts)
     seen = _bias_of(mask, k, mask_filter_value)

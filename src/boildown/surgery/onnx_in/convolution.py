@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from boildown.surgery.onnx_in.linear import activated
 from boildown.surgery.onnx_in.table import CONTRIB, Floats, Ints, operator
-from boildown.surgery.onnx_in.values import Value, axes_of, tensor
+from boildown.surgery.onnx_in.values import Value, axes_of, sym_max, sym_min, tensor
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -43,7 +43,7 @@ def ends_of(
         if stride == 1:
             more = dilation * (span - 1)
         else:
-            more = torch.sym_max((-(-size // stride) - 1) * stride + dilation * (span - 1) + 1 - size, 0)
+            more = sym_max((-(-size // stride) - 1) * stride + dilation * (span - 1) + 1 - size, 0)
         less = more // 2
         found.append((less, more - less) if auto_pad == "SAME_UPPER" else (more - less, less))
     return found
@@ -131,14 +131,12 @@ def transposed_convolution(
 # ---- pooling -------------------------------------------------------------------------------------
 
 
-@operator("MaxPool", ignores=("storage_order",), folds=False)
+@operator("MaxPool", ignores=("storage_order",), folds=False, results=1)
 def max_pool(
     x: Value, *, kernel_shape: Ints, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints | None = None,
-    pads: Ints | None = None, strides: Ints | None = None, outputs: int,
+    pads: Ints | None = None, strides: Ints | None = None,
 ) -> Value:  # fmt: skip
     """The largest of each window."""
-    if outputs > 1:
-        raise ValueError("its second output, where the largest lie, is not read")
     x, kernel = tensor(x), tuple(kernel_shape)
     by, spread = _settings(len(kernel), strides, dilations)
     ends = ends_of(x.shape[2:], kernel, auto_pad, pads, by, spread)
@@ -146,10 +144,24 @@ def max_pool(
     if alike(ends) and all(first <= size // 2 for (first, _), size in zip(ends, kernel, strict=True)):
         return pool(x, kernel, by, tuple(first for first, _ in ends), spread, bool(ceil_mode))
     lowest = torch.finfo(x.dtype).min if x.is_floating_point() else torch.iinfo(x.dtype).min
-    return pool(padded(x, ends, lowest), kernel, by, 0, spread, bool(ceil_mode))
+    found = pool(padded(x, ends, lowest), kernel, by, 0, spread, bool(ceil_mode))
+    return _inside(found, x, ends, by) if ceil_mode else found
 
 
-@operator("AveragePool", folds=False)
+def _inside(found: Tensor, x: Tensor, ends: Ends, by: Sequence[int]) -> Tensor:
+    """Without windows that begin behind the value and what is padded before it."""
+    for axis, ((before, _), stride) in enumerate(zip(ends, by, strict=True), start=2):
+        most = -(-(x.shape[axis] + before) // stride)
+        found = found.narrow(axis, 0, sym_min(found.shape[axis], most))
+    return found
+
+
+def _unread(told: Mapping[str, Any]) -> str:
+    spread = any(each != 1 for each in told.get("dilations") or ())
+    return "dilations beside ceil_mode are not read" if spread and told.get("ceil_mode") else ""
+
+
+@operator("AveragePool", folds=False, unread=_unread)
 def average_pool(
     x: Value, *, kernel_shape: Ints, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0,
     dilations: Ints | None = None, pads: Ints | None = None, strides: Ints | None = None,
@@ -160,22 +172,19 @@ def average_pool(
     ends = ends_of(x.shape[2:], kernel, auto_pad, pads, by, spread)
     pool = _AVERAGES[len(kernel)]
     if any(each != 1 for each in spread):
-        return _dilated_average(x, kernel, by, spread, ends, bool(count_include_pad), bool(ceil_mode))
+        return _dilated_average(x, kernel, by, spread, ends, bool(count_include_pad))
     if alike(ends) and all(first <= size // 2 for (first, _), size in zip(ends, kernel, strict=True)):
         padding = tuple(first for first, _ in ends)
         return pool(x, kernel, by, padding, bool(ceil_mode), bool(count_include_pad))
     found = pool(padded(x, ends), kernel, by, 0, bool(ceil_mode))
-    if count_include_pad:
-        return found
-    return found / pool(padded(torch.ones_like(x[:1, :1]), ends), kernel, by, 0, bool(ceil_mode))
+    if not count_include_pad:
+        found = found / pool(padded(torch.ones_like(x[:1, :1]), ends), kernel, by, 0, bool(ceil_mode))
+    return _inside(found, x, ends, by) if ceil_mode else found
 
 
 def _dilated_average(
-    x: Tensor, kernel: tuple[int, ...], by: tuple[int, ...], spread: tuple[int, ...], ends: Ends, inside: bool,
-    ceil: bool,
-) -> Tensor:  # fmt: skip
-    if ceil:
-        raise ValueError("dilations beside ceil_mode are not read")
+    x: Tensor, kernel: tuple[int, ...], by: tuple[int, ...], spread: tuple[int, ...], ends: Ends, inside: bool
+) -> Tensor:
     channels = x.shape[1]
     weight = torch.full((channels, 1, *kernel), 1 / prod(kernel))
     convolve = _CONVOLUTIONS[len(kernel)]
@@ -185,7 +194,7 @@ def _dilated_average(
     return found / convolve(padded(torch.ones_like(x[:1, :1]), ends), weight[:1], None, by, 0, spread, 1)
 
 
-@operator("LpPool", folds=False)
+@operator("LpPool", folds=False, unread=_unread)
 def lp_pool(
     x: Value, *, kernel_shape: Ints, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints | None = None,
     p: int = 2, pads: Ints | None = None, strides: Ints | None = None,
@@ -220,16 +229,21 @@ def global_length(x: Value, *, p: int = 2) -> Value:
 # ---- normalization -------------------------------------------------------------------------------
 
 
-@operator("BatchNormalization", folds=False, ignores=("momentum", "training_mode", "consumed_inputs", "is_test"))
+@operator(
+    "BatchNormalization",
+    folds=False,
+    results=1,
+    only={"spatial": (1,)},
+    ignores=("momentum", "training_mode", "consumed_inputs", "is_test"),
+)
 def batch_norm(
-    x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *, epsilon: float = 1e-5, spatial: int = 1,
-    outputs: int,
+    x: Value, scale: Value, bias: Value, mean: Value, variance: Value, *, epsilon: float = 1e-5,
+    spatial: int = 1,
 ) -> Value:  # fmt: skip
     """By statistics of the training."""
-    if outputs > 1 or not spatial:
-        raise ValueError("statistics of the batch, or of every place, are not read")
-    given = (tensor(part) for part in (mean, variance, scale, bias))
-    return F.batch_norm(tensor(x), *given, training=False, eps=epsilon)
+    assert spatial
+    weight, added = tensor(scale), tensor(bias)
+    return F.batch_norm(tensor(x), tensor(mean), tensor(variance), weight, added, training=False, eps=epsilon)
 
 
 @operator("InstanceNormalization", folds=False)

@@ -39,7 +39,7 @@ def dtype_of(code: int) -> torch.dtype:
     """What a type of a file is computed as. Raises ValueError for one that is no number."""
     if code not in _DTYPES:
         known = TensorProto.DataType.values()
-        name = TensorProto.DataType.Name(code) if code in known else str(code)  # type: ignore[arg-type]
+        name = TensorProto.DataType.Name(code) if code in known else str(code)
         raise ValueError(f"values of type {name} are not read")
     return _DTYPES[code]
 

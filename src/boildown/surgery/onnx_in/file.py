@@ -18,6 +18,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx.inliner import inline_local_functions
 from torch import Tensor
 
 from boildown.errors import InputError, Mistake, StrangeFileError, shortened, text_of
@@ -149,7 +150,7 @@ def _parsed(path: Path) -> ModelProto:
     with opened(path) as file:
         data = file.read(MOST_BYTES + 1)
     try:
-        model = ModelProto.FromString(data)
+        model: ModelProto = ModelProto.FromString(data)
     except Exception as error:
         raise InputError.of(
             f"{path} is not an ONNX file, or only a part of one: {_line(error)}", "Bring it back from a copy."
@@ -210,7 +211,7 @@ def _without_functions(model: ModelProto, path: Path) -> ModelProto:
             _count(sizes[key], path)
     _count(sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node), path)
     try:
-        found: ModelProto = onnx.inliner.inline_local_functions(model)
+        found: ModelProto = inline_local_functions(model)
     except Exception as error:
         raise InputError.of(f"The functions that {path} defines cannot be written out: {_line(error)}", _EXPORT) from (
             error
@@ -424,8 +425,8 @@ class _Loader:
 
 _BESIDE = "Keep the weights inside the ONNX file, or as a file (no link) in the same folder."
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-_BITS = {TensorProto.INT4: 4, TensorProto.UINT4: 4}
-_STORED = {
+_BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4}
+_STORED: dict[int, torch.dtype] = {
     TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16, TensorProto.DOUBLE: torch.float64,
     TensorProto.UINT16: torch.int16, TensorProto.UINT32: torch.int32, TensorProto.UINT64: torch.int64,
 }  # fmt: skip

@@ -204,7 +204,9 @@ def drop_unread(body: Body) -> None:
     """Take out the nodes that nothing needs."""
     needed, kept = {*body.outputs}, []
     for op in reversed(body.ops):
-        if needed.intersection(op.outputs):
+        while op.outputs and op.outputs[-1] not in needed:
+            op.outputs.pop()
+        if op.outputs:
             kept.append(op)
             needed.update(op.inputs)
             for inner in _bodies(op):
@@ -247,6 +249,12 @@ def problems(op: Op, known: Operator) -> list[str]:
             found.append(f"its attribute {shortened(name)!r} is not known")
         elif told is not None and not _fits(value, told[0]):
             found.append(f"its attribute {name!r} is no {told[0]}")
+        elif value not in known.only.get(name, (value,)):
+            found.append(f"{name}={shortened(repr(value))} is not read")
+    if known.results is not None and len(op.outputs) > known.results:
+        found.append(f"its outputs behind the first {known.results} are not read")
+    if not found and (together := known.unread(op.attributes)):
+        found.append(together)
     missing = [name for name, (_, needed) in known.attributes.items() if needed and name not in op.attributes]
     found += [f"its attribute {name!r} is missing" for name in missing]
     return found

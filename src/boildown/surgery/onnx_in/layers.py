@@ -206,7 +206,7 @@ def embedding(op: Op, builder: Builder) -> Made | None:
         or not constant.learned
     ):
         return None
-    module = Embedding(*table.shape, device="meta")
+    module = Embedding(table.shape[0], table.shape[1], device="meta")
     return _filled(module, builder, weight=table), [op.inputs[1]], op.inputs[:1]
 
 

@@ -47,14 +47,15 @@ def inverse(x: Value) -> Value:
     return torch.linalg.inv(tensor(x))
 
 
-@operator("FusedMatMul", "TransposeMatMul", domain=CONTRIB, folds=False)
+@operator(
+    "FusedMatMul", "TransposeMatMul", domain=CONTRIB, folds=False, only={"transBatchA": (0,), "transBatchB": (0,)}
+)
 def fused_product(
     a: Value, b: Value, *, alpha: float = 1.0, transA: int = 0, transB: int = 0, transBatchA: int = 0,
     transBatchB: int = 0,
 ) -> Value:  # fmt: skip
     """A scaled product of matrices that may be transposed."""
-    if transBatchA or transBatchB:
-        raise ValueError("transposed batches are not read")
+    assert transBatchA == transBatchB == 0
 
     def turned(x: Tensor, turn: int) -> Tensor:
         return x.transpose(-2, -1) if turn and x.ndim > 1 else x

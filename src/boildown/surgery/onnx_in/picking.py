@@ -65,19 +65,17 @@ def _rows(indices: Tensor) -> tuple[Tensor, ...]:
     return tuple(indices[..., position] for position in range(indices.shape[-1]))
 
 
-@operator("ScatterND")
+@operator("ScatterND", only={"reduction": ("none", "add")})
 def scatter_nd(x: Value, indices: Value, updates: Value, *, reduction: str = "none") -> Value:
     """With other entries where rows of indices say."""
     x, places, updates = tensor(x), tensor(indices).to(torch.int64), tensor(updates)
-    if reduction not in ("none", "add"):
-        raise ValueError(f"a reduction by {reduction!r} is not read")
     return x.index_put(_rows(places), updates, accumulate=reduction == "add")
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "min": "amin", "max": "amax"}
 
 
-@operator("Scatter", "ScatterElements")
+@operator("Scatter", "ScatterElements", only={"reduction": ("none", "add", "mul", "min", "max")})
 def scatter_elements(x: Value, indices: Value, updates: Value, *, axis: int = 0, reduction: str = "none") -> Value:
     """With other entries where indices along an axis say."""
     x, places, updates = tensor(x), tensor(indices).to(torch.int64), tensor(updates)
@@ -104,12 +102,10 @@ def non_zero(x: Value) -> Value:
     return tensor(x).nonzero().t()
 
 
-@operator("Unique")
-def unique(x: Value, *, axis: int | None = None, sorted: int = 1, outputs: int) -> Value:
+@operator("Unique", results=1, only={"sorted": (1,)})
+def unique(x: Value, *, axis: int | None = None, sorted: int = 1) -> Value:
     """Every entry once, in order."""
-    if not sorted or outputs > 1:
-        raise ValueError("it is read where it is sorted and gives the entries alone")
-    return torch.unique(tensor(x), sorted=True, dim=axis)
+    return torch.unique(tensor(x), sorted=bool(sorted), dim=axis)
 
 
 @operator("ReverseSequence")
@@ -171,9 +167,9 @@ def length(values: Value) -> Value:
 def split_to_sequence(x: Value, sizes: Value = None, *, axis: int = 0, keepdims: int = 1) -> Value:
     """A list of parts along an axis."""
     if sizes is None:
-        parts = tensor(x).split(1, axis)
+        parts = torch.split(tensor(x), 1, axis)
         return [part if keepdims else part.squeeze(axis) for part in parts]
-    return list(tensor(x).split(number(sizes) if sizes.ndim == 0 else ints(sizes), axis))
+    return list(torch.split(tensor(x), number(sizes) if sizes.ndim == 0 else ints(sizes), axis))
 
 
 @operator("ConcatFromSequence", folds=False)

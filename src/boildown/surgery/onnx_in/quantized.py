@@ -35,11 +35,10 @@ _CURE = "Give the float file that it was quantized from."
 @operator("DequantizeLinear", domain=CONTRIB, ignores=("output_dtype",))
 def dequantized(x: Value, scale: Value, zero: Value = None, *, axis: int = 1, block_size: int = 0) -> Value:
     """What integers stand for."""
-    x, steps = tensor(x), tensor(scale)
-    origin = None if zero is None else tensor(zero)
-    steps, origin = (None if part is None else _spread(part, x, axis, block_size) for part in (steps, origin))
-    whole = x.to(torch.float32) if origin is None else x.to(torch.float32) - origin.to(torch.float32)
-    return whole * steps
+    x, steps = tensor(x), _spread(tensor(scale), tensor(x), axis, block_size)
+    if zero is None:
+        return x.to(torch.float32) * steps
+    return (x.to(torch.float32) - _spread(tensor(zero), x, axis, block_size).to(torch.float32)) * steps
 
 
 def _spread(part: Tensor, x: Tensor, axis: int, block: int) -> Tensor:

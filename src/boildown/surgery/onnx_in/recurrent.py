@@ -177,7 +177,8 @@ class _Step:
         self.kind, self.w, self.r, self.functions, self.clip = kind, w, r, functions, clip
         self.before_reset, self.input_forget, self.peepholes = before_reset, input_forget, peepholes
         half = r.shape[0]
-        self.given, self.own = (None, None) if b is None else (b[:half], b[half:])
+        self.given = None if b is None else b[:half]
+        self.own = None if b is None else b[half:]
 
     def __call__(self, x: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
         return cast("list[Tensor]", getattr(self, f"_{self.kind.lower()}")(x, *states))

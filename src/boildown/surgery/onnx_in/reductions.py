@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boildown.surgery.onnx_in.table import Ints, operator
-from boildown.surgery.onnx_in.values import Known, Value, axes_of, ints, number, objects, tensor
+from boildown.surgery.onnx_in.values import Known, Value, axes_of, ints, number, objects, sym_max, sym_min, tensor
 
 _Reduced = Callable[[Tensor, list[int], bool], Tensor]
 
@@ -50,11 +50,11 @@ def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return x.all(axes, keep) if x.dtype is torch.bool else x.amin(axes, keep)  # type: ignore[call-overload,no-any-return]
+    return x.all(axes, keep) if x.dtype is torch.bool else x.amin(axes, keep)
 
 
 def _largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return x.any(axes, keep) if x.dtype is torch.bool else x.amax(axes, keep)  # type: ignore[call-overload,no-any-return]
+    return x.any(axes, keep) if x.dtype is torch.bool else x.amax(axes, keep)
 
 
 def _fold(function: Callable[[Any, Any], Any]) -> Callable[[Sequence[Any]], Any]:
@@ -70,8 +70,8 @@ def _fold(function: Callable[[Any, Any], Any]) -> Callable[[Sequence[Any]], Any]
 _reduction("ReduceSum", _sum, lambda items: sum(items))
 _reduction("ReduceMean", _mean)
 _reduction("ReduceProd", _product, lambda items: prod(items))
-_reduction("ReduceMax", _largest, _fold(torch.sym_max))
-_reduction("ReduceMin", _smallest, _fold(torch.sym_min))
+_reduction("ReduceMax", _largest, _fold(sym_max))
+_reduction("ReduceMin", _smallest, _fold(sym_min))
 _reduction("ReduceL1", lambda x, axes, keep: _sum(x.abs(), axes, keep))
 _reduction("ReduceL2", lambda x, axes, keep: torch.sqrt(_sum(x * x, axes, keep)).to(x.dtype))
 _reduction("ReduceSumSquare", lambda x, axes, keep: _sum(x * x, axes, keep))
@@ -97,7 +97,7 @@ _place("ArgMin", False)
 def largest(x: Value, count: Value = None, *, axis: int = -1, largest: int = 1, sorted: int = 1, k: int | None = None
             ) -> Value:  # fmt: skip
     """The largest along an axis, and where they are."""
-    wanted = number(count) if count is not None else k
+    wanted: Any = number(count) if count is not None else k
     values, places = torch.topk(tensor(x), wanted, axis, bool(largest), bool(sorted))
     return values, places
 

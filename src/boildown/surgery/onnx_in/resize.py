@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +11,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boildown.surgery.onnx_in.table import Ints, operator
-from boildown.surgery.onnx_in.values import Known, Value, axes_of, ints, tensor
+from boildown.surgery.onnx_in.values import Known, Value, axes_of, ints, sym_int, tensor
 
 _MODES = {"nearest": "nearest", "linear": "linear", "cubic": "cubic", "bilinear": "linear"}
 _BY_AXES = {("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear", ("cubic", 2): "bicubic"}
 
+_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
+                "tf_half_pixel_for_nn")  # fmt: skip
 
-@operator("Resize", ignores=("extrapolation_value",), folds=False, plain=(1, 2, 3))
+
+def _unread(told: Mapping[str, Any]) -> str:
+    coordinates = told.get("coordinate_transformation_mode", "half_pixel")
+    if told.get("antialias"):
+        return "antialias=1 is not read"
+    odd = told.get("cubic_coeff_a", -0.75) != -0.75 or told.get("exclude_outside") or coordinates not in (
+        "half_pixel", "align_corners", "pytorch_half_pixel")  # fmt: skip
+    return (
+        f"cubic with {coordinates} is not read, nor with other settings" if told.get("mode") == "cubic" and odd else ""
+    )
+
+
+@operator(
+    "Resize",
+    ignores=("extrapolation_value", "antialias", "cubic_coeff_a", "exclude_outside"),
+    folds=False,
+    plain=(1, 2, 3),
+    unread=_unread,
+    only={
+        "keep_aspect_ratio_policy": ("stretch",),
+        "coordinate_transformation_mode": _COORDINATES,
+        "nearest_mode": ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"),
+        "mode": tuple(_MODES),
+    },
+)
 def resize(
     x: Value, roi: Value = None, scales: Value = None, sizes: Value = None, *, mode: str = "nearest",
     coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
-    cubic_coeff_a: float = -0.75, exclude_outside: int = 0, antialias: int = 0, axes: Ints | None = None,
+    axes: Ints | None = None,
     keep_aspect_ratio_policy: str = "stretch", opset: int,
 ) -> Value:  # fmt: skip
     """The values of a picture at the points of a larger or a smaller one."""
@@ -29,8 +55,7 @@ def resize(
     if opset < 11:  # its second input are the scales
         scales, roi = (roi if scales is None else scales), None
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
-    if keep_aspect_ratio_policy != "stretch" or coordinate_transformation_mode == "tf_crop_and_resize":
-        raise ValueError(f"{keep_aspect_ratio_policy!r} and {coordinate_transformation_mode!r} are not read")
+    assert keep_aspect_ratio_policy == "stretch"
     along = axes_of(axes, x.ndim) if axes is not None else list(range(x.ndim))
     factors, wanted = _asked(x, along, scales, sizes)
     changed = [axis for axis in range(x.ndim) if axis in wanted and not _same(x.shape[axis], wanted[axis])]
@@ -38,12 +63,11 @@ def resize(
         return x
     kind = _MODES[mode]
     if changed[0] >= 2:
-        found = _by_pytorch(x, factors, wanted, kind, coordinate_transformation_mode, nearest_mode,
-                            bool(antialias), cubic_coeff_a, bool(exclude_outside))  # fmt: skip
+        found = _by_pytorch(x, factors, wanted, kind, coordinate_transformation_mode, nearest_mode)
         if found is not None:
             return found
-    if antialias or kind == "cubic":
-        raise ValueError(f"{mode!r} with {coordinate_transformation_mode!r} and antialias={antialias} is not read")
+    if kind == "cubic":
+        raise ValueError(f"{mode!r} is read for pictures alone")
     for axis in changed:
         places = _places(x.shape[axis], wanted[axis], factors.get(axis), coordinate_transformation_mode)
         x = _nearest(x, axis, places, nearest_mode) if kind == "nearest" else _between(x, axis, places)
@@ -62,7 +86,7 @@ def _asked(x: Tensor, along: Sequence[int], scales: Value, sizes: Value) -> tupl
     for axis, factor in factors.items():
         whole = isinstance(factor, float) and factor.is_integer()
         size = x.shape[axis]
-        wanted[axis] = size * int(factor) if whole else torch.sym_int(math.floor(size * factor))
+        wanted[axis] = size * int(factor) if whole else sym_int(math.floor(size * factor))
     return factors, wanted
 
 
@@ -71,9 +95,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _by_pytorch(
-    x: Tensor, factors: dict[int, Any], wanted: dict[int, Any], kind: str, coordinates: str, nearest: str,
-    antialias: bool, coefficient: float, outside: bool,
-) -> Tensor | None:  # fmt: skip
+    x: Tensor, factors: dict[int, Any], wanted: dict[int, Any], kind: str, coordinates: str, nearest: str
+) -> Tensor | None:
     """What PyTorch's own operator gives; None where it computes something else."""
     axes = list(range(2, x.ndim))
     if any(axis not in wanted for axis in axes):
@@ -83,33 +106,31 @@ def _by_pytorch(
     if kind == "nearest":
         whole = all(isinstance(factor, float) and factor.is_integer() and factor >= 1 for factor in scale)
         as_first = coordinates == "asymmetric" and (nearest == "floor")
-        middle = coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
+        middle = coordinates in ("half_pixel", "pytorch_half_pixel")
         if as_first or (whole and (middle and nearest.startswith("round"))):
             name = "nearest"
         elif middle and nearest == "round_prefer_ceil":
             name = "nearest-exact"
         else:
             return None
-        return _interpolated(x, scale, [wanted[axis] for axis in axes], name, None, False)
-    if (kind, len(axes)) not in _BY_AXES or outside or (kind == "cubic" and coefficient != -0.75):
+        return _interpolated(x, scale, [wanted[axis] for axis in axes], name, None)
+    if (kind, len(axes)) not in _BY_AXES:
         return None
-    usual = coordinates in ("half_pixel", "half_pixel_symmetric") or (
+    usual = coordinates == "half_pixel" or (
         coordinates == "pytorch_half_pixel" and all(not _same(wanted[axis], 1) for axis in axes)
     )
-    if not (corners or usual) or (antialias and (corners or len(axes) != 2)):
+    if not (corners or usual):
         return None
-    return _interpolated(x, scale, [wanted[axis] for axis in axes], _BY_AXES[kind, len(axes)], corners, antialias)
+    return _interpolated(x, scale, [wanted[axis] for axis in axes], _BY_AXES[kind, len(axes)], corners)
 
 
-def _interpolated(
-    x: Tensor, scale: list[Any], sizes: list[Any], mode: str, corners: bool | None, antialias: bool
-) -> Tensor:
-    if all(isinstance(factor, float) for factor in scale) and not antialias:
+def _interpolated(x: Tensor, scale: list[Any], sizes: list[Any], mode: str, corners: bool | None) -> Tensor:
+    if all(isinstance(factor, float) for factor in scale):
         return F.interpolate(x, scale_factor=scale, mode=mode, align_corners=corners, recompute_scale_factor=False)
-    return F.interpolate(x, size=sizes, mode=mode, align_corners=corners, antialias=antialias)
+    return F.interpolate(x, size=sizes, mode=mode, align_corners=corners)
 
 
-def _places(size: Any, wanted: Any, factor: Any, coordinates: str) -> Tensor:
+def _places(size: Any, wanted: Any, factor: Any, coordinates: str) -> Any:
     """Where the points of the new picture lie in the old one."""
     at = torch.arange(wanted, dtype=torch.float32)
     factor = wanted / size if factor is None else factor

@@ -18,12 +18,17 @@ from boildown.surgery.onnx_in.values import (
     Value,
     are_known,
     axes_of,
+    bounded,
     ints,
     number,
     objects,
     small,
+    sym_max,
+    sym_min,
     tensor,
 )
+
+_PADS = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 @operator("Shape", settles=True)
@@ -125,7 +130,7 @@ def split(
         parts = [part] * (num_outputs - 1) + [along - part * (num_outputs - 1)]
     if isinstance(x, Known):
         ends = np.cumsum([int(part) for part in parts])[:-1]
-        found = tuple(Known(part, x.dtype) for part in np.split(x.array, ends, axis))
+        found: tuple[Any, ...] = tuple(Known(part, x.dtype) for part in np.split(x.array, ends, axis))
     else:
         found = tuple(torch.split(x, parts, axis))
     return found if outputs > 1 else found[0]
@@ -157,9 +162,9 @@ _FAR = 2**31 - 1
 def _sliced(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
     if isinstance(step, int) and step < 0:
         size = x.shape[axis]
-        begin = size - 1 if isinstance(start, int) and start >= _FAR else torch.sym_min(_place(start, size), size - 1)
-        stop = -1 if isinstance(end, int) and end <= -_FAR else torch.sym_max(_place(end, size), -1)
-        part = x.narrow(axis, stop + 1, torch.sym_max(begin - stop, 0)).flip(axis)
+        begin = size - 1 if isinstance(start, int) and start >= _FAR else sym_min(_place(start, size), size - 1)
+        stop = -1 if isinstance(end, int) and end <= -_FAR else sym_max(_place(end, size), -1)
+        part = x.narrow(axis, stop + 1, sym_max(begin - stop, 0)).flip(axis)
         return part if step == -1 else torch.ops.aten.slice.Tensor(part, axis, 0, _FAR, -step)
     end = _FAR if isinstance(end, int) and end > _FAR else end
     whole = _is(start, 0) and step == 1 and (_is(end, _FAR) or end is x.shape[axis])
@@ -184,6 +189,7 @@ def expand(x: Value, shape: Value) -> Value:
     rank = max(x.ndim, len(wanted))
     sizes = [*[1] * (rank - x.ndim), *x.shape]
     wanted = [*[1] * (rank - len(wanted)), *wanted]
+    bounded(wanted)
     return x.expand([own if _is(asked, 1) else asked for own, asked in zip(sizes, wanted, strict=True)])
 
 
@@ -193,6 +199,7 @@ def tile(x: Value, repeats: Value) -> Value:
     times = ints(repeats)
     if isinstance(x, Known) and small([*x.shape, *times]):
         return Known(np.tile(x.array, times), x.dtype)
+    bounded([*x.shape, *times])
     return tensor(x) if all(_is(each, 1) for each in times) else tensor(x).repeat(times)
 
 
@@ -203,19 +210,22 @@ def constant_of_shape(shape: Value, *, value: Tensor | None = None) -> Value:
     item, sizes = filler.item(), ints(shape)
     if small(sizes):
         return Known(objects([item] * prod(sizes), tuple(sizes)), filler.dtype)
-    return torch.full(sizes, item, dtype=filler.dtype)
+    return torch.full(bounded(sizes), item, dtype=filler.dtype)
 
 
 @operator("Range")
 def counted(start: Value, limit: Value, delta: Value) -> Value:
     """Numbers at equal distances."""
-    return torch.arange(number(start), number(limit), number(delta), dtype=start.dtype)
+    first, last, step = (number(each) for each in (start, limit, delta))
+    if all(isinstance(each, int | float) for each in (first, last, step)):
+        bounded([int((last - first) / step)])
+    return torch.arange(first, last, step, dtype=start.dtype)
 
 
 @operator("EyeLike")
 def eye_like(x: Value, *, dtype: int | None = None, k: int = 0) -> Value:
     """1 on a diagonal, 0 elsewhere."""
-    rows, columns = (torch.arange(each) for each in x.shape)
+    rows, columns = (torch.arange(each) for each in bounded(x.shape))
     found = columns.unsqueeze(0) - rows.unsqueeze(1) == k
     return found.to(x.dtype if dtype is None else dtype_of(dtype))
 
@@ -227,6 +237,7 @@ def one_hot(indices: Value, depth: Value, values: Value, *, axis: int = -1) -> V
     rank = places.ndim + 1
     (axis,) = axes_of([axis], rank)
     count = int(count) if isinstance(count, float) else count
+    bounded([*places.shape, count])
     at = torch.arange(count, device=places.device).reshape([-1 if other == axis else 1 for other in range(rank)])
     places = torch.where(places < 0, places + count, places).to(torch.int64).unsqueeze(axis)
     return torch.where(places == at, *(torch.as_tensor(each, dtype=values.dtype) for each in (on, off)))
@@ -249,7 +260,7 @@ def triangle(x: Value, k: Value = None, *, upper: int = 1) -> Value:
     return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
 
 
-@operator("Pad", plain=(1, 2, 3))
+@operator("Pad", plain=(1, 2, 3), only={"mode": ("constant", *_PADS)})
 @operator("Pad", domain=CONTRIB)
 def pad(
     x: Value, given: Value = None, filler: Value = None, axes: Value = None, *, mode: str = "constant",
@@ -264,15 +275,13 @@ def pad(
     used = [axis for axis in range(x.ndim) if not (_is(ends[axis][0], 0) and _is(ends[axis][1], 0))]
     if not used:
         return x
+    bounded([size + before + after for size, (before, after) in zip(x.shape, ends, strict=True)])
     if mode == "constant":
         item = value if filler is None else number(filler)
         flat = [amount for axis in reversed(range(used[0], x.ndim)) for amount in ends[axis]]
         return F.pad(x, flat, value=item)
-    modes = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
-    if mode not in modes:
-        raise ValueError(f"a mode {mode!r} is not read")
     first = min(used[0], x.ndim - 1)
-    return _padded(x, ends, first, modes[mode])
+    return _padded(x, ends, first, _PADS[mode])
 
 
 def _padded(x: Tensor, ends: Sequence[tuple[Any, Any]], first: int, mode: str) -> Tensor:
@@ -314,7 +323,7 @@ def columns_to_image(
     ends = list(pads or (0, 0, 0, 0))
     if ends[:2] != ends[2:] or len(ints(image)) != 2:
         raise ValueError("it is read for two axes that are padded alike at both ends")
-    return F.fold(tensor(x), ints(image), ints(block), tuple(dilations or (1, 1)), tuple(ends[:2]),
+    return F.fold(tensor(x), tuple(ints(image)), tuple(ints(block)), tuple(dilations or (1, 1)), tuple(ends[:2]),
                   tuple(strides or (1, 1)))  # fmt: skip
 
 
@@ -323,7 +332,7 @@ def columns_to_image(
 
 def _window(name: str, *parts: float) -> None:
     def window(size: Value, *, output_datatype: int = 1, periodic: int = 1) -> Value:
-        count = number(size)
+        (count,) = bounded([number(size)])
         steps = torch.arange(count, dtype=torch.float32) / (count if periodic else count - 1)
         waves = [part * torch.cos(2 * torch.pi * at * steps) for at, part in enumerate(parts)]
         return torch.stack(waves).sum(0).to(dtype_of(output_datatype))
@@ -356,7 +365,7 @@ def center_crop_pad(x: Value, shape: Value, *, axes: Ints | None = None) -> Valu
     """The middle of a value, or zeros around it."""
     x = tensor(x)
     along = axes_of(axes, x.ndim) if axes is not None else list(range(x.ndim))
-    for axis, wanted in zip(along, ints(shape), strict=True):
+    for axis, wanted in zip(along, bounded(ints(shape)), strict=True):
         own = x.shape[axis]
         if wanted <= own:
             x = x.narrow(axis, (own - wanted) // 2, wanted)

@@ -43,6 +43,12 @@ class Operator:
     settles: bool = False
     moves: bool = False
     ignores: tuple[str, ...] = ()
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Attributes of which only some values are read."""
+    unread: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    """What of these attributes together is not read, in words; empty for nothing."""
+    results: int | None = None
+    """How many outputs are read at most; any without one."""
     plain: tuple[int, ...] = ()
     given: tuple[str, ...] = ()
     """Which of `opset` and `outputs` the function takes."""

@@ -19,6 +19,11 @@ from torch import Tensor
 MOST_NUMBERS = 4096
 """The most numbers that are kept apart; more are a tensor."""
 
+sym_int: Callable[[Any], Any] = torch.sym_int
+sym_float: Callable[[Any], Any] = torch.sym_float
+sym_max: Callable[[Any, Any], Any] = torch.sym_max
+sym_min: Callable[[Any, Any], Any] = torch.sym_min
+
 Objects = NDArray[np.object_]
 
 
@@ -140,6 +145,17 @@ def small(sizes: Sequence[Any]) -> bool:
     return all(isinstance(size, int) for size in sizes) and prod(sizes) <= MOST_NUMBERS
 
 
+MOST_MADE = 1 << 28
+"""The most numbers that are made from a shape alone."""
+
+
+def bounded(sizes: Sequence[Any]) -> Sequence[Any]:
+    """The sizes. Raises ValueError where what is made of them would be huge."""
+    if (count := prod(abs(size) for size in sizes if isinstance(size, int))) > MOST_MADE:
+        raise ValueError(f"it makes {count:,} numbers, {4e-9 * count:,.1f} GB")
+    return sizes
+
+
 def truncated(a: Any, b: Any) -> Any:
     """A quotient of whole numbers as ONNX has it: towards 0."""
     if isinstance(a, int) and isinstance(b, int):
@@ -153,7 +169,7 @@ def as_type(item: Any, dtype: torch.dtype) -> Any:
     if dtype is torch.bool:
         return bool(item) if not symbolic else item != 0
     if dtype.is_floating_point:
-        return torch.sym_float(item) if symbolic else float(item)
+        return sym_float(item) if symbolic else float(item)
     if symbolic:
-        return torch.sym_int(item)
+        return sym_int(item)
     return int(item) if not isinstance(item, float) or math.isfinite(item) else 0
