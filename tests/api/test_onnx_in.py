@@ -18,7 +18,10 @@ from torch import nn
 
 import boildown as bd
 import no_clock
+from boildown.engine import brought
 from boildown.engine.bench import Bench, signal_to_noise
+from boildown.engine.unread import Unread
+from boildown.surgery.onnx_file import OnnxFile, factory_of
 from conftest import TASK, told
 
 CONFIG = """
@@ -180,13 +183,16 @@ def learned(make, task):
     return model.eval()
 
 
-def test_a_file_for_one_sample_at_a_time_keeps_that_and_is_scored(trained, digits_task, tmp_path):
+def test_a_file_for_one_sample_with_weights_beside_it_keeps_that_and_is_scored(trained, digits_task, tmp_path):
     file = exported(trained, tmp_path / "one.onnx", axes=False)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="one.bin", size_threshold=0)
     run = bd.compress(file, digits_task, TARGET, ladder=["quantize-static"], runs=tmp_path / "runs", verbose=False)
     assert run.outcome is bd.Outcome.TARGET_MET
     (port,) = onnxruntime.InferenceSession(run.best.artifact).get_inputs()
     assert (port.name, port.shape) == ("images.1", [1, 1, 8, 8])
     assert run.attempt(0).measurements["accuracy"].value > 0.9
+    assert {*run.attempt(0).files.files} == {"model.onnx", "one.bin"}
+    assert {*run.best.files.files} == {"model.onnx"}
     with pytest.raises(bd.InputError, match="takes 1 samples at a time"):
         bd.compress(file, digits_task, TARGET, latency=bd.Latency(batch=4), runs=tmp_path / "others", verbose=False)
     assert not (tmp_path / "others").exists()
@@ -243,6 +249,24 @@ def test_a_file_that_cannot_be_read_stays_one_and_is_lightened_as_such(trained, 
     with pytest.raises(bd.InputError, match="counted on the network"):
         bd.compress(file, digits_task, ["macs <= 0.5x"], runs=tmp_path / "others", verbose=False)
     assert not (tmp_path / "others").exists()
+
+
+def test_a_file_in_integers_is_made_float_again_and_told(run, digits_task):
+    model, task, _ = brought.fit(brought.opened(factory_of(run.attempt(1).artifact)), digits_task)
+    file = brought.held(model, task, task.validation).file
+    assert file.quantized
+    assert "made float again" in " ".join(file.notes)
+    assert "whose weights are integers" in file.agreement
+
+
+def test_what_computes_something_else_than_the_file_is_not_taken_for_it(file, digits_task):
+    model, task, _ = brought.fit(brought.opened(factory_of(file)), digits_task)
+    assert isinstance(brought.held(model, task, task.validation), OnnxFile)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)
+    stayed = brought.held(model, task, task.validation)
+    assert isinstance(stayed, Unread)
+    assert "gives other outputs than the file" in stayed.reason
 
 
 def foreign(path):
