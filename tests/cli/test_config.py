@@ -165,3 +165,19 @@ def test_the_command_line_adds_sets_to_those_of_the_file(tmp_path, monkeypatch):
     assert sets == {"night": str(tmp_path / "b c.csv")}
     assert parse_qsl(judged_on("t:f?fog=a", sets).partition("?")[2]) == [("fog", "a"), *sets.items()]
     assert judged_on("t:f", sets_of(None)) == "t:f"
+
+
+def test_a_model_may_be_a_file(write, tmp_path):
+    rest = '[task]\nfactory="t:f"\n[target]\nconditions="size <= 0.5x"\n'
+    assert read_config(write(f'[model]\nonnx = "nets/a.onnx"\n{rest}')).model == str(tmp_path / "nets/a.onnx")
+    named = read_config(
+        write(f'[model]\nfactory = "m:f"\nweights = "w.pt"\nexpected = {{a = 1.0}}\n{rest}'), tmp_path / "b.onnx"
+    )
+    assert (named.model, named.arguments) == (str(tmp_path / "b.onnx"), {"expected": {"a": 1.0}})
+    assert read_config(write(rest), tmp_path / "b.onnx").model == str(tmp_path / "b.onnx")
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(f'[model]\nonnx = "a.pt"\nfactory = "m:f"\nweights = "w.pt"\n{rest}'))
+    assert [mistake.cause.partition(": ")[2] or mistake.cause for mistake in caught.value.mistakes] == [
+        "boildown.toml names onnx and factory in [model].", "boildown.toml names onnx and weights in [model].",
+        "onnx in [model] is 'a.pt'.",
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ import shutil
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -251,3 +252,33 @@ def test_groups_of_nothing_are_refused(call, sold, tmp_path):
         call(tmp_path / "new", "--groups", "patient")
     with pytest.raises(InputError, match="no column 'patient' of groups"):
         call(tmp_path / "new", "--csv", sold, "--predict", "bought", "--groups", "patient")
+
+
+def brought(path, *shape):
+    """An ONNX file with an input of this shape."""
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes)
+        for name, axes in (("x", shape), ("y", shape))
+    ]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph), path)
+    return path
+
+
+def test_a_project_may_begin_with_an_onnx_file(call, pictures, sold, tmp_path):
+    file = brought(tmp_path / "net.onnx", "n", 1, 16, 16)
+    told = call(tmp_path / "seen", "--image-folder", pictures, "--onnx", file)
+    assert "read at 16 x 16 in grey" in told
+    assert "How pictures are normalized net.onnx does not say" in told
+    assert read_config(tmp_path / "seen" / "boildown.toml").model == str(file)
+    assert not (tmp_path / "seen" / "model.py").exists()
+    inputs, _ = next(iter(built(tmp_path / "seen", "task").validation.batches(2)))
+    assert inputs.shape == (2, 1, 16, 16)
+    call(tmp_path / "sold", "--csv", sold, "--predict", "bought", "--onnx", file)
+    assert read_config(tmp_path / "sold" / "boildown.toml").model == str(file)
+    with pytest.raises(InputError, match="the axes of its first input are n, 16, 16, 3"):
+        call(tmp_path / "turned", "--image-folder", pictures, "--onnx", brought(tmp_path / "last.onnx", "n", 16, 16, 3))
+    with pytest.raises(InputError) as caught:
+        call(tmp_path / "wrong", "--csv", sold, "--predict", "bought", "--onnx", sold, "--weights", sold)
+    assert "is no ONNX file" in str(caught.value)
+    assert "--onnx brings its weights along" in str(caught.value)

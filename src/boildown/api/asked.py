@@ -20,6 +20,7 @@ from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latenc
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
+from boildown.engine.brought import check, fit, held, is_brought, opened
 from boildown.engine.budget import Budget, parse_time
 from boildown.engine.described import held_against_data
 from boildown.engine.job import GOALS, Factories, Job
@@ -27,6 +28,7 @@ from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtimes
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
+from boildown.engine.unread import Unread
 from boildown.errors import (
     BoildownError,
     BudgetError,
@@ -44,6 +46,7 @@ from boildown.measuring.environment import free_memory, resolved
 from boildown.runtimes import AUTO, at_hand
 from boildown.surgery.checkpoints import load
 from boildown.surgery.factories import call_factory
+from boildown.surgery.onnx_file import file_of
 from boildown.surgery.weights import copied, plain, precisions, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
@@ -127,7 +130,7 @@ def read(
         students = gather(factories.students, modules or {}, _seed(asked["seed"]))
     building, start = time.perf_counter() - start, time.perf_counter()
     if read_task is not None:
-        if types and isinstance(read_task, Usual):
+        if types and file_of(first) is None and isinstance(read_task, Usual):
             with mistakes:
                 read_task, cast = read_task.in_float(types)
                 notices += cast
@@ -145,6 +148,9 @@ def read(
                     described = held_against_data(read_task)
                     splits = beside(read_task, splits, target, _seed(asked["seed"]))
                     notices += [*splits.notes, *_overlap(read_task, splits), *shared_groups(read_task), *described]
+                    if first is not None and file_of(first) is not None:
+                        first, read_task, of_file = fit(first, read_task)
+                        notices += of_file
                 notices += check_slices(target, read_task, splits, _level(asked["confidence"]))
         except BudgetError:
             unread = read_task.validation
@@ -153,13 +159,23 @@ def read(
     assert read_task is not None
     assert splits is not None
     assert first is not None
+    if not late:
+        first = held(first, read_task, splits.search)
+    file = file_of(first)
+    if isinstance(first, Unread):
+        factories = replace(factories, model=None)  # nothing is made of it that needs a process of its own
+        notices.append(
+            f"{first.file.path.name} stays a file, which methods that change a file can lighten: {first.reason}"
+        )
     job = Job(
         read_task, splits, target, goal=asked["goal"], confidence=asked["confidence"],
         deployment=deployment, rules=rules, device=_device(asked["device"]),
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
         samples=asked.get("samples", True),
+        file={} if file is None else file.ports,
     )  # fmt: skip
+    check(first, job)
     reading = time.perf_counter() - start
     return Read(job, Candidate(first), clock or budget, tuple(notices), building, reading, late)
 
@@ -295,6 +311,8 @@ def _whole(value: Any) -> bool:
 def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...], frozenset[torch.dtype]]:
     """The first model as it will be judged, what was changed, and its own types; the user's own is never touched."""
     loaded: tuple[str, ...] = ()
+    if is_brought(model):
+        return _first_of_file(model, weights)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError.of(
             "The model is TorchScript, which cannot be captured again.",
@@ -310,7 +328,10 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
             )
         model = built.eval()
     elif not isinstance(model, nn.Module):
-        raise ModelError.of(f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module.")
+        raise ModelError.of(
+            f"The model is {type(model).__name__}, no torch.nn.Module.",
+            _CURES.get(type(model).__name__, "Give the trained module."),
+        )
     elif weights is not None:
         model = copied(model)
     first, notices = plain(model)
@@ -319,6 +340,16 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
     return first, (*loaded, *notices), types
+
+
+def _first_of_file(factory: str, weights: str | None) -> tuple[nn.Module, tuple[str, ...], frozenset[torch.dtype]]:
+    """As `_first`, of a file."""
+    if weights is not None:
+        raise ConfigError.of("weights are given, and an ONNX file has its own.", "Leave weights out, or the file.")
+    first, changed = plain(opened(factory))
+    file = file_of(first)
+    notes = () if file is None else file.notes
+    return first, (*notes, *changed), frozenset()
 
 
 def _refuse_endless(model: str) -> None:
@@ -343,6 +374,7 @@ def _refuse_endless(model: str) -> None:
         raise ModelError.of(f"{what} of {made / 1e9:.1f} GB; the weights have {weights / 1e9:.2f}.", cure)
 
 
+_CURES = {"ModelProto": 'Write it to a file, onnx.save(model, "model.onnx"), and give its path.'}
 _BUILDING = 180.0
 _MORE, _SMALL = 32, 1 << 30
 """How many times its weights a network may have, and what it may have in any case."""

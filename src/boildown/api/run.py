@@ -25,6 +25,7 @@ from boildown.engine.attempt import Attempt
 from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
+from boildown.engine.unread import Unread
 from boildown.errors import InputError, install
 from boildown.journal.journal import Journal, readable
 from boildown.journal.rows import AttemptRow, Record
@@ -126,6 +127,11 @@ class Result:
                 f"Attempt {self.number} ({self.rung}) made no model: it {self.state.value}.", "Choose another attempt."
             )
         candidate = load_candidate(self._attempt.folder, self._run.first, self._run.job.students)
+        if isinstance(candidate.model, Unread):
+            raise InputError.of(
+                f"The model stays a file, and has no PyTorch module: {candidate.model.reason}.",
+                f"Use its artifact: {self.artifact}.",
+            )
         if candidate.rewrite is not None:
             raise InputError.of(
                 f"Attempt {self.number} ({self.rung}) was made on the exported file and has no PyTorch module.",

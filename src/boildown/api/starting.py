@@ -22,6 +22,7 @@ from boildown.files import real
 from boildown.measuring.clusters import FEW
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
+from boildown.surgery.onnx_file import input_shapes
 from boildown.tasks.alone import Alone
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import some
@@ -230,6 +231,32 @@ def timm_look(name: str) -> Look:
 def usual_look() -> Look:
     """What most networks for images expect: 224 pixels, normalized as ImageNet is."""
     return Look(224, 3, 0.875, *IMAGENET)
+
+
+def look_of(path: Path) -> Look:
+    """What an ONNX file expects of its images, as far as its first input says it; normalized as ImageNet is.
+
+    Raises ModelError where that is no picture, or one that is laid out otherwise.
+    """
+    shape = next(iter(input_shapes(path)), ())
+    channels, sides = (shape[1], shape[2:]) if len(shape) == 4 else (None, ())
+    square = len({side for side in sides if isinstance(side, int)}) < 2
+    if len(shape) != 4 or not square or (isinstance(channels, int) and channels not in (1, 3)):
+        axes = ", ".join(map(str, shape)) or "none"
+        raise ModelError.of(
+            f"{path.name} takes no square pictures of one or three channels, (n, channels, side, side): "
+            f"the axes of its first input are {axes}.",
+            "Begin without --image-folder, and write the data set in task.py.",
+        )
+    side = next((side for side in sides if isinstance(side, int)), usual_look().size)
+    look = replace(usual_look(), size=side, crop=1.0 if side < usual_look().size else usual_look().crop)
+    return look if channels != 1 else replace(look, channels=1, mean=(0.5,), std=(0.5,))
+
+
+def told_of_look(start: Start, path: Path) -> Start:
+    """The same, saying what of an ONNX file's preprocessing nobody can know."""
+    said = f"How pictures are normalized {path.name} does not say: see mean and std in task.py, and mend them."
+    return replace(start, told=(*start.told, said))
 
 
 def train_first(

@@ -103,7 +103,7 @@ class Verification:
 @watching()
 def verify(
     run: str | Path,
-    model: nn.Module | str | None = None,
+    model: nn.Module | str | Path | None = None,
     task: Task | str | None = None,
     *,
     students: Sequence[nn.Module | str] = (),

@@ -14,6 +14,7 @@ import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
 from boildown.cli.options import RUNS, AsJson, Runs, Sets, echo_json, judged_on, ladders_beginning, sets_of
+from boildown.errors import InputError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +23,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compress(
-    config: Annotated[Path, typer.Argument(help="The configuration file.", metavar="boildown.toml")],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="The configuration, or an ONNX file that is the model.", metavar="boildown.toml|MODEL.onnx"
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Where task and target stand, for an ONNX file; boildown.toml by default."),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", help="A condition; replaces the file's. May be given again."),
@@ -53,7 +63,7 @@ def compress(
     as_json: AsJson = False,
 ) -> int:
     """Boil a model down until it meets the target."""
-    read = read_config(config)
+    read = _read(what, config)
     read = replace(read, task=judged_on(read.task, sets_of(validation)))
     arguments: dict[str, Any] = {**read.arguments, "fresh": fresh}
     if runs != RUNS or "runs" not in arguments:
@@ -82,6 +92,16 @@ def compress(
     else:
         typer.echo(str(run))
     return of_outcome(run.outcome)
+
+
+def _read(what: Path, config: Path | None) -> Config:
+    """What is asked for: by a configuration file, or by one for the ONNX file that is named."""
+    if what.suffix.lower() == ".onnx":
+        return read_config(config or Path("boildown.toml"), what)
+    if config is not None:
+        cause = f"--config {config} is given beside {what}, which is no ONNX file."
+        raise InputError.of(cause, "Name the model first: boildown compress MODEL.onnx --config boildown.toml.")
+    return read_config(what)
 
 
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:

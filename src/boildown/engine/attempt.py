@@ -33,6 +33,7 @@ from boildown.engine.probe import probe
 from boildown.engine.rung import Rung, parse_rung, runtime_of
 from boildown.engine.search import measure_variant
 from boildown.engine.timing import in_doubt
+from boildown.engine.unread import Unread
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -373,7 +374,7 @@ class Climber:
         self._record_layers(attempt, candidate)
 
     def _record_layers(self, attempt: Attempt, candidate: Candidate) -> None:
-        if candidate.rewrite is None:  # the file's layers are its own
+        if candidate.rewrite is None and not isinstance(candidate.model, Unread):  # the file's layers are its own
             found = layers(self.bench.graph(candidate), candidate.plan)
             self.journal.record(attempt.number, LAYERS, {"layers": found})
 
@@ -541,7 +542,7 @@ class Climber:
         written = row.artifact.runtime, row.artifact.version, form, bool(row.artifact.content)
         assert self.bench.first is not None
         runtime = attempt.runtime or self.job.deployment.first
-        if written == (runtime, self.bench.versions[runtime], self.bench.form, bool(self.bench.first.content)):
+        if written == (runtime, self.bench.versions[runtime], self.bench.form, self.bench.stamps):
             attempt.artifact = row.artifact.at(attempt.folder)
             for record in told:
                 if record.kind == _WRITTEN:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from boildown.engine.evaluation import Evaluations
 from boildown.engine.job import Job
 from boildown.engine.parity import first_apart
 from boildown.engine.slices import Rows, Slicer
+from boildown.engine.unread import FileGraph, Unread
 from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
@@ -54,6 +55,7 @@ from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
+from boildown.surgery.onnx_file import SUFFIX
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
@@ -159,7 +161,9 @@ class Bench:
         self._child.begin("boildown.runtimes.calls:load_exporter", self._exporter(self.job.deployment.first))
 
     def graph(self, candidate: Candidate) -> Graph:
-        """The captured float graph of a candidate."""
+        """The captured float graph of a candidate; of one that stays a file what is known of it."""
+        if isinstance(candidate.model, Unread):
+            return cast(Graph, FileGraph(candidate.model))
         with self.timed("export"):
             args, kwargs = self.job.task.example()
             return captured(candidate, args, kwargs)
@@ -205,7 +209,11 @@ class Bench:
 
     def _exported(self, graph: Graph, weights: str, exporter: str) -> Path:
         """The export of a graph with these weights, made once for all runtimes that write from it."""
-        by, ports = get(exporter), getattr(self.job.task, "ports", {})
+        stays: Any = graph
+        if isinstance(stays, FileGraph):  # its methods change the file itself
+            assert self.first is not None
+            return self.first.path
+        by, ports = get(exporter), self.job.ports
         folder = self.folder / "exports" / hash_of([weights, graph.code_hash(), exporter, by.version(), ports])[:16]
         name = f"model{by.suffix}"
         if not folder.exists():
@@ -313,7 +321,7 @@ class Bench:
         """The first layer that an artifact computes otherwise, see `parity.first_apart`: looked at on a few samples."""
         graph, example = self.graph(candidate), self.job.task.example()
         samples = self.job.splits.search
-        count = min(graph.batch if graph.static_batch else _LOOKED_INTO, len(samples))
+        count = min(graph.batch if graph.static_batch else self.job.fixed_batch or _LOOKED_INTO, len(samples))
         inputs, _ = next(iter(samples.subset(range(count)).batches(count)))
         args, kwargs = self.job.task.calls(inputs)[0]
         arrays = flatten(args, kwargs, example)
@@ -349,13 +357,16 @@ class Bench:
 
     def size(self, artifact: Artifact, plain: int | None = None) -> Measurement:
         """Bytes of the artifact, against the first model's float artifact."""
-        return measure_size(artifact, self.first or artifact, plain=plain)
+        what = "the same network as boildown writes it in float" if self.brought else "the plain export"
+        return measure_size(artifact, self.first or artifact, plain=plain, what=what)
 
     def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
         """Parameters and multiply-accumulates per sample, counted on the captured graph.
 
         Raises AttemptError where macs are asked for and an operator of the candidate is not counted.
         """
+        if isinstance(first.model, Unread):
+            return []
         if self.job.asks("macs") and (unknown := self.graph(candidate).uncounted()):
             raise AttemptError(f"Its macs cannot be counted: {', '.join(unknown)} with parameters is not counted.")
         pairs = {
@@ -765,6 +776,16 @@ class Bench:
     def machine(self) -> str:
         """The CPU that verdicts hold for."""
         return str(self._machine.get("cpu") or "this machine")
+
+    @property
+    def stamps(self) -> bool:
+        """Whether artifacts that are written here say who made them; a file that the user brought says what it said."""
+        return self.brought or (self.first is not None and bool(self.first.content))
+
+    @property
+    def brought(self) -> bool:
+        """Whether the first model's artifact is a file of the user's."""
+        return bool(self.job.file) and self.first is not None and self.first.path.suffix == SUFFIX
 
     @property
     def first_hash(self) -> str:

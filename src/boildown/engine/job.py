@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Metric, Task
 from boildown.engine.students import OBJECT, Named, key_of
+from boildown.surgery.onnx_file import fixed_batch
 from boildown.tasks.evaluating import ALONE, Evaluated
 from boildown.tasks.splits import Splits
 
@@ -66,11 +67,25 @@ class Job:
     """The set that is looked at, where that is not the main one."""
     also: tuple[str, ...] = ()
     """Costs that are measured although no condition is about them."""
+    file: Mapping[str, Any] = field(default_factory=dict)
+    """What the file that the first model came as calls its inputs, outputs and axes; see `runtimes.port_names`."""
 
     @cached_property
     def students_key(self) -> str | None:
         """A hash of the students' weights and code, None without any. Raises AttemptError for what is not captured."""
         return key_of(self.students, self.task)
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """What inputs and outputs are called in the files that are written: as the user says, else as in the file."""
+        own: dict[str, Any] = dict(getattr(self.task, "ports", {}))
+        return own | {name: own.get(name) or told for name, told in self.file.items()}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many samples files take at a time, where the one that the first model came as says so."""
+        axes: Mapping[str, Any] = self.file.get("axes", {})
+        return fixed_batch(axes.get("inputs", ()))
 
     @property
     def level(self) -> float:

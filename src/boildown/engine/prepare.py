@@ -6,6 +6,7 @@ Whatever is wrong here is the user's input, found before a run exists.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from boildown.domain.task import Metric
 from boildown.engine import handover
 from boildown.engine.answers import sentence, spoiled
 from boildown.engine.bench import PARTS, Bench, Statistics
+from boildown.engine.brought import is_first, take_in
 from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
@@ -35,6 +37,7 @@ from boildown.engine.metric_checks import (
     outputs_of,
     unsound,
 )
+from boildown.engine.unread import Unread
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -48,6 +51,7 @@ from boildown.errors import (
     in_words,
 )
 from boildown.surgery.graph import Graph, capture
+from boildown.surgery.onnx_file import File, file_of
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
@@ -84,6 +88,7 @@ def prepare(
     Raises ModelError where the model cannot be called, captured or exported, or scores no better
     than guessing; DataError where the data does not fit the model.
     """
+    file = file_of(first.model)
     if measured is None:
         bench.expect_export()
     with bench.timed("measure"):
@@ -95,20 +100,22 @@ def prepare(
         for samples in (job.splits.train, job.splits.calibration):
             if samples is not None:
                 samples.fingerprint(every=False)
-    save_sample(bench.sample(1), bench.folder / FIRST)
+    save_sample(bench.sample(job.fixed_batch or 1), bench.folder / FIRST)
     handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
-        _refuse_fixed_batch(bench.graph(first))
-        _check_names(bench.graph(first), job)
-        if job.asks("macs"):
-            _refuse_uncounted(bench.graph(first))
-        with bench.timed("measure"):
-            _refuse_company(first, job)
-        if measured is None:
-            measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
-            facts = written.facts
-        bench.first = measured
-        agreement = bench.agree(first, measured)
+        if not isinstance(first.model, Unread):
+            _check_graph(bench.graph(first), job)
+        if not isinstance(first.model, Unread):  # of one that is, scores are taken at the batch deployed
+            with bench.timed("measure"):
+                _refuse_company(first, job)
+        if file is not None and is_first(file, job):
+            measured, facts, agreement = _brought(first, file, bench, measured, facts)
+        else:
+            if measured is None:
+                measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
+                facts = written.facts
+            bench.first = measured
+            agreement = bench.agree(first, measured)
     except BudgetError:
         raise
     except (AttemptError, WorkerLost) as error:
@@ -133,6 +140,32 @@ def prepare(
             notices += _scored_beside(bench.on(name), first, measured)
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
+
+
+def _brought(
+    first: Candidate, file: File, bench: Bench, measured: Artifact | None, facts: Mapping[str, Any] | None
+) -> tuple[Artifact, Mapping[str, Any], str]:
+    """The file itself on the bench, the facts of what was read of it, and how well that agrees with it, in words.
+
+    What was read is written once, and held against the network: others are made of that.
+    """
+    runtime, folder = bench.job.deployment.first, bench.folder / FIRST
+    bench.first = measured or take_in(file, runtime, folder)
+    if isinstance(first.model, Unread) or measured is not None:
+        return bench.first, facts or {}, file.agreement
+    own, written = bench.write(first, weights_hash(first.model), folder / "read")
+    bench.agree(first, own)
+    size = own.size
+    shutil.rmtree(folder / "read")
+    return bench.first, {**written.facts, "exported": size}, file.agreement
+
+
+def _check_graph(graph: Graph, job: Job) -> None:
+    """Refuse a captured model that cannot be judged as it is asked."""
+    _refuse_fixed_batch(graph)
+    _check_names(graph, job)
+    if job.asks("macs"):
+        _refuse_uncounted(graph)
 
 
 @contextmanager

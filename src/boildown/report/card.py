@@ -31,6 +31,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
         known, verdict = journal.facts, None if row.verdict is None else Verdict.from_json(row.verdict)
         found = {} if verdict is None else verdict.measurements
         units = {name: m.unit for name, m in found.items()}
+        model = known.get("model", {})
         records = journal.records()
         lost, kept = changed(records, row.number, row.artifact.digest, known, units), floats(records, row.number)
         judged = (m for name, m in found.items() if m.data == "verdict" and base_of(name) == name)
@@ -41,7 +42,7 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
             "attempt": row.number,
             "method": str(row.quote.get("rung", row.rung)),
             "made": dict(about.get("identity", {})),
-            "model": known.get("model", {}).get("class", ""),
+            "model": model.get("file", {}).get("name") or model.get("class", ""),
             "task": known.get("task", ""),
             "status": "not judged" if verdict is None else verdict.status.value,
             "sentence": row.sentence,

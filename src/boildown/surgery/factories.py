@@ -1,7 +1,8 @@
 """Factories: names by which a child process builds what it needs.
 
-`"module:callable"`, `"transformers:FOLDER"` or `"timm:NAME"`. What a callable makes may take settings behind a question
-mark: `"task:build?night=night.csv"` is a task that is judged on the file night.csv too, by the name `night`.
+`"module:callable"`, `"transformers:FOLDER"`, `"timm:NAME"` or `"onnx:FILE"`. What a callable makes may take settings
+behind a question mark: `"task:build?night=night.csv"` is a task that is judged on the file night.csv too, by the name
+`night`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from urllib.parse import parse_qsl
 
 from boildown.errors import InputError, contained
 from boildown.surgery.hub import from_timm, from_transformers, said
+from boildown.surgery.onnx_file import from_onnx
 
-_LIBRARIES = {"transformers": from_transformers, "timm": from_timm}
+_LIBRARIES = {"transformers": from_transformers, "timm": from_timm, "onnx": from_onnx}
 """What stands before the colon in place of a module, and what makes a model of the rest."""
 
 
 @contained()
 def call_factory(name: str) -> Any:
-    """Call `module:callable`, or load a model of a library; see `hub`.
+    """Call `module:callable`, or load a model of a library or a file; see `hub` and `onnx_file`.
 
     Raises InputError naming what cannot be imported, found, loaded or called.
     """
@@ -28,7 +30,7 @@ def call_factory(name: str) -> Any:
     if not module_name or not attribute:
         raise InputError.of(
             f"The factory {name!r} cannot be read.",
-            'Write "module:callable", "transformers:FOLDER" or "timm:NAME".',
+            'Write "module:callable", "transformers:FOLDER", "timm:NAME" or "onnx:FILE".',
         )
     if module_name in _LIBRARIES:
         return _LIBRARIES[module_name](attribute)
