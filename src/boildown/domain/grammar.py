@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from types import MappingProxyType
@@ -299,7 +299,7 @@ def _named(
             raise TargetError(Mistake(f"{shown} does not say of which slices it is the worst.", cure))
         meant = () if name is None else _near(name.base, known)
         raise TargetError(Mistake(f"{shown} cannot be read.", f"{_guess(meant)}Write {_EXAMPLE}."))
-    quantity = _find(name.base, shown, known)
+    quantity = _find(name.base, shown, known, lambda near: str(replace(name, base=near)))
     if not (name.key or name.within):
         return quantity
     if quantity.cost:
@@ -308,13 +308,13 @@ def _named(
     return replace(quantity, name=str(resolved(replace(name, base=quantity.name), shown, slices, sets)))
 
 
-def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
+def _find(name: str, shown: str, known: Mapping[str, _Quantity], whole: Callable[[str], str] = str) -> _Quantity:
     """The metric of this name, in any case. Raises TargetError with near names."""
     folded = {other.casefold(): other for other in known}
     name = name if name in known else folded.get(name.casefold(), name)
     if name in known:
         return known[name]
-    guess = _guess(_near(name, known))
+    guess = _guess([whole(near) for near in _near(name, known)])
     raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
 
 
