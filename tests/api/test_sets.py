@@ -29,7 +29,8 @@ def glare(inputs, severity, generator):
 def task_of(plugged, count=1200, seed=2, **options):
     clean, night = parted(plugged, count, seed)
     return bd.Classification(
-        calibration=plugged.samples(50, 1), validation={"clean": clean, "night": night, "fog": night},
+        train=tuple(part[:30] for part in night), calibration=plugged.samples(50, 1),
+        validation={"clean": clean, "night": night, "fog": night},
         corruptions={"glare": glare}, **options,
     )  # fmt: skip
 
@@ -76,6 +77,7 @@ def test_a_second_set_decides_what_the_main_one_would_let_pass(mirror, night_run
     assert len(looks) == 1, "one look reads all sets"
     notices = [event.data["text"] for event in told if event.kind == "notice"]
     assert "no condition names fog: such a set is not scored" in notices
+    assert "30 of 1200 samples to judge on (night) are also in train: scores may flatter every model" in notices
     assert "accuracy[night] drop <= 2 pp" in str(run)
     shown = run.to_json()
     assert "accuracy[night]" in str(shown)

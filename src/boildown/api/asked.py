@@ -401,13 +401,11 @@ def _overlap(task: Task, splits: Splits) -> list[str]:
     pairs = [("", judged, task.train, learned)]
     if task.test is not None:
         pairs.append(("", judged, task.validation, "validation, on which candidates are chosen"))
-    beside, tests = getattr(task, "others", {}), getattr(task, "tests", {})
-    for name in splits.others.keys() & beside.keys():
-        pairs.append((f" ({name})", tests.get(name) or beside[name], task.train, learned))
-        if name in tests:
-            pairs.append(
-                (f" ({name})", tests[name], beside[name], f"validation[{name}], on which candidates are chosen")
-            )
+    others, tests = getattr(task, "others", {}), getattr(task, "tests", {})
+    for name in (name for name in splits.others if name in others):
+        where, searched = f" ({name})", f"validation[{name}], on which candidates are chosen"
+        pairs.append((where, tests.get(name) or others[name], task.train, learned))
+        pairs += [(where, tests[name], others[name], searched)] if name in tests else []
     notices = []
     for where, judged, other, what in pairs:
         shared = 0 if other is None else overlap(_at_most(other), _at_most(judged))
