@@ -26,8 +26,10 @@ THROUGHPUT = "throughput"
 PATIENCE = 4.0
 """How many times as long is sampled where that many calls are needed for a bound of a quantile."""
 
-_STRETCHES = 6  # of neighbours, that are held against each other
+_STRETCHES = 6  # of neighbours, that are held against each other for a mean
+_PARTS = 10  # of neighbours, that are for a quantile
 _ENOUGH = 32  # values to do so
+_ALIKE = 0.1  # the chance of parts of independent calls to look as if they were not
 _RUNS = 40  # of neighbouring quads, that are drawn together for a ratio
 _FEWEST_RUNS = 20
 _BEYOND = 10  # calls beyond a quantile on either side, for a ratio
@@ -166,25 +168,35 @@ def quantile_interval(values: Floats, q: float, level: float) -> Interval:
     """Distribution-free interval for a quantile from order statistics, bounds one-sided; infinite for too few values.
 
     values: (n,) in the order they were taken. H. A. David and H. N. Nagaraja, Order Statistics (2003), section 7.1.
-    As for the median (`latency.rank_in_series`), neighbours are alike: where the shares beyond the quantile differ
-    between six stretches by more than chance, fewer values are left out.
+    Load comes and goes, and neighbours are alike: where the calls beyond the quantile are spread over ten parts less
+    evenly than chance would (chi square), they count as so many fewer, and by Student's t.
     """
     n, ordered = values.size, np.sort(values)
-    below = special.bdtr(np.arange(n + 1), n, q)  # that so many values or fewer lie below the quantile
+    count = max(1, int(n / _crowding(values > np.quantile(values, q), level)))
+    below = special.bdtr(np.arange(count + 1), count, q)  # that so many values or fewer lie below the quantile
     low = int(np.searchsorted(below, 1 - level, side="right")) - 1
     high = int(np.searchsorted(below, level))
-    if n >= _ENOUGH:
-        beyond = values > np.quantile(values, q)
-        edges = np.linspace(0, n, _STRETCHES + 1).astype(np.intp)
-        shares = np.add.reduceat(beyond.astype(np.float64), edges[:-1]) / np.diff(edges)
-        reach = n * float(special.stdtrit(_STRETCHES - 1, level)) * float(shares.std(ddof=1)) / math.sqrt(_STRETCHES)
-        low, high = min(low, math.floor(n * q - reach) - 1), max(high, math.ceil(n * q + reach))
     return Interval(
-        float(ordered[low]) if low >= 0 else -math.inf,
-        float(ordered[high]) if high < n else math.inf,
+        float(ordered[low * n // count]) if low >= 0 else -math.inf,
+        float(ordered[math.ceil((high + 1) * n / count) - 1]) if high < count else math.inf,
         level,
         "order statistics of the quantile",
     )
+
+
+def _crowding(beyond: NDArray[np.bool_], level: float) -> float:
+    """How many times as much calls beyond a quantile vary from part to part as by chance; 1 where it may be chance."""
+    n, share = beyond.size, float(beyond.mean())
+    if n < _ENOUGH or not 0 < share < 1:
+        return 1.0
+    edges = np.linspace(0, n, _PARTS + 1).astype(np.intp)
+    sizes = np.diff(edges)
+    counts = np.add.reduceat(beyond.astype(np.float64), edges[:-1])
+    chi = float(((counts - share * sizes) ** 2 / (sizes * share * (1 - share))).sum())
+    if chi <= special.chdtri(_PARTS - 1, _ALIKE):
+        return 1.0
+    wider = float(special.stdtrit(_PARTS - 1, level)) / quantile_of_normal(level)
+    return chi / (_PARTS - 1) * wider**2
 
 
 def quantile_ratio_interval(
@@ -242,7 +254,9 @@ def _mean_of_logs(logs: Floats, level: float) -> tuple[float, float]:
     return math.exp(float(logs.mean()) - reach), math.exp(min(float(logs.mean()) + reach, 700.0))
 
 
-def _drawn_quantiles(parts: Sequence[Floats], run_of_quad: NDArray[np.intp], weights: Floats, q: float) -> Floats:
+def _drawn_quantiles(
+    parts: Sequence[Floats], run_of_quad: NDArray[np.intp], weights: NDArray[np.intp], q: float
+) -> Floats:
     """The quantile in every resample, (resamples,); weights, (resamples, runs): how often each run was drawn."""
     values = np.concatenate(parts)
     runs = np.repeat(run_of_quad, [part.size for part in parts])

@@ -27,7 +27,7 @@ INDICES = "indices"
 _DIRECTIONS = {"higher": True, "lower": False}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluated:
     """A number that an evaluation returns; assumed: nobody has said that higher is better."""
 
@@ -163,7 +163,7 @@ def _number(value: Any) -> float | None:
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         one = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
         value = one.item() if one.size == 1 else None
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def _kind(value: Any) -> str:
