@@ -31,7 +31,7 @@ def readings(subjects: int, each: int) -> tuple[Tensor, Tensor]:
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)
     moved = torch.stack([image[:, y : y + 8, x : x + 8] for image, (y, x) in zip(padded, places, strict=True)])
     light = 1 + 0.2 * torch.randn(len(images), 1, 1, 1, generator=random)
-    return light * moved + 0.2 * torch.randn(moved.shape, generator=random), labels
+    return (light * moved + 0.2 * torch.randn(moved.shape, generator=random)).clamp(-1, 1), labels
 
 
 def main() -> int:

@@ -44,9 +44,14 @@ def said(samples: int, groups: int) -> str:
     return f"{samples:,} samples in {groups:,} group{'' if groups == 1 else 's'}"
 
 
+def counted(sizes: Floats) -> float:
+    """As how many groups of one size those of these sizes count where their variance is estimated."""
+    return float(np.square(np.square(sizes).sum()) / np.square(np.square(sizes)).sum())
+
+
 def quantile_of_student(level: float, sizes: Floats) -> float:
     """The quantile at `level` of Student's t for groups of these sizes: groups - 1 degrees, fewer where they differ."""
-    degrees = np.square(np.square(sizes).sum()) / np.square(np.square(sizes)).sum() - 1
+    degrees = counted(sizes) - 1
     return float(special.stdtrit(degrees, level)) if degrees > _LEAST else math.inf  # scipy.stats loads for a second
 
 
@@ -61,7 +66,7 @@ def design_effect(sums: Floats, squares: ArrayLike, sizes: Floats) -> Floats:
     sums, (..., G): of the residuals of each group's samples, which add up to 0. squares, (...): of all
     samples' residuals, added up. sizes, (G,): samples in each group.
     """
-    groups, size = sums.shape[-1], float(np.square(sizes).sum() / sizes.sum())
+    size, groups = float(np.square(sizes).sum() / sizes.sum()), max(counted(sizes), 1 + _LEAST)
     between = np.square(sums).sum(-1) * groups / (groups - 1)
     found: Floats = (between + size**2) / (np.asarray(squares) + size)
     return np.maximum(found, 1.0)
