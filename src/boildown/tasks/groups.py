@@ -238,7 +238,7 @@ def about_groups(file: str, rows: Mapping[str, Sequence[str]], groups: str, targ
 
 def told_of_groups(rows: Mapping[str, Sequence[str]], groups: str) -> list[str]:
     """What a person should know of groups in a table, in sentences: those that are named, or may be there."""
-    if groups in rows:
+    if groups and groups in rows:
         count = len(set(group_ids(rows[groups])))
         return [f"Column {groups!r} says which rows belong together ({count:,} groups): it predicts nothing."]
     name = next((name for name, values in rows.items() if is_evident(name, values)), None)

@@ -97,12 +97,12 @@ class Table:
             mistakes.insert(0, Mistake(f"{path.name} has {len(answers)} rows with a value of {target!r}.", cure))
         mistakes += _unknown(path.name, rows, keep, leave_out)
         mistakes += about_groups(path.name, {target: answers, **rows}, groups, target)
-        if groups in keep:
+        if groups and groups in keep:
             mistakes.append(Mistake(f"{groups!r} cannot be kept: it says which rows belong together.", "Say one."))
         told += told_of_groups(rows, groups)
         columns = []
         for name, values in rows.items():
-            if name in leave_out or name == groups:
+            if name in leave_out or (groups and name == groups):
                 continue
             kept = name in keep
             column, why = (None, "it repeats the target") if values == answers else judge(name, values, keep=kept)
