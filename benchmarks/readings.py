@@ -20,7 +20,7 @@ from torch import Tensor
 import boildown as bd
 from boildown.testing import digits
 
-RUNGS = ("quantize-static", "learned-rounding(bits=4)", "prune(ratio=0.5)")
+RUNGS = ("quantize-static", "prune(ratio=0.5)")
 
 
 def readings(subjects: int, each: int) -> tuple[Tensor, Tensor]:

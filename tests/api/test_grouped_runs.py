@@ -43,9 +43,8 @@ def test_a_run_counts_groups_and_says_so_everywhere(mirror, tmp_path):
 def test_what_was_measured_without_groups_is_not_recalled_with_them(mirror, tmp_path):
     alone, _ = compressed(mirror, tmp_path, None)
     together, _ = compressed(mirror, tmp_path, IDS)
-    again, _ = compressed(mirror, tmp_path, IDS[::-1])
     assert alone.best.measurements["accuracy"].groups is None
-    assert together.best.measurements["accuracy"].groups == again.best.measurements["accuracy"].groups == 400
+    assert together.best.measurements["accuracy"].groups == 400
     assert "reused" in " ".join(together.best.notes), "the candidate is the same"
 
 
