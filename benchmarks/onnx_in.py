@@ -80,7 +80,11 @@ def cell(entry: Entry, exporter: str, path: Path, *, captured: bool = True) -> t
         return "refused", "; ".join(mistake.cause for mistake in error.mistakes[:3])
     except Exception as error:  # noqa: BLE001 - it is what is looked for
         return "wrong", f"{type(error).__name__}: {_first(error)}"
-    session, args = get("onnxruntime").open(path), _flat(entry.samples(3, seed=2))
+    args = _flat(entry.samples(3, seed=2))
+    try:
+        session = get("onnxruntime").open(path)
+    except InputError as error:
+        return "no file", _first(error)
     try:
         wanted = [torch.from_numpy(array) for array in session.run([arg.numpy() for arg in args])]
     except Exception as error:  # noqa: BLE001 - a file that fixes its batch, mostly

@@ -88,7 +88,6 @@ NETWORKS = {
     "texts": (Texts, lambda n: (torch.randint(0, 20, (n, 7), generator=GENERATOR), torch.ones(n, 7).long())),
     "sounds": (Sounds, lambda n: (torch.randn(n, 4, 9, generator=GENERATOR),)),
 }
-EXPORTERS = ("today's", "boildown's", "TorchScript 13", "TorchScript 17")
 
 
 def network(name):
@@ -135,8 +134,17 @@ def files(tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        ("pictures", "today's"),
+        ("pictures", "TorchScript 13"),
+        ("texts", "TorchScript 13"),
+        ("texts", "TorchScript 17"),
+        ("sounds", "boildown's"),
+        ("sounds", "TorchScript 17"),
+    ],
+)
 def test_a_network_comes_back_through_its_file(name, exporter, files):
     found = read(files(name, exporter))
     args = NETWORKS[name][1](3)
@@ -149,22 +157,20 @@ def test_a_network_comes_back_through_its_file(name, exporter, files):
 
 @pytest.mark.parametrize("exporter", ["today's", "TorchScript 13"])
 def test_layers_and_blocks_of_what_comes_back_are_those_of_the_network(exporter, files):
-    example = NETWORKS["pictures"][1](2)
-    ours, theirs = read(files("pictures", exporter)).module, network("pictures")
-    layers = [sorted(layer.weight for layer in place(capture(model, example)).layers) for model in (ours, theirs)]
-    assert layers[0] == layers[1]
-    blocks = [[block.name for block in find_blocks(trainable(model, example, {})[0])] for model in (ours, theirs)]
-    assert blocks[0] == blocks[1] == ["blocks.0", "blocks.1", "blocks.2"]
+    module, example = read(files("pictures", exporter)).module, NETWORKS["pictures"][1](2)
+    names = {name for name, _ in module.named_parameters()}
+    assert {"stem.weight", "blocks.0.conv.weight", "blocks.2.conv.bias", "head.weight", "head.bias"} <= names
+    assert isinstance(module.get_submodule("blocks.1.conv"), nn.Conv2d)
+    blocks = find_blocks(trainable(module, example, {})[0])
+    assert [block.name for block in blocks] == ["blocks.0", "blocks.1", "blocks.2"]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_comes_back_is_captured_with_its_batch_open_and_exported_again(name, files, tmp_path):
-    found, args = read(files(name, "TorchScript 17")), NETWORKS[name][1](2)
-    graph = capture(found.module, args)
-    assert not graph.static_batch
-    get("onnxruntime").export(graph.serialize(), tmp_path / "again.onnx")
+@pytest.mark.parametrize(("name", "exporter"), [("texts", "TorchScript 17"), ("sounds", "TorchScript 17")])
+def test_what_comes_back_is_captured_with_its_batch_open_and_quantized_as_the_network(name, exporter, files):
+    found, args = read(files(name, exporter)), NETWORKS[name][1](2)
+    ours, theirs = capture(found.module, args), capture(network(name), args)
+    assert not ours.static_batch
+    assert ours.macs() == theirs.macs()
+    assert len(place(ours).layers) == len(place(theirs).layers)
     more = NETWORKS[name][1](5)
-    again = get("onnxruntime").open(tmp_path / "again.onnx").run([arg.numpy() for arg in more])
-    wanted = network(name)(*more).detach()
-    np.testing.assert_allclose(again[0], wanted, atol=1e-4)
-    assert graph.macs() == capture(network(name), args).macs()
+    np.testing.assert_allclose(ours.module(*more), network(name)(*more).detach(), atol=1e-4)

@@ -103,9 +103,8 @@ def prepare(
     save_sample(bench.sample(job.fixed_batch or 1), bench.folder / FIRST)
     handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
-        if not isinstance(first.model, Unread):
-            _check_graph(bench.graph(first), job)
         if not isinstance(first.model, Unread):  # of one that is, scores are taken at the batch deployed
+            _check_graph(bench.graph(first), job)
             with bench.timed("measure"):
                 _refuse_company(first, job)
         if file is not None and is_first(file, job):

@@ -87,7 +87,8 @@ def fitted(task: Any, inputs: Sequence[Input], *, leave_open: bool = True) -> tu
     if not (kwargs or told or any(axes)):
         return task, told
     made = copy.copy(task)
-    changed: dict[str, Any] = {"__class__": _by_position(type(task)), "fit_to_file": fit}
+    kind: Any = type(task)
+    changed: dict[str, Any] = {"__class__": _by_position(kind), "fit_to_file": fit}
     if (step := getattr(task, "training_step", None)) is not None:
         changed["training_step"] = partial(_step, step, fit)
     for name, value in changed.items():
@@ -100,10 +101,10 @@ def _step(step: Any, fit: _Fit, model: Any, inputs: Any, target: Any) -> Any:
 
 
 @cache
-def _by_position(kind: type) -> type:
+def _by_position(kind: Any) -> Any:
     """The kind of task, whose calls are a file's; whatever else is asked of it, it is the user's own."""
 
-    class ByPosition(kind):  # type: ignore[misc, valid-type]
+    class ByPosition(kind):  # type: ignore[misc]
         fit_to_file: _Fit
 
         def run(self, model: Runnable, inputs: Any) -> Any:

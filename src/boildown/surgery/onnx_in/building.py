@@ -129,7 +129,7 @@ class Building:
         for part in parts:
             if part.scope and part.path[: len(part.scope)] != part.scope and part.path[:-1] == part.scope[:-1]:
                 part.scope = part.scope[:-1]
-            if part.scope and alone[part.scope] == 1 and part.path == (*part.scope, part.path[-1]):
+            if part.scope and alone[part.scope] == 1 and part.path in (part.scope, (*part.scope, part.path[-1])):
                 part.path, part.scope = part.scope, part.scope[:-1]
             if part.scope and part.path[: len(part.scope)] != part.scope:
                 part.path = (*part.scope, part.path[-1])

@@ -27,7 +27,8 @@ def _whole(x: Tensor) -> Tensor:
 def _causal(query: Tensor, key: Tensor, past: Any = 0) -> Tensor:
     """Which keys a query may see: those up to it, behind `past` older ones."""
     rows = torch.arange(query.shape[-2]).unsqueeze(1)
-    return torch.arange(key.shape[-2]) <= rows + past
+    seen: Tensor = torch.arange(key.shape[-2]) <= rows + past
+    return seen
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

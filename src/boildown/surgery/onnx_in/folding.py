@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -122,10 +123,15 @@ class Folding:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode, torch.no_grad():
             fake = [_fake(value, mode) for value in values]
+            logger = logging.getLogger("torch._subclasses.fake_tensor")
+            level = logger.level
+            logger.setLevel(logging.CRITICAL)
             try:
                 found = known.function(*fake, **settings)
             except Exception:  # noqa: BLE001 - it depends on data: what it gives is no larger, or it fails again
                 return
+            finally:
+                logger.setLevel(level)
         parts = found if isinstance(found, tuple) else (found,)
         size = sum(part.numel() * part.element_size() for part in parts if isinstance(part, FakeTensor))
         if self.bytes + size > MOST_FOLDED:
@@ -229,10 +235,9 @@ def _constant_of(op: Op) -> Tensor | None:
     for name, value in op.attributes.items():
         if name == "value" and isinstance(value, Tensor):
             return value
-        if name in ("value_float", "value_floats"):
-            return torch.tensor(value, dtype=torch.float32)
-        if name in ("value_int", "value_ints"):
-            return torch.tensor(value, dtype=torch.int64)
+        kind = name.removeprefix("value_").upper()
+        if kind in ("FLOAT", "FLOATS", "INT", "INTS") and _fits(value, kind):
+            return torch.tensor(value, dtype=torch.float32 if kind.startswith("FLOAT") else torch.int64)
     return None
 
 
