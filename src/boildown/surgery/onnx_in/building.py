@@ -59,7 +59,7 @@ class Building:
 
     # ---- one graph -------------------------------------------------------------------------------
 
-    def build(self, body: Body) -> GraphModule:
+    def build(self, body: Body) -> nn.Module:
         """The module of a file. Raises InputError with all that cannot be built."""
         inputs, outputs = body.inputs, body.outputs
         parts = _Parts(self, body, {}).made()
@@ -73,7 +73,7 @@ class Building:
 
     def branch(
         self, body: Body, outer: Mapping[str, Constant], settled: Iterable[str], prefix: Path
-    ) -> tuple[GraphModule, list[str]]:
+    ) -> tuple[nn.Module, list[str]]:
         """The module of a branch, and the values from outside that it is called with."""
         parts = _Parts(self, body, outer, settled).made()
         places = [self.constant_of(name, body, outer) for name in body.outputs]
@@ -160,7 +160,7 @@ class Building:
     def _assembled(
         self, parts: Sequence[Part], prefix: Path, inputs: Sequence[str], outputs: Sequence[str], root: nn.Module, *,
         inside: bool = False,
-    ) -> GraphModule:  # fmt: skip
+    ) -> nn.Module:  # fmt: skip
         """The parts as a graph that calls them, and blocks of them, in order."""
         graph, values = Graph(), dict[str, Any]()
         if not prefix and not inside:
@@ -197,7 +197,8 @@ class Building:
         graph.output(results[0] if len(results) == 1 else results)
         for key, path in self.named.items() if not prefix and not inside else ():
             _put(root, path, self.parameters["of", key])
-        return GraphModule(root, graph, "Block" if prefix else "Network").eval()
+        made = GraphModule(root, graph, "Network").eval()
+        return Block(made) if prefix else made
 
 
 def refuse_unknown(body: Body, faults: Faults) -> None:
@@ -242,6 +243,21 @@ def _blocks(parts: Sequence[Part], depth: int) -> list[Part | tuple[Path, list[P
         else:
             found.append((whole, [part]))
     return [run[1][0] if isinstance(run, tuple) and len(run[1]) == 1 else run for run in found]
+
+
+class Block(nn.Module):
+    """A part of the whole that the file names as a module; of a GraphModule, `torch.export` would not tell calls."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__()
+        for name, child in graph.named_children():
+            self.add_module(name, child)
+        self._compute = type(graph).forward
+        self.eval()
+
+    def forward(self, *values: Any) -> Any:
+        """What the nodes of the block give."""
+        return self._compute(self, *values)  # type: ignore[arg-type]
 
 
 class _Parts:

@@ -157,7 +157,20 @@ def _parsed(path: Path) -> ModelProto:
         ) from error
     if not model.HasField("graph"):
         raise InputError.of(f"{path} is not an ONNX file: it holds no graph.", "Check the path, or export again.")
+    if _no_text(model):
+        raise InputError.of(f"{path} holds a name that is no UTF-8 text.", "Bring it back from a copy.")
     return model
+
+
+def _no_text(message: Any) -> bool:
+    """Whether a name anywhere in a message is not UTF-8: protobuf gives it as bytes."""
+    for kind, value in message.ListFields():
+        if kind.type not in (kind.TYPE_STRING, kind.TYPE_MESSAGE):
+            continue
+        for inner in value if kind.is_repeated else (value,):
+            if isinstance(inner, bytes) or (kind.type == kind.TYPE_MESSAGE and _no_text(inner)):
+                return True
+    return False
 
 
 def _line(error: BaseException) -> str:
