@@ -130,6 +130,9 @@ def test_a_forecast_is_marked_and_stays_so():
     told = str(Quote((Line("shrink", 1.0, forecast),)))
     assert "0.53x ~" in told
     assert LEGEND in told
-    known = from_quote({**forecast.quote(), "rung": "prune"}, type("Job", (), {"target": Target(()), "quality": ()})())
+    known = from_quote(
+        {**forecast.quote(), "rung": "prune"},
+        type("Job", (), {"target": Target(()), "quality": (), "deployment": Deployment()})(),
+    )
     assert known.costs["latency"].noisy
     assert LEGEND not in str(Quote((Line("shrink", 1.0, Forecast("shrink", 1.0, {"latency": latency(STILL)})),)))
