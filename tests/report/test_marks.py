@@ -10,6 +10,7 @@ from made_up_run import write_run
 from rich.console import Console
 
 from boildown.api.run import show
+from boildown.domain.deployment import Deployment
 from boildown.domain.measurement import LEGEND, NOISE, Measurement
 from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Verdict, judge
