@@ -197,8 +197,8 @@ class Building:
         graph.output(results[0] if len(results) == 1 else results)
         for key, path in self.named.items() if not prefix and not inside else ():
             _put(root, path, self.parameters["of", key])
-        made = GraphModule(root, graph, "Network").eval()
-        return Block(made) if prefix else made
+        network = GraphModule(root, graph, "Network").eval()
+        return Block(network) if prefix else network
 
 
 def refuse_unknown(body: Body, faults: Faults) -> None:
@@ -257,7 +257,7 @@ class Block(nn.Module):
 
     def forward(self, *values: Any) -> Any:
         """What the nodes of the block give."""
-        return self._compute(self, *values)  # type: ignore[arg-type]
+        return self._compute(self, *values)
 
 
 class _Parts:
