@@ -87,7 +87,7 @@ def test_slices_are_read_and_written_canonically(text, metric, form, bound, cano
         ("accuracy[nihgt] drop <= 2 pp", ["no data set 'nihgt'", "`accuracy[night]`", "clean"]),
         ("accuracy[noise:9] drop <= 2 pp", ["no data set 'noise:9'", "`accuracy[noise:"]),
         ("accuracy[stop] drop <= 2 pp", ["no data set 'stop'", "`accuracy[class=stop]`"]),
-        ("accuray[class=stop] >= 90 %", ["no metric 'accuray'", "`accuracy`"]),
+        ("accuray[class=stop] >= 90 %", ["no metric 'accuray'", "`accuracy[class=stop]`"]),
         ("size[class=stop] <= 0.3x", ["whole file", "`size"]),
         ("worst class latency <= 3 ms", ["whole file", "`latency"]),
         ("worst accuracy drop <= 5 pp", ["not say of which slices", "`worst class accuracy"]),
