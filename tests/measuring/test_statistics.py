@@ -347,3 +347,10 @@ def test_looks_spend_no_more_than_alpha() -> None:
     assert sum(1 - level_at_look(0.95, k) for k in range(1, 1000)) < 0.05
     with pytest.raises(ValueError, match="counted from 1"):
         level_at_look(0.95, 0)
+
+
+def test_counts_that_were_divided_may_exceed_the_number_of_samples_by_rounding():
+    n = 236.3
+    assert clopper_pearson(n * (1 + 1e-15), n, 0.95) == clopper_pearson(n, n, 0.95)
+    with pytest.raises(ValueError, match="is not a proportion"):
+        clopper_pearson(n + 1, n, 0.95)

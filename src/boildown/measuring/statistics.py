@@ -78,8 +78,9 @@ def clopper_pearson(right: float, n: float, level: float) -> Interval:
     Each is wrong no more often than 1 - level, however small that is; a score interval's far tails are wrong two and
     three times as often, for proportions are skewed.
     """
-    if not 0 <= right <= n or n <= 0:
+    if not 0 <= right <= n * _ROUNDED or n <= 0:
         raise ValueError(f"{right} of {n} is not a proportion")
+    right = min(right, n)
     low = float(special.betaincinv(right, n - right + 1, 1 - level)) if right > 0 else 0.0
     high = float(special.betaincinv(right + 1, n - right, level)) if right < n else 1.0
     return Interval(low, high, level, "Clopper-Pearson")
