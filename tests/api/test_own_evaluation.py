@@ -68,6 +68,8 @@ def test_without_indices_the_verdict_says_so_and_nothing_is_asked_twice(digits_m
     assert finding.status is Status.MET
     assert "no confidence interval" in finding.sentence()
     assert "takes no indices" in finding.sentence()
+    assert "first model: " in str(made)
+    assert " n = 0" not in str(made)
     assert len(calls) == 2
     again = run(digits_model, counted, ["score drop <= 0.03", "size <= 0.4x"], tmp_path)
     assert len(calls) == 3  # the first model's, with which the rest is known

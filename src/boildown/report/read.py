@@ -239,7 +239,7 @@ def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> Findi
         observed=marked(finding.shown, noisy=noisy and not finding.noisy),  # older journals have no mark
         first=format_value(measurement.first, unit) if measurement and measurement.first is not None else "",
         interval=_interval(finding.interval, unit, condition),
-        samples=_count(measurement) if measurement and measurement.data else "",
+        samples=_count(measurement) if measurement and measurement.data and measurement.samples else "",
         doubt="; ".join(filter(None, doubts)),
     )
 

@@ -41,7 +41,9 @@ def summary(shown: ReportFacts) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f"{figure.metric} {figure.value}" + (f" (n = {figure.samples.split()[0]})" if figure.drop else "")
+    return f"{figure.metric} {figure.value}" + (
+        f" (n = {figure.samples.split()[0]})" if figure.drop and figure.samples else ""
+    )
 
 
 def _attempts(shown: ReportFacts) -> list[str]:
