@@ -25,7 +25,7 @@ from boildown.tasks.repeats import Labels, Repeats, repeats, within
 
 Ids = NDArray[np.str_]
 
-_JUDGED = ("validation", "test")
+_LEARNED = ("train", "calibration")
 _MISSING = frozenset({"None", "nan", "NaN", "NaT", "<NA>"})
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
 _EVIDENT = re.compile(
@@ -59,11 +59,11 @@ def read_groups(given: Any, data: Mapping[str, Samples]) -> dict[str, Ids]:
     if given is None:
         return {}
     mistakes, found = Mistakes(), dict[str, Ids]()
-    verdict = next((name for name in reversed(_JUDGED) if name in data), "")
     for name, ids in _by_name(given, data).items():
+        tested = "test" if name == "validation" else f"test[{name}]"
         with mistakes:
             read = _column(name, data[name], ids) if isinstance(ids, str) else _listed(name, ids)
-            found[name] = _checked(name, read, len(data[name]), judged=name == verdict)
+            found[name] = _checked(name, read, len(data[name]), judged=name not in _LEARNED and tested not in data)
     mistakes.raise_all()
     return found
 
@@ -88,7 +88,7 @@ def _by_name(given: Any, data: Mapping[str, Samples]) -> dict[str, Any]:
             )
         return {str(name): ids for name, ids in given.items() if ids is not None}
     if isinstance(given, str):
-        return {name: given for name, part in data.items() if name in _JUDGED or _held(part, given) is not None}
+        return {name: given for name, part in data.items() if name not in _LEARNED or _held(part, given) is not None}
     if "test" in data:
         raise DataError.of(
             "groups holds ids for the validation data, and the verdict is found on the test data.",
@@ -157,7 +157,8 @@ def _column(name: str, samples: Samples, key: str) -> list[str | None]:
     if held is None:
         raise DataError.of(
             f"groups = {key!r} names nothing in the {name} data.",
-            "Name a key of its items, or an attribute of the data set with one id for each; or give the ids.",
+            "Name a key of its items, or an attribute of the data set with one id for each; or give the ids, "
+            "groups={name of the data: ids}, of those whose samples belong together.",
         )
     (column, whole), (source, indices) = held, source_of(samples)
     ids = _listed(name, column if isinstance(column, np.ndarray | torch.Tensor) else list(column))
@@ -305,17 +306,19 @@ def units_of(name: str, samples: Samples, ids: Ids | None) -> Units:
 
 def shared_groups(task: Task) -> Iterator[str]:
     """Notices where groups to judge on also serve something else."""
-    judged = "validation" if task.test is None else "test"
-    others = [("train", "train: scores may flatter every model")]
-    if judged == "test":
-        others.append(("validation", "validation, on which candidates are chosen"))
-    ours = groups_of(task, judged)
-    for other, what in others:
-        theirs = groups_of(task, other)
+    learned, searched = "train: scores may flatter every model", "validation, on which candidates are chosen"
+    pairs = [("validation", "train", learned)] if task.test is None else [("test", "train", learned)]
+    pairs += [] if task.test is None else [("test", "validation", searched)]
+    tests = getattr(task, "tests", {})
+    pairs += [(f"test[{name}]" if name in tests else name, "train", learned) for name in getattr(task, "others", {})]
+    pairs += [(f"test[{name}]", name, f"validation[{name}], on which candidates are chosen") for name in tests]
+    for judged, other, what in pairs:
+        ours, theirs = groups_of(task, judged), groups_of(task, other)
         if ours is not None and theirs is not None and (both := np.intersect1d(ours, theirs)).size:
+            where = "" if judged in ("validation", "test") else f" ({judged})"
             yield (
-                f"{both.size:,} of {np.unique(ours).size:,} groups to judge on are also in {what}. Part the data by "
-                "group, not by sample"
+                f"{both.size:,} of {np.unique(ours).size:,} groups to judge on{where} are also in {what}. Part the "
+                "data by group, not by sample"
             )
 
 

@@ -76,6 +76,17 @@ class Judged:
             for name, samples in sets.items()
         }
 
+    def called_as_sets(self, groups: Any) -> Any:
+        """Groups by the names of data sets, which may be called as in messages, and the main set by its name."""
+        if not isinstance(groups, Mapping):
+            return groups
+        names = {self.main: "validation", f"validation[{self.main}]": "validation", f"test[{self.main}]": "test"}
+        names |= {f"validation[{name}]": name for name in self.others}
+        called = [names.get(name, name) for name in groups]
+        if twice := [name for name in dict.fromkeys(called) if called.count(name) > 1]:
+            raise DataError.of(f"groups holds ids of {', '.join(map(str, twice))} twice.", "Give them once.")
+        return dict(zip(called, groups.values(), strict=True))
+
     def copied(self) -> Self:
         """The same task, whose data sets may be exchanged."""
         made = copy.copy(self)

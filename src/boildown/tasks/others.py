@@ -6,7 +6,7 @@ Only those that a condition names are scored, `accuracy[night] drop <= 2 pp` or 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -81,7 +81,7 @@ def _beside(task: Task, splits: Splits, target: Target, seed: int, part: Part) -
         with mistakes:
             if name in others:
                 found[name] = part(name, others[name], tests.get(name))
-                notes += [f"{name}: {note}" for note in found[name].notes]
+                notes += [f"{name}: {note}" for note in (*found[name].notes, *_ungrouped(task, name))]
             else:
                 found[name] = _corrupted(task, splits, name, seed)
                 notes += found[name].notes
@@ -114,6 +114,15 @@ def _corrupted(task: Task, splits: Splits, name: str, seed: int) -> Splits:
 
     notes = tuple(filter(None, (told, tried(corrupted(main, change, meant, seed, key)))))
     return replace(splits, search=changed(splits.search), verdict=changed(splits.verdict), notes=notes, others={})
+
+
+def _ungrouped(task: Task, name: str) -> Iterator[str]:
+    """A word where samples of the main set are in groups, and those of another that is judged on are not."""
+    tests = getattr(task, "tests", {})
+    main = groups_of(task, "validation" if task.test is None else "test")
+    own = _test(name) if name in tests else name
+    if main is not None and groups_of(task, own) is None:
+        yield f"its samples are in no groups, so that each of them counts: groups={{{own!r}: ids}} says which do not"
 
 
 def _test(name: str) -> str:
