@@ -67,6 +67,11 @@ def test_a_target_names_what_nobody_has_said_and_the_unit_tells_a_share() -> Non
     assert "higher is taken to be better of map, recall" in notices[0]
     assert "no interval" in notices[1]
     assert task().evaluated == ()
+    said = task(metrics={"map": "higher", "error": "lower", "mine": "rmse"})
+    made, target, _ = wanted(said, ["map drop <= 1 pp", "Error <= 5 %", "mine <= 3"])
+    assert evaluated(made) == {"map": (True, "fraction"), "error": (False, "fraction"), "mine": (False, "")}
+    assert [c.bound for c in target.conditions] == [0.01, 0.05, 3.0]
+    assert evaluated(wanted(said, ["map drop <= 0.01"])[0])["map"] == (True, "")
 
 
 def test_a_slip_in_the_name_of_a_cost_is_no_name_of_an_evaluation() -> None:
@@ -119,6 +124,7 @@ def test_numbers_of_every_library_are_taken(number: Any) -> None:
         (torch.rand(3), (), "Tensor of shape (3,)"),
         ({}, (), "no number"),
         ({"mAP": 0.3}, ("map",), "Did you mean 'mAP'"),
+        ({"map": 0.3}, ("accuracy",), "with metrics=['accuracy'] boildown scores accuracy itself"),
         (0.3, ("map", "recall"), "names map, recall"),
         ({"a b": 0.3}, (), "cannot be called"),
     ],

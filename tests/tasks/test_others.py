@@ -7,9 +7,12 @@ import torch
 from PIL import Image
 
 import boildown as bd
+from boildown.api.wanted import wanted
 from boildown.domain.grammar import base_of, set_of
+from boildown.engine.job import Job
 from boildown.errors import DataError, InputError, TargetError
 from boildown.surgery.factories import call_factory
+from boildown.tasks.groups import shared_groups
 from boildown.tasks.images import image_folder
 from boildown.tasks.others import beside, judged_beside, target_of
 from boildown.tasks.splits import resolve
@@ -102,7 +105,6 @@ def test_every_set_is_checked_as_the_main_one_and_named():
     assert told == [
         "Validation[nan] item 7 has an input that is NaN or infinite.",
         "The validation[wide] inputs have shape (6,) (float32); those of the main set shape (5,) (float32).",
-        "The validation[none] data has no targets.",
         "The validation[long] inputs have shape (5,) (float64); those of the main set shape (5,) (float32).",
         "The validation[empty] data is empty.",
         "A validation[negative] label is -1.",
@@ -239,3 +241,64 @@ def test_a_factory_takes_sets_behind_a_question_mark(tmp_path, monkeypatch):
         call_factory("factory_of_sets:build?night=night.csv")
     with pytest.raises(InputError, match="takes no data sets to judge on"):
         call_factory("factory_of_sets:model?night=night.csv")
+
+
+def test_a_set_without_targets_may_be_held_against_the_first_model():
+    task = bd.Classification(validation={"clean": data(), "night": data(50, 1)[0]})
+    assert task.check() == []
+    _, target, _ = wanted(task, ["accuracy drop <= 1 pp", "agreement[night] >= 90 %"])
+    on_night = Job(task, beside(task, resolve(task, 0), target, 0), target).on("night")
+    assert [metric.name for metric in on_night.metrics] == ["agreement", "divergence"]
+    with pytest.raises(InputError, match=r"validation\[night\] data has no targets, which accuracy\[night\]"):
+        wanted(task, ["accuracy[night] drop <= 1 pp", "accuracy drop <= 1 pp"])
+
+
+def test_what_needs_targets_is_refused_of_slices_too():
+    task = bd.Classification(validation=data()[0], slices={"site": ["A", "B"] * 20})
+    asked = ["accuracy[site=A] drop <= 1 pp", "worst site accuracy >= 90 %", "worst site agreement >= 90 %"]
+    with pytest.raises(InputError) as refused:
+        wanted(task, asked)
+    assert [mistake.cause for mistake in refused.value.mistakes] == [
+        "The validation data has no targets, which accuracy[site=A] drop <= 1 pp, worst site accuracy >= 90 % needs."
+    ]
+
+
+# -- groups -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("clean", "night"), ("validation", "validation[night]")])
+def test_groups_of_every_set_count_whatever_it_is_called(names):
+    given = {names[0]: [i // 4 for i in range(40)], names[1]: [i // 5 for i in range(50)]}
+    task = bd.Classification(validation={"clean": data(), "night": data(50, 1)}, groups=given)
+    _, splits = parted(task, "accuracy[night] drop <= 1 pp")
+    assert splits.verdict_grouped
+    assert splits.others["night"].verdict_grouped
+    assert len(set(splits.others["night"].verdict_clusters)) == 10
+
+
+def test_a_set_without_groups_beside_one_that_has_them_is_told():
+    sets = {"clean": data(), "night": data(50, 1), "fog": data(60, 2)}
+    task = bd.Classification(validation=sets, groups=[i // 4 for i in range(40)])
+    _, splits = parted(task, "accuracy[night] drop <= 1 pp")
+    assert [note for note in splits.notes if "in no groups" in note] == [
+        "night: its samples are in no groups, so that each of them counts: groups={'night': ids} says which do not"
+    ]
+
+
+def test_groups_of_other_sets_are_checked_as_those_of_the_main_one():
+    sets = {"clean": data(), "night": data(50, 1)}
+    with pytest.raises(DataError, match=r"Its data sets are: validation, night\."):
+        bd.Classification(validation=sets, groups={"nihgt": [1] * 50})
+    with pytest.raises(DataError, match="All 50 night samples are of one group"):
+        bd.Classification(validation=sets, groups={"night": [1] * 50})
+    with pytest.raises(DataError, match="ids of validation twice"):
+        bd.Classification(validation=sets, groups={"clean": range(40), "validation": range(40)})
+    items = [{"x": torch.rand(3), "who": i // 2, "label": i % 2} for i in range(20)]
+    plain = [{"x": torch.rand(3), "label": i % 2} for i in range(20)]
+    with pytest.raises(DataError, match="'who' names nothing in the night data"):
+        bd.Classification(validation={"clean": items, "night": plain}, groups="who")
+    task = bd.Classification(train=items, validation={"clean": items, "night": items}, groups="who")
+    assert [note[:44] for note in shared_groups(task)] == [
+        "10 of 10 groups to judge on are also in trai",
+        "10 of 10 groups to judge on (night) are also",
+    ]

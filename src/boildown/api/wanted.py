@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from boildown.domain.grammar import COSTS, base_of, unknown_names
+from boildown.domain.grammar import COSTS, base_of, set_of, unknown_names
 from boildown.domain.target import Target
 from boildown.domain.task import Metric, Task
 from boildown.engine.costs import PLANNED
@@ -30,10 +30,11 @@ def wanted(task: Task, texts: Any) -> tuple[Task, Target, tuple[str, ...]]:
     with mistakes:
         target = target_of(task, texts, metrics)
         refuse_parts(target, (*getattr(task, "evaluated", ()),))
+    with mistakes:
+        refuse_unlabelled(task, target)
     if not getattr(task, "labelled", True):
-        with mistakes:
-            task, told = _unlabelled(task, target)
-            notices += told
+        task, told = _unlabelled(task)
+        notices += told
     mistakes.raise_all()
     return task, target, tuple(notices)
 
@@ -77,8 +78,12 @@ def _evaluated(task: Task, texts: Any) -> tuple[Task, list[str]]:
         return task, []
     offered: tuple[Metric, ...] = getattr(task, "likeness", ())
     declared = getattr(task, "evaluated", ())
-    found = unknown_names(texts, (*task.metrics, *offered, *declared))
-    named = (*declared, *(assumed(name, unit) for name, unit in found.items()))
+    found = unknown_names(texts, (*task.metrics, *offered, *(each for each in declared if not each.open)))
+    units = {name.casefold(): unit for name, unit in found.items()}
+    declared = tuple(each.bounded(units.get(each.name.casefold(), "")) if each.open else each for each in declared)
+    known = {each.name.casefold() for each in declared}
+    others = (assumed(name, unit) for name, unit in found.items() if name.casefold() not in known)
+    named = (*declared, *others)
     made: Any = copy.copy(task)
     made.evaluated = named
     taken = [metric.name for metric in named if metric.assumed] or ([] if named else [ALONE])
@@ -94,17 +99,29 @@ def _evaluated(task: Task, texts: Any) -> tuple[Task, list[str]]:
     return made, notices
 
 
-def _unlabelled(task: Any, target: Target) -> tuple[Task, list[str]]:
-    """The task without the metrics that need targets, which the data to judge on lacks. Raises InputError."""
-    needing = {metric.name for metric in task.metrics}
-    if asked := [condition.text for condition in target.conditions if condition.metric in needing]:
-        raise InputError(
-            Mistake(
-                f"The validation data has no targets, which {', '.join(asked)} needs.",
-                "Let items be (inputs, target), or dicts with a key 'label' or 'target'; without them ask for "
-                "agreement or divergence.",
-            )
+def refuse_unlabelled(task: Task, target: Target) -> None:
+    """Raise InputError for conditions on metrics that need targets, of data that has none."""
+    needing, labelled = {metric.name for metric in task.metrics}, getattr(task, "labelled", True)
+    without: dict[str, list[str]] = {}
+    for condition in target.conditions:
+        name = set_of(condition.metric)
+        has = getattr(task, "labelled_on", lambda _: True)(name) if name else True
+        if base_of(condition.metric) in needing and not (labelled and has):
+            without.setdefault("" if not labelled else f"[{name}]", []).append(condition.text)
+    mistakes = [
+        Mistake(
+            f"The validation{which} data has no targets, which {', '.join(asked)} needs.",
+            "Let items be (inputs, target), or dicts with a key 'label' or 'target'; without them ask for "
+            "agreement or divergence.",
         )
+        for which, asked in without.items()
+    ]
+    if mistakes:
+        raise InputError(*mistakes)
+
+
+def _unlabelled(task: Any) -> tuple[Task, list[str]]:
+    """The task without the metrics that need targets, which the data to judge on lacks, and what to tell of that."""
     made: Task = task.without_labels()
     beside = "what evaluate returns, and " if task.evaluate is not None else ""
     return made, [f"the validation data has no targets: quality is {beside}how far outputs are the first model's"]

@@ -129,7 +129,10 @@ class Job:
         """What is asked for on one of the other sets, by the names of the task's metrics."""
         asked = (c for c in self.target.conditions if set_of(c.metric) == name)
         target = Target(tuple(replace(condition, metric=base_of(condition.metric)) for condition in asked))
-        return replace(self, splits=self.splits.others[name], target=target, where=name)
+        task: Any = self.task
+        if self.task.metrics and not getattr(task, "labelled_on", lambda _: True)(name):
+            task = task.without_labels()
+        return replace(self, task=task, splits=self.splits.others[name], target=target, where=name)
 
     def sliced(self, *, asked: bool = False) -> tuple[Name, ...]:
         """What is measured of slices: for every key the worst with all of them, and each that a condition is about.

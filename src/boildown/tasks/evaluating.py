@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -37,6 +37,15 @@ class Evaluated:
     range: tuple[float, float] = (-math.inf, math.inf)
     assumed: bool = False
     decomposable: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing is said of its unit and range."""
+        return not self.unit and self.range == (-math.inf, math.inf)
+
+    def bounded(self, unit: str) -> Evaluated:
+        """The same, of which a target says no more than the unit of its bound: in % or pp it is a share."""
+        return replace(self, unit=FRACTION, range=(0.0, 1.0)) if unit in ("%", "pp") else self
 
     def statistic(self, output: Any, target: Any) -> Any:
         """None: nothing is known of single samples."""
@@ -80,9 +89,7 @@ def assumed(name: str, unit: str = "") -> Evaluated:
     if name in METRICS:
         known = metric(name)
         return Evaluated(name, known.higher_is_better, unit_of(known), known.range)
-    if unit in ("%", "pp"):
-        return Evaluated(name, unit=FRACTION, range=(0.0, 1.0), assumed=True)
-    return Evaluated(name, assumed=True)
+    return Evaluated(name, assumed=True).bounded(unit)
 
 
 def _declared(metrics: Mapping[Any, Any]) -> tuple[Evaluated, ...]:
@@ -151,9 +158,11 @@ def values_of(returned: Any, names: Sequence[str]) -> dict[str, float]:
         folded = {str(name).casefold(): str(name) for name in returned}
         near = difflib.get_close_matches(missing[0].casefold(), folded, n=1)
         guess = f"Did you mean {folded[near[0]]!r}? " if near else ""
+        scored = [name for name in missing if name in METRICS]
+        own = f"; with metrics={scored} boildown scores {', '.join(scored)} itself" if scored else ""
         raise InputError.of(
             f"evaluate returned {', '.join(map(str, returned))}, and not {', '.join(missing)}.",
-            f"{guess}Let it return what the target and metrics= name, of every model.",
+            f"{guess}Let it return what the target and metrics= name, of every model{own}.",
         )
     return found
 

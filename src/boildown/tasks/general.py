@@ -105,8 +105,8 @@ class Task(Judged):
         target if it takes two things. None is no slice. Slices by class are there where targets are classes.
     groups: which samples belong together, of one patient, video or speaker: they are never parted, and intervals count
         groups. One id (a text or a number) for each validation sample; a dict of such lists by the name of the data set
-        (train, calibration, validation, test); or the key under which items hold theirs, which is no input then (or a
-        column of a table, or an attribute of the data set with one for each item).
+        (train, calibration, validation, test, those of several sets); or the key under which items hold theirs, which
+        is no input then (or a column of a table, or an attribute of the data set with one for each item).
     corruptions: `{"fog": fn}`: functions of your own beside those that are shipped, for `accuracy[fog:2] >= 80 %`.
         `fn(inputs, severity, generator)` gets the inputs of one sample as a batch of one and a torch.Generator to draw
         all random numbers from, and returns them changed, in the same shapes and types.
@@ -183,6 +183,7 @@ class Task(Judged):
         self.test = attempt(self.read, "test", sets.test)
         self.others = {name: attempt(self.read, f"validation[{name}]", data) for name, data in sets.others.items()}
         self.tests = {name: attempt(self.read, f"test[{name}]", data) for name, data in sets.tests.items()}
+        groups = attempt(self.called_as_sets, groups)
         self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self._every())
         for name, samples in without_groups(groups, self._every()).items():
             self._put(name, samples)
@@ -340,14 +341,13 @@ class Task(Judged):
     @cached_property
     def labelled(self) -> bool:
         """Whether the data to judge on has targets; data that cannot be read counts as if it had."""
-        try:
-            judged = [samples for samples in (self.validation, self.test) if samples is not None and len(samples)]
-            with contained():
-                return all(next(samples.subset([0]).batches(1))[1] is not None for samples in judged)
-        except Cancelled:
-            raise
-        except Exception:  # noqa: BLE001 - a user's data set may raise anything: `check` tells
-            return True
+        return all(map(_has_targets, (self.validation, self.test)))
+
+    def labelled_on(self, name: str) -> bool:
+        """As `labelled`, of one of the other sets; a corruption has what the main set has."""
+        if name not in self.others:
+            return self.labelled
+        return all(map(_has_targets, (self.others[name], self.tests.get(name))))
 
     def without_labels(self) -> Task:
         """The task with no metric that needs targets."""
@@ -418,8 +418,9 @@ class Task(Judged):
         if not (self.metrics or self.evaluate) and self.labelled:
             found[""] = [Mistake("The task has no metric.", "Name at least one, such as metrics='accuracy'.")]
         for name, samples in self.data().items():
-            part, other, _ = name.partition("[")
-            labelled = part == "train" or (part != "calibration" and self.labelled)
+            part, other, inside = name.partition("[")
+            judged = self.labelled_on(inside[:-1]) if other else self.labelled
+            labelled = part == "train" or (part != "calibration" and judged)
             found[name] = check_samples(
                 name, samples, labelled=labelled, scored=part in ("validation", "test"), every=name != "train"
             ) or (self.check_targets(name, samples) if labelled else [])
@@ -433,8 +434,9 @@ class Task(Judged):
 
     def _every(self) -> dict[str, Samples]:
         """All data sets, those beside the main ones by their own names: `night`, `test[night]`."""
+        main = {name: samples for name, samples in self.data().items() if "[" not in name}
         tests = {f"test[{name}]": samples for name, samples in self.tests.items()}
-        return {**self.data(), **self.others, **tests}
+        return {**main, **self.others, **tests}
 
     def _put(self, name: str, samples: Samples) -> None:
         """Put a data set in the place of one of `_every`."""
@@ -455,6 +457,17 @@ class Task(Judged):
             **self.judged_beside(),
         }
         return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def _has_targets(samples: Samples | None) -> bool:
+    """Whether samples have targets; none, and what cannot be read, count as if they had."""
+    try:
+        with contained():
+            return not samples or next(samples.subset([0]).batches(1))[1] is not None
+    except Cancelled:
+        raise
+    except Exception:  # noqa: BLE001 - a user's data set may raise anything: `check` tells
+        return True
 
 
 def _names(outputs: Any) -> tuple[str, ...]:
