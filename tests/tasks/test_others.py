@@ -263,6 +263,14 @@ def test_what_needs_targets_is_refused_of_slices_too():
     ]
 
 
+@pytest.mark.parametrize("text", ["worst class accuracy[night] >= 1 %", "accuracy[night] [class=1] >= 1 %"])
+def test_a_slice_of_another_set_is_refused_as_that(text):
+    task = bd.Classification(validation={"clean": data(), "night": data(50, 1)})
+    with pytest.raises(TargetError, match="names two parts of the data") as refused:
+        target_of(task, [text])
+    assert "data set of its own" in refused.value.mistakes[0].cure
+
+
 # -- groups -----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import boildown as bd
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
 from boildown.cli.options import AsJson, Sets, Trust, echo_json, judged_on, sets_of
-from boildown.domain.grammar import format_measurement
+from boildown.domain.grammar import format_measurement, set_of
 from boildown.report.junit import write_junit
 from boildown.report.slices import tables
 from boildown.report.text import slice_by_slice
@@ -84,7 +84,7 @@ def measure(
             typer.echo(f"{name}: {format_measurement(verdict.measurements[name])}")
         for name, measurement in verdict.measurements.items():
             for note in measurement.notes:
-                typer.echo(printable(f"note: {name}: {note}"))
+                typer.echo(printable(f"note: {name}: {note.removeprefix(f'{set_of(name)}: ')}"))
         for line in slice_by_slice(tables(verdict.measurements)):
             typer.echo(line)
         typer.echo(printable(f"{verdict.status.value}: {verdict.sentence()}"))

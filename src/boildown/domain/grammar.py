@@ -292,6 +292,10 @@ def _named(
 ) -> _Quantity:
     """The quantity of a name: a metric, or one of a slice or of another data set. Raises TargetError."""
     name, words = name_of(text), text.split()
+    if re.search(r"\]\s*\[", text) if name is None else name.worst and "[" in name.base:
+        cause = f"{shown} names two parts of the data, and one at a time is judged: slices are those of the main set."
+        cure = "Name one, or make what you mean a data set of its own, validation={..., 'night-stop': ...}."
+        raise TargetError(Mistake(cause, cure))
     if name is None or (len(name.base.split()) > 1 and name.base.casefold() not in map(str.casefold, known)):
         if words[0].casefold() == WORST and len(words) == 2:
             keys = ", ".join(map(written, slices)) or "KEY"

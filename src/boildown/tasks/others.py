@@ -80,8 +80,9 @@ def _beside(task: Task, splits: Splits, target: Target, seed: int, part: Part) -
     for name in names:
         with mistakes:
             if name in others:
-                found[name] = part(name, others[name], tests.get(name))
-                notes += [f"{name}: {note}" for note in (*found[name].notes, *_ungrouped(task, name))]
+                parted = part(name, others[name], tests.get(name))
+                found[name] = replace(parted, notes=(*parted.notes, *_ungrouped(task, name)))
+                notes += [f"{name}: {note}" for note in found[name].notes]
             else:
                 found[name] = _corrupted(task, splits, name, seed)
                 notes += found[name].notes
