@@ -189,4 +189,4 @@ def test_the_command_line_names_sets_and_tells_what_cannot_be_read(command, proj
     assert "The task does not say how" in said.err
     said = command("compress", project / "boildown.toml", "--target", "accuracy[night] >= 50 %")
     assert said.code == 2
-    assert "there is no metric 'accuracy[night]'" in said.err
+    assert "there is no data set 'night'" in said.err

@@ -248,7 +248,7 @@ def test_a_set_without_targets_may_be_held_against_the_first_model():
     assert task.check() == []
     _, target, _ = wanted(task, ["accuracy drop <= 1 pp", "agreement[night] >= 90 %"])
     on_night = Job(task, beside(task, resolve(task, 0), target, 0), target).on("night")
-    assert [metric.name for metric in on_night.metrics] == ["agreement", "divergence"]
+    assert [metric.name for metric in on_night.metrics] == ["agreement"]
     with pytest.raises(InputError, match=r"validation\[night\] data has no targets, which accuracy\[night\]"):
         wanted(task, ["accuracy[night] drop <= 1 pp", "accuracy drop <= 1 pp"])
 
