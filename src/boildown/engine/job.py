@@ -107,7 +107,7 @@ class Job:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What is measured sample by sample: the metrics of the task, then `likeness`; on other sets what is asked for."""
+        """What is measured sample by sample: the metrics of the task, then `likeness`; of other sets what is asked."""
         every = (*self.task.metrics, *self.likeness)
         asked = {condition.metric for condition in self.target.conditions}
         return tuple(metric for metric in every if metric.name in asked) if self.where else every
