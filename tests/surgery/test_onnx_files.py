@@ -313,3 +313,20 @@ def test_ports_are_told_as_in_the_file(tmp_path):
     assert [port.name for port in given.outputs] == ["y"]
     assert given.opset == 17
     assert numpy_helper.to_array(found.graph.initializer[0]).shape == (4,)
+
+
+def test_texts_that_nothing_reads_are_no_hindrance(tmp_path):
+    found = made("y = Relu (x)")
+    found.graph.initializer.append(helper.make_tensor("labels", TensorProto.STRING, [2], [b"cat", b"dog"]))
+    path = tmp_path / "model.onnx"
+    onnx.save(found, path)
+    given = torch.randn(3, 4)
+    assert torch.equal(read(path).module(given), given.relu())
+
+
+def test_texts_that_are_read_are_refused_with_what_to_keep(tmp_path):
+    found = made("n = ArgMax <axis=1, keepdims=0> (x); y = Gather (labels, n)")
+    found.graph.initializer.append(helper.make_tensor("labels", TensorProto.STRING, [2], [b"cat", b"dog"]))
+    said = refused(found, tmp_path)
+    assert "'labels' holds texts" in said
+    assert "extract_model" in said

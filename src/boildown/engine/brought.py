@@ -85,7 +85,7 @@ def opened(factory: str) -> nn.Module:
                 "boildown.runtimes.calls:ports", "onnxruntime", str(path), 1, deadline=_SECONDS
             )
             file = File(path, artifact.sha256, tuple(map(_port, inputs)), tuple(map(_port, outputs)))
-        except (BoildownError, AttributeError) as error:
+        except BoildownError as error:
             raise ModelError(
                 *why, Mistake(f"{path} cannot be run as it is either: {in_words(error)}.", "Export it again.")
             ) from error
@@ -109,9 +109,11 @@ def _unreadable(child: Child, factory: str) -> tuple[Mistake, ...]:
 
 
 def _port(port: Port) -> Any:
-    """A port of ONNX Runtime's. Raises AttributeError for types that hold no numbers."""
+    """A port of ONNX Runtime's. Raises AttemptError for types that hold no numbers."""
     from boildown.surgery import onnx_in
 
+    if not isinstance(getattr(torch, port.dtype, None), torch.dtype):
+        raise AttemptError(f"{port.name!r} holds values of type {port.dtype}, no numbers")
     return onnx_in.Port(
         port.name, tuple(None if size == "?" else size for size in port.shape), getattr(torch, port.dtype)
     )

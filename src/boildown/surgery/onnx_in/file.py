@@ -345,8 +345,13 @@ class _Loader:
 
     def _constants(self, graph: GraphProto) -> dict[str, Constant]:
         found: dict[str, Constant] = {}
+        read = _read_names(graph)
         for proto in graph.initializer:
             name = proto.name
+            if proto.data_type == TensorProto.STRING:
+                if name in read:
+                    self.faults.add(f"The initializer {shortened(name)!r} holds texts, which are not read.", _NUMBERS)
+                continue
             try:
                 if name in found:
                     raise ValueError("there are two of this name")
@@ -418,7 +423,7 @@ class _Loader:
         """A port of the model."""
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
-            self.faults.add(f"The port {shortened(value.name)!r} of {self.path} is no tensor.", "Give tensors alone.")
+            self.faults.add(f"The port {shortened(value.name)!r} of {self.path} is no tensor.", _NUMBERS)
             return Port(value.name, (), torch.float32)
         told = value.type.tensor_type
         if told.elem_type in HALF:
@@ -426,8 +431,7 @@ class _Loader:
         try:
             dtype = dtype_of(told.elem_type) if told.elem_type else torch.float32
         except ValueError as error:
-            self.faults.add(f"The port {shortened(value.name)!r} of {self.path} cannot be read: {error}.", "Export a "
-                            "model that takes and gives numbers.")  # fmt: skip
+            self.faults.add(f"The port {shortened(value.name)!r} of {self.path} cannot be read: {error}.", _NUMBERS)
             dtype = torch.float32
         sizes = [
             each.dim_value if each.WhichOneof("value") == "dim_value" and each.dim_value > 0 else each.dim_param or None
@@ -436,6 +440,7 @@ class _Loader:
         return Port(value.name, tuple(sizes), dtype)
 
 
+_NUMBERS = "Keep the part whose inputs and outputs are tensors of numbers: onnx.utils.extract_model."
 _BESIDE = "Keep the weights inside the ONNX file, or as a file (no link) in the same folder."
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4}
@@ -460,12 +465,17 @@ def _read_inside(op: Op) -> Iterator[str]:
 
 def _outer_names(graph: GraphProto) -> set[str]:
     own = {each.name for each in (*graph.input, *graph.initializer)} | {n for node in graph.node for n in node.output}
+    return _read_names(graph) - own - {""}
+
+
+def _read_names(graph: GraphProto) -> set[str]:
+    """What a graph's nodes, and the branches in it, and its outputs read."""
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 read |= _outer_names(attribute.g)
-    return read - own - {""}
+    return read
 
 
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
