@@ -21,6 +21,7 @@ import no_clock
 from boildown.engine import brought
 from boildown.engine.bench import Bench, signal_to_noise
 from boildown.engine.unread import Unread
+from boildown.runtimes.base import Port
 from boildown.surgery.onnx_file import OnnxFile, factory_of
 from conftest import TASK, told
 
@@ -304,3 +305,9 @@ def test_what_cannot_be_used_is_refused_before_a_run_exists(file, digits_task, i
     assert "The file takes 'images.1', and the data gives 'image'" in mistakes(
         file, bd.Classification(validation=[({"image": x}, at % 10) for at, x in enumerate(images)])
     )
+
+
+def test_a_port_of_texts_is_named_with_its_type():
+    with pytest.raises(bd.AttemptError, match="'label' holds values of type string, no numbers"):
+        brought._port(Port("label", ("n",), "string"))
+    assert brought._port(Port("x", ("n", "?"), "float32")).shape == ("n", None)

@@ -172,7 +172,7 @@ def held(model: nn.Module, task: Task, samples: Samples) -> nn.Module:
                 f"ONNX Runtime cannot run {file.path}: {in_words(error)}", "Export it again."
             ) from error
         if isinstance(model, Unread):
-            model.file = replace(file, agreement=f"the file as it is: it stays a file, {model.reason}")
+            model.file = replace(file, agreement=f"the file as it is, for it stays a file: {model.reason}")
             return model
         found = [pytree.tree_leaves(model(*args, **kwargs)) for args, kwargs in calls]
         pairs = zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True)
