@@ -309,5 +309,5 @@ def test_what_cannot_be_used_is_refused_before_a_run_exists(file, digits_task, i
 
 def test_a_port_of_texts_is_named_with_its_type():
     with pytest.raises(bd.AttemptError, match="'label' holds values of type string, no numbers"):
-        brought._port(Port("label", ("n",), "string"))
-    assert brought._port(Port("x", ("n", "?"), "float32")).shape == ("n", None)
+        brought._port(Port(name="label", shape=("n",), dtype="string"))
+    assert brought._port(Port(name="x", shape=("n", "?"), dtype="float32")).shape == ("n", None)
