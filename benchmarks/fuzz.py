@@ -35,7 +35,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 import boildown as bd
-from benchmarks import fuzz_brought
+from benchmarks import fuzz_brought, fuzz_read
 from benchmarks.hostile import PLACES, PLANTS, READING, SECONDS, Ground, Hung, in_time
 from benchmarks.made_up import LONG, MARKUP, NUMBERS, PLAIN, WORDS, damaged, network, spoiled, task
 from boildown.api.asked import plain_deployment, read
@@ -73,7 +73,7 @@ Fuzzed = tuple[st.SearchStrategy[Any], Case]
 
 _PIECES = st.sampled_from(
     ["accuracy", "size", "latency", "macs", "drop", "<=", ">", "<", "=", "1", "0.25", "1e999", "-3", "x", "pp", "%",
-     "MB", "MiB", "ms", "k", " ", "\n", "´", "１"]
+     "MB", "MiB", "ms", "k", " ", "\n", "´", "１", "worst", "class", "[", "]", "'", '"', "\\"]
 )  # fmt: skip
 _METRICS = st.sampled_from(["accuracy", "rmse", "spearman", "size", "latency", "memory", "params", "macs"])
 _OPERATORS = st.sampled_from(["<=", "<", ">=", ">"])
@@ -269,7 +269,7 @@ def folders(on: Ground, only: Sequence[str] = (), seconds: float = SECONDS) -> F
 
 
 TARGETS: dict[str, tuple[float, Callable[[Path], Fuzzed]]] = {
-    "targets": (0.21, _grammar),
+    "targets": (0.19, _grammar),
     "rungs": (0.17, _rungs),
     "budgets": (0.08, _budgets),
     "configuration, any text": (0.06, _any_configuration),
@@ -279,6 +279,7 @@ TARGETS: dict[str, tuple[float, Callable[[Path], Fuzzed]]] = {
     "journal, bytes": (0.04, _journal_bytes),
     "manifest": (0.10, _manifests),
     "ONNX": (0.02, _onnx_files),
+    "ONNX, read": (0.02, fuzz_read.files),
     "safetensors": (0.03, _safetensors_files),
     ".pt": (0.03, _pickled_files),
     "checkpoints": (0.08, fuzz_brought.checkpoints),

@@ -53,7 +53,8 @@ def _through(path: Path, data: str | bytes) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-_NESTED = grammar._CONDITION.pattern.replace(r"(?P<metric>[^\s<>=]+)", r"(?P<metric>([^\s<>=]+)+)")
+_NESTED = grammar._CONDITION.pattern.replace("(?P<subject>[^<>=≤≥]*)", "(?P<subject>(?:[^<>=≤≥]+)*)")
+assert grammar._CONDITION.pattern != _NESTED
 _BACKTRACKS = re.compile(_NESTED, grammar._CONDITION.flags)
 _UNESCAPED = html._TEMPLATES.overlay(autoescape=False)
 BUGS: dict[str, Bug] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from urllib.parse import parse_qsl
 
 import pytest
 
 from boildown.cli.config import read_config
+from boildown.cli.options import judged_on, sets_of
 from boildown.domain.deployment import Deployment, Latency
 from boildown.errors import ConfigError
 
@@ -143,3 +145,39 @@ def test_what_is_nested_or_long_beyond_measure_is_refused(write):
     for text, told in (("a = " + "[" * 5000, "nested too deep"), ("a = " + "9" * 5000, "no valid TOML")):
         with pytest.raises(ConfigError, match=told):
             read_config(write(text))
+
+
+def test_further_sets_to_judge_on_are_paths_beside_the_file(write, tmp_path):
+    least = '[model]\nfactory="m:f"\n[task]\nfactory="t:f"\n[target]\nconditions="accuracy[night] >= 90 %"\n'
+    read = read_config(write(f'{least}[task.validation]\nnight = "at night/"\nfog = "/data/fog?.csv"\n'))
+    module, _, sets = read.task.partition("?")
+    assert module == "t:f"
+    assert parse_qsl(sets) == [("night", str(tmp_path / "at night")), ("fog", "/data/fog?.csv")]
+    with pytest.raises(ConfigError, match=r"night in validation of \[task\] is 3"):
+        read_config(write(f"{least}[task.validation]\nnight = 3\n"))
+    with pytest.raises(ConfigError, match=r"validation in \[task\] is 'night\.csv'"):
+        read_config(write(least.replace("[target]", 'validation = "night.csv"\n[target]')))
+
+
+def test_the_command_line_adds_sets_to_those_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = sets_of(["night=b c.csv"])
+    assert sets == {"night": str(tmp_path / "b c.csv")}
+    assert parse_qsl(judged_on("t:f?fog=a", sets).partition("?")[2]) == [("fog", "a"), *sets.items()]
+    assert judged_on("t:f", sets_of(None)) == "t:f"
+
+
+def test_a_model_may_be_a_file(write, tmp_path):
+    rest = '[task]\nfactory="t:f"\n[target]\nconditions="size <= 0.5x"\n'
+    assert read_config(write(f'[model]\nonnx = "nets/a.onnx"\n{rest}')).model == str(tmp_path / "nets/a.onnx")
+    named = read_config(
+        write(f'[model]\nfactory = "m:f"\nweights = "w.pt"\nexpected = {{a = 1.0}}\n{rest}'), tmp_path / "b.onnx"
+    )
+    assert (named.model, named.arguments) == (str(tmp_path / "b.onnx"), {"expected": {"a": 1.0}})
+    assert read_config(write(rest), tmp_path / "b.onnx").model == str(tmp_path / "b.onnx")
+    with pytest.raises(ConfigError) as caught:
+        read_config(write(f'[model]\nonnx = "a.pt"\nfactory = "m:f"\nweights = "w.pt"\n{rest}'))
+    assert [mistake.cause.partition(": ")[2] or mistake.cause for mistake in caught.value.mistakes] == [
+        "boildown.toml names onnx and factory in [model].", "boildown.toml names onnx and weights in [model].",
+        "onnx in [model] is 'a.pt'.",
+    ]  # fmt: skip

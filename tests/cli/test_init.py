@@ -9,6 +9,7 @@ import shutil
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -213,3 +214,71 @@ def test_a_network_that_learns_nothing_is_not_begun_with(call, tmp_path):
     with pytest.raises(InputError, match="learns nothing here"):
         call(tmp_path / "new", "--csv", noise, "--predict", "y", "--minutes", 0.001)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_rows_that_belong_together_are_marked_by_a_column(call, tmp_path, named):
+    data, folder = tmp_path / "ill.csv", tmp_path / "new"
+    random = np.random.default_rng(0)
+    rows = (f"p{i % 50},{x:.3f},{'yes' if x > 0 else 'no'}\n" for i, x in enumerate(random.normal(size=500)))
+    data.write_text("patient,pressure,ill\n" + "".join(rows))
+    given = ("--csv", data, "--predict", "ill", "--model", "net:build")
+    told = call(folder, *given, *(("--groups", "patient") if named else ()))
+    task = built(folder, "task")
+    if not named:
+        assert "may say which rows belong together (500 rows, 50 values)" in told
+        assert task.groups_of("validation") is None
+        return
+    assert "Column 'patient' says which rows belong together (50 groups): it predicts nothing." in told
+    assert "predicted from 1 columns" in told
+    assert f"These are in {len(set(task.groups_of('validation')))} groups." in told
+    assert not set(task.groups_of("train")) & set(task.groups_of("validation"))
+
+
+def test_images_that_belong_together_are_marked_by_their_folder(call, pictures, tmp_path):
+    for path in list(pictures.rglob("*.png")):
+        (path.parent / f"walk{int(path.stem) // 5}").mkdir(exist_ok=True)
+        path.rename(path.parent / f"walk{int(path.stem) // 5}" / path.name)
+    told = call(tmp_path / "asked", "--image-folder", pictures, "--model", "net:build")
+    assert "8 folders below those of the classes" in told
+    call(tmp_path / "new", "--image-folder", pictures, "--model", "net:build", "--groups", "folder")
+    task = built(tmp_path / "new", "task")
+    assert set(task.groups_of("train")) | set(task.groups_of("validation")) == {f"walk{i}" for i in range(8)}
+    assert not set(task.groups_of("train")) & set(task.groups_of("validation"))
+
+
+def test_groups_of_nothing_are_refused(call, sold, tmp_path):
+    with pytest.raises(InputError, match="there are no data"):
+        call(tmp_path / "new", "--groups", "patient")
+    with pytest.raises(InputError, match="no column 'patient' of groups"):
+        call(tmp_path / "new", "--csv", sold, "--predict", "bought", "--groups", "patient")
+
+
+def brought(path, *shape):
+    """An ONNX file with an input of this shape."""
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes)
+        for name, axes in (("x", shape), ("y", shape))
+    ]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    onnx.save(onnx.helper.make_model(graph), path)
+    return path
+
+
+def test_a_project_may_begin_with_an_onnx_file(call, pictures, sold, tmp_path):
+    file = brought(tmp_path / "net.onnx", "n", 1, 16, 16)
+    told = call(tmp_path / "seen", "--image-folder", pictures, "--onnx", file)
+    assert "read at 16 x 16 in grey" in told
+    assert "How pictures are normalized net.onnx does not say" in told
+    assert read_config(tmp_path / "seen" / "boildown.toml").model == str(file)
+    assert not (tmp_path / "seen" / "model.py").exists()
+    inputs, _ = next(iter(built(tmp_path / "seen", "task").validation.batches(2)))
+    assert inputs.shape == (2, 1, 16, 16)
+    call(tmp_path / "sold", "--csv", sold, "--predict", "bought", "--onnx", file)
+    assert read_config(tmp_path / "sold" / "boildown.toml").model == str(file)
+    with pytest.raises(InputError, match="the axes of its first input are n, 16, 16, 3"):
+        call(tmp_path / "turned", "--image-folder", pictures, "--onnx", brought(tmp_path / "last.onnx", "n", 16, 16, 3))
+    with pytest.raises(InputError) as caught:
+        call(tmp_path / "wrong", "--csv", sold, "--predict", "bought", "--onnx", sold, "--weights", sold)
+    assert "is no ONNX file" in str(caught.value)
+    assert "--onnx brings its weights along" in str(caught.value)

@@ -71,3 +71,17 @@ def test_lighter_is_smaller_or_faster_by_more_than_noise():
     assert lighter({"size": size, "latency": timed(0.7, 0.9)}, ("size", "latency")) == ("latency",)
     assert lighter({"size": size, "latency": timed(0.9, 1.05)}, ("size", "latency")) == ()
     assert lighter({"latency": timed(0.7, 0.9)}, ("size",)) == (), "nobody asked for it"
+
+
+def test_of_throughput_more_is_better():
+    def fast(rate, low, size=1.0):
+        interval = {"ratio": Interval(low, 2 * rate, 0.95, "t")}
+        return {
+            "throughput": Measurement("throughput", 100 * rate, "samples/s", first=100, ratio=rate, intervals=interval),
+            "size": Measurement("size", size, "B"),
+        }
+
+    found = {0: fast(1.0, 1.0, 4), 1: fast(2.0, 1.8, 1), 2: fast(1.5, 1.4, 2), 3: fast(3.0, 2.5, 3)}
+    assert front(found, ("throughput", "size")) == (1, 3)
+    assert lighter(found[1], ["throughput"]) == ("throughput",)
+    assert lighter(fast(1.1, 0.9), ["throughput"]) == ()

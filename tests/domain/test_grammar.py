@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boildown.domain.grammar import describe, format_value, parse_target, relaxed
+from boildown.domain.grammar import describe, format_value, parse_target, relaxed, unknown_names
 from boildown.errors import TargetError
 
 
@@ -73,6 +73,13 @@ def mistakes(*texts):
         ("latency <= 1.2x", "ratio", 1.2, "latency <= 1.2x"),
         ("params <= 100k", "value", 1e5, "params <= 100 k"),
         ("macs <= 1500000000", "value", 1.5e9, "macs <= 1.5 G"),
+        ("latency p95 <= 2 ms", "value", 0.002, "latency p95 <= 2 ms"),
+        ("Latency  P99 < 1.5x", "ratio", 1.5, "latency p99 < 1.5x"),
+        ("throughput >= 1500", "value", 1500, "throughput >= 1500 samples/s"),
+        ("throughput > 40 /s", "value", 40, "throughput > 40 samples/s"),
+        ("throughput >= 2x", "ratio", 2, "throughput >= 2x"),
+        ("load time <= 150 ms", "value", 0.15, "load time <= 150 ms"),
+        ("planned memory <= 256 KiB", "value", 2**18, "planned memory <= 256 KiB"),
     ],
 )
 def test_conditions_are_read_in_base_units_and_written_canonically(text, form, bound, canonical):
@@ -109,7 +116,20 @@ def test_conditions_are_read_in_base_units_and_written_canonically(text, form, b
         ("latency <= inf ms", ["finite"]),
         ("size <= 1e308 GB", ["too large"]),
         ("accuray >= 0.9", ["`accuracy`"]),
-        ("throughput >= 3", ["no metric", "latency"]),
+        ("energy <= 3", ["no metric", "latency"]),
+        ("throughput <= 2x", ["wrong side", "`throughput >= 2x`"]),
+        ("throughput >= 0.5", ["no unit", "`throughput >= 0.5x`", "`throughput >= 0.5 samples/s`"]),
+        ("throughput drop <= 10 %", ["no drop", "`throughput >= 2x`"]),
+        ("throughput >= 200 %", ["`throughput >= 2x`"]),
+        ("throughput >= 0x", ["above zero", "`throughput >= 2x`"]),
+        ("throughput >= 3 ms", ["not measured in 'ms'", "samples/s"]),
+        ("latency p95 >= 2 ms", ["wrong side", "`latency p95 <= 2 ms`"]),
+        ("latency p90 <= 2 ms", ["cannot be read", "`latency p95`"]),
+        ("p99 <= 2 ms", ["no metric", "`latency p99`"]),
+        ("p99 latency <= 2 ms", ["cannot be read", "`latency p99`"]),
+        ("load <= 2 s", ["no metric", "`load time`"]),
+        ("load time drop <= 2 s", ["no drop", "`load time <= 0.5x`"]),
+        ("planned memory <= 3", ["no unit", "`planned memory <= 3 MB`"]),
         ("size <= 3 ms", ["not measured in 'ms'", "MB"]),
         ("size <= 3 mb", ["Did you mean MB"]),
         ("size <= 3 KB", ["kB", "KiB"]),
@@ -175,6 +195,14 @@ def test_arbitrary_text_raises_nothing_but_target_errors(texts):
 
 
 _PIECES = (
+    "latency",
+    "p95",
+    "throughput",
+    "load",
+    "time",
+    "planned",
+    "memory",
+    "samples/s",
     "accuracy",
     "size",
     "params",
@@ -215,6 +243,12 @@ _CONDITIONS = st.one_of(
     st.tuples(st.just("depth"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["", " m2"])),
     st.tuples(st.just("size"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["B", "kB", "GiB", "MiB"])),
     st.tuples(st.just("latency"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["us", "ms", "s", "x"])),
+    st.tuples(st.just("latency p99"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["us", "ms", "x"])),
+    st.tuples(
+        st.just("throughput"), st.sampled_from([">=", ">"]), st.floats(1, 1e12), st.sampled_from(["", "/s", "x"])
+    ),
+    st.tuples(st.just("load time"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["ms", "s", "x"])),
+    st.tuples(st.just("planned memory"), st.sampled_from(["<=", "<"]), _POSITIVE, st.sampled_from(["kB", "MiB", "x"])),
     st.tuples(st.just("macs"), st.sampled_from(["<=", "<"]), st.integers(1, 10**12), st.sampled_from(["", "k", "G"])),
 )
 
@@ -244,6 +278,9 @@ def test_canonical_text_reads_back_to_the_same_condition(parts):
         (269_722, "params", "value", "269.7 k"),
         (17, "params", "value", "17"),
         (0.86712, "", "value", "0.8671"),
+        (312.44, "throughput", "value", "312.4 samples/s"),
+        (3.7, "samples/s", "value", "3.70 samples/s"),
+        (0.0021, "latency p99", "value", "2.10 ms"),
         (0.5, "m2", "drop", "0.5 m2"),
         (math.nan, "B", "value", "nan"),
     ],
@@ -294,3 +331,9 @@ def test_a_guess_is_near_or_not_made(name, near):
         parse_target([f"{name} <= 0.5x"], METRICS)
     assert ("Did you mean" in str(caught.value)) == (near is not None)
     assert near is None or f"`{near}`" in str(caught.value)
+
+
+def test_names_that_nobody_has_are_found_with_their_units_and_slips_are_not():
+    texts = ["map drop <= 1 pp", "Accuracy >= 0.9", "latncy <= 2 ms", "recall >= 0.4", "size <= 0.5x", "nonsense", 3]
+    assert unknown_names(texts, METRICS) == {"map": "pp", "recall": ""}
+    assert unknown_names("latency p95 <= 2 ms", METRICS) == {}

@@ -238,3 +238,47 @@ def test_a_drop_of_just_the_bound_is_not_decided_by_the_last_bit(operator, statu
     assert drop > 0.01
     condition = Condition("accuracy", "drop", operator, 0.01, f"accuracy drop {operator} 1 pp")
     assert find(condition, accuracy(drop, 0.0, 0.02)).status is status
+
+
+FAST = Condition("throughput", "ratio", ">=", 2.0, "throughput >= 2x")
+
+
+def throughput(ratio, low=None, high=None):
+    intervals = {} if low is None else {"ratio": Interval(low, high, 0.95, "t")}
+    return Measurement("throughput", 100 * ratio, "samples/s", 100.0, ratio=ratio, intervals=intervals)
+
+
+@pytest.mark.parametrize(
+    ("found", "point", "lucky", "proven"),
+    [
+        (throughput(2.5, 2.2, 2.8), Status.MET, False, Status.MET),
+        (throughput(2.1, 1.9, 2.3), Status.MET, True, Status.UNDECIDED),
+        (throughput(1.5, 1.4, 1.6), Status.MISSED, False, Status.MISSED),
+    ],
+)
+def test_a_cost_that_should_be_large_is_proven_by_its_low_end(found, point, lucky, proven):
+    finding = find(FAST, found)
+    assert (finding.status, finding.lucky) == (point, lucky)
+    assert find(FAST, found, 0.95).status is proven
+
+
+def test_half_the_throughput_is_as_far_as_twice_the_latency():
+    assert find(FAST, throughput(1.0)).excess == pytest.approx(1.0)
+    assert find(FAST, throughput(4.0)).excess == pytest.approx(-0.5)
+    assert "5.3 % too little" in find(FAST, throughput(1.9)).sentence()
+
+
+def test_what_was_reached_of_a_large_cost_is_the_relaxation():
+    verdict = judge(Target((FAST,)), {"throughput": throughput(1.46)})
+    (found,) = relaxations(Target((FAST,)), [("attempt 3", verdict)])
+    assert found.condition.text == "throughput >= 1.4x"
+
+
+def test_a_score_without_an_interval_says_so_and_why():
+    told = Measurement("map", 0.4, first=0.41, drop=0.01, data="verdict", notes=("evaluate takes no indices",))
+    condition = Condition("map", "drop", "<=", 0.02, "map drop <= 0.02")
+    assert "no confidence interval; evaluate takes no indices" in find(condition, told).sentence()
+    assert find(condition, told).status is Status.MET
+    proven = find(condition, told, 0.95)
+    assert (proven.status, proven.lucky) == (Status.UNDECIDED, False)
+    assert "evaluate takes no indices" in proven.sentence()

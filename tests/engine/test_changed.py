@@ -14,12 +14,16 @@ from PIL import Image
 from torch import nn
 
 from boildown.domain.candidate import Candidate, Plan, Quantizer
+from boildown.domain.target import Target
 from boildown.engine import changed as module
 from boildown.engine.changed import changed, pictures, png
+from boildown.engine.job import Job
 from boildown.engine.layers import layers
+from boildown.engine.slices import Slicer
 from boildown.surgery.graph import capture
 from boildown.tasks.classification import Classification
 from boildown.tasks.regression import Regression
+from boildown.tasks.splits import judged_alone
 
 COUNT = 60
 
@@ -30,7 +34,8 @@ class Bench:
     first = SimpleNamespace(digest="first")
 
     def __init__(self, task, base, own):
-        self.job = SimpleNamespace(task=task, splits=SimpleNamespace(verdict=task.validation))
+        self.job = Job(task, judged_alone(task.validation), Target(()))
+        self.slicer = Slicer(self.job)
         self._scores = {("first", "verdict"): base, ("own", "verdict"): own}
         self.read = []
 
@@ -70,6 +75,20 @@ def test_samples_that_became_wrong_are_told_with_label_classes_and_picture():
     assert found["classes"] == [[2, 20, 1.0, 0.85]]
     assert sorted(bench.read) == ["first", "own"]
     assert Image.open(io.BytesIO(base64.b64decode(found["samples"][0]["picture"]))).size == (16, 16)
+
+
+def test_samples_that_changed_are_told_slice_by_slice():
+    base, own = np.ones(COUNT), np.ones(COUNT)
+    base[4], own[[2, 5, 7]] = 0, 0
+    labels = torch.arange(COUNT) % 3
+    images = torch.rand(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    sites = ["A"] * 6 + ["B"] * (COUNT - 8) + [None] * 2
+    task = Classification(validation=(images, labels), slices={"site": sites})
+    found = json.loads(
+        json.dumps(changed(Bench(task, {"accuracy": base}, {"accuracy": own}), attempt(), Candidate(None)))
+    )
+    assert found["slices"] == [["site", "A", 2, 1, [2, 5]], ["site", "B", 1, 0, [7]]]
+    assert "slices" not in changed(Bench(classes(), {"accuracy": base}, {"accuracy": own}), attempt(), Candidate(None))
 
 
 def test_of_many_that_lost_as_much_some_from_everywhere_are_shown():

@@ -15,6 +15,7 @@ from scipy import stats
 
 from boildown.measuring.statistics import (
     bootstrap,
+    clopper_pearson,
     level_at_look,
     mean_interval,
     median_interval,
@@ -60,6 +61,34 @@ def test_tango_proves_too_much_in_at_most_six_percent(n: int) -> None:
             low, high = tango_bounds(b, c, n, 0.95)
             assert probability[high <= bound].sum() <= PROMISED + 5e-4, (bound, share)
             assert probability[low > bound].sum() <= 0.09, (bound, share)
+
+
+@pytest.mark.parametrize("k", [10, 100, 500])
+def test_with_its_skewness_tango_holds_far_out(k: int) -> None:
+    """That one of k slices at the bound is past it for all together: exact, by the tail of one."""
+    for n in (50, 200, 1000):
+        for share, bound in ((0.05, 0.05), (0.09, 0.05), (0.02, 0.01), (0.3, 0.2), (0.1, 0.0)):
+            b, c, probability = discordant(n, share, bound)
+            low, high = tango_bounds(b, c, n, 1 - 0.05 / k, skewed=True)
+            for wrong in (low > bound, high < bound):
+                assert 1 - (1 - probability[wrong].sum()) ** k <= PROMISED, (n, share, bound)
+
+
+def test_with_its_skewness_tango_is_not_merely_cautious() -> None:
+    b, c, probability = discordant(1000, 0.09, 0.05)
+    low, _ = tango_bounds(b, c, 1000, 1 - 0.05 / 100, skewed=True)
+    assert 100 * probability[low > 0.05].sum() > 0.02
+    without, _ = tango_bounds(b, c, 1000, 1 - 0.05 / 100)
+    assert 100 * probability[without > 0.05].sum() > 0.06, "without, it does not hold"
+
+
+def test_clopper_and_pearson_are_exact() -> None:
+    for right, n in ((0, 10), (10, 10), (3, 40), (181, 200)):
+        found = clopper_pearson(right, n, 0.995)
+        exact = stats.binomtest(right, n).proportion_ci(0.99, "exact")
+        assert (found.low, found.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+    with pytest.raises(ValueError, match="not a proportion"):
+        clopper_pearson(3, 2, 0.95)
 
 
 def test_tango_is_not_merely_cautious() -> None:
@@ -318,3 +347,10 @@ def test_looks_spend_no_more_than_alpha() -> None:
     assert sum(1 - level_at_look(0.95, k) for k in range(1, 1000)) < 0.05
     with pytest.raises(ValueError, match="counted from 1"):
         level_at_look(0.95, 0)
+
+
+def test_counts_that_were_divided_may_exceed_the_number_of_samples_by_rounding():
+    n = 236.3
+    assert clopper_pearson(n * (1 + 1e-15), n, 0.95) == clopper_pearson(n, n, 0.95)
+    with pytest.raises(ValueError, match="is not a proportion"):
+        clopper_pearson(n + 1, n, 0.95)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_stopped_and_gone_on_gives_the_same_weights(digits_model, tmp_path):
 def test_a_part_of_the_training_data_is_held_out():
     for count, held in ((10_000, 1_000), (50_000, 2_000), (1_000, 200), (100, 20), (3, 3)):
         samples = samples_from((torch.arange(float(count))[:, None], torch.zeros(count)))
-        ours, theirs = taught.held_out(samples, samples, 0)
+        ours, theirs = taught.held_out(samples, SimpleNamespace(validation=samples), 0)
         assert len(theirs) == held
         assert len(ours) == (count - held if count > 3 else count)
         if count == 1_000:

@@ -10,6 +10,7 @@ from made_up_run import write_run
 from rich.console import Console
 
 from boildown.api.run import show
+from boildown.domain.deployment import Deployment
 from boildown.domain.measurement import LEGEND, NOISE, Measurement
 from boildown.domain.target import Condition, Target
 from boildown.domain.verdict import Verdict, judge
@@ -130,6 +131,9 @@ def test_a_forecast_is_marked_and_stays_so():
     told = str(Quote((Line("shrink", 1.0, forecast),)))
     assert "0.53x ~" in told
     assert LEGEND in told
-    known = from_quote({**forecast.quote(), "rung": "prune"}, type("Job", (), {"target": Target(()), "quality": ()})())
+    known = from_quote(
+        {**forecast.quote(), "rung": "prune"},
+        type("Job", (), {"target": Target(()), "quality": (), "deployment": Deployment()})(),
+    )
     assert known.costs["latency"].noisy
     assert LEGEND not in str(Quote((Line("shrink", 1.0, Forecast("shrink", 1.0, {"latency": latency(STILL)})),)))

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import boildown as bd
 from boildown.cli import app
 from boildown.domain.candidate import Edit, Plan
+from boildown.engine.parity import first_apart
 from boildown.errors import ExportError, InputError
 from boildown.runtimes import get
 from boildown.runtimes.base import Runtime
@@ -115,6 +116,25 @@ def test_a_plan_is_run_on_integers_as_it_is_simulated(name: str, tmp_path: Path)
     assert sqnr(own, result) > sqnr(own, simulated) - 1
 
 
+@pytest.mark.parametrize("name", ["residual", "encoder", "joined"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_the_layer_that_differs_is_found_in_a_portable_file(runtime: str, name: str, tmp_path: Path) -> None:
+    made, path, x = exported(name), tmp_path / "m.onnx", batch(name, 4, seed=3)
+    plan = planned(made.graph, batch(name, 64, seed=1))
+    told = get(runtime).write(made.path, path, plan, form="portable")
+    names = {value: called for called, value in told.facts["names"].items()}
+
+    def apart(of: Plan) -> str | None:
+        return first_apart(made.graph, of, names, [x], 4, lambda called: get(runtime).inside(path, called, [x.numpy()]))
+
+    assert apart(plan) == ""
+    weight = list(plan.weights)[-1]
+    other = replace(plan.weights[weight], scale=tuple(3 * scale for scale in plan.weights[weight].scale))
+    assert weight.replace("_", ".").split(".")[0] in (
+        apart(replace(plan, weights={**plan.weights, weight: other})) or ""
+    )
+
+
 def test_depthwise_convolutions_are_computed_in_float32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = Depthwise().eval(), torch.randn(4, 3, 32, 32)
@@ -186,6 +206,15 @@ def test_what_executes_is_told_layer_by_layer(tmp_path: Path) -> None:
         assert {step.stored for step in layers} == {kind}
         weights = {tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer}
         assert {step.name for step in layers} <= weights
+
+
+def test_of_recurrent_layers_it_is_told_how_their_weights_are_stored(tmp_path: Path) -> None:
+    runtime, made = get("openvino"), exported("recurrent")
+    for rewrite, stored in ((None, "float32"), (DYNAMIC, "int8")):
+        runtime.write(made.path, tmp_path / "m.onnx", rewrite=rewrite)
+        found = runtime.executed(tmp_path / "m.onnx", [batch("recurrent", 1).numpy()])
+        (layer,) = [step for step in found if step.kind == "RNNSeq"]
+        assert (layer.precision, layer.stored, layer.weights > 1024) == ("float32", stored, True)
 
 
 def test_an_operator_that_it_lacks_is_named_with_its_layer(tmp_path: Path) -> None:

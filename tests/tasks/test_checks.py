@@ -51,6 +51,7 @@ def pad(items):
 def test_sound_data_has_no_mistakes():
     task = Classification(train=Augmented(), calibration=list(X), validation=(X, Y), test=(X, Y))
     assert task.check() == []
+    assert Classification(validation=list(X)).check() == []  # held against the first model alone
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_sound_data_has_no_mistakes():
         ((X, Y - 1), ["label is -1"]),
         ((X, torch.ones_like(Y)), ["All 300 validation labels are 1"]),
         ([("a sentence", 1), ("another", 0)], ["hold text"]),
-        (list(X), ["no targets"]),
+        ([*zip(X[:9], Y[:9], strict=True), X[9]], ["item 9"]),
         ((with_value(torch.nan)[:, None], torch.where(Y == 0, torch.nan, 1.0)), ["a target", "an input"]),
     ],
 )

@@ -67,6 +67,7 @@ def test_labels_may_be_names_or_numbers_of_the_model_and_nothing_else(model, rev
     task = TextTable.find(named, "label", folder)[0].task(named, folder)
     inputs, target = next(task.train.batches(99))
     assert ((inputs["input_ids"] == 2 + WORDS.index("good")).any(1).long() == target).all()
+    assert next(task.judged_on({"more": named}).others["more"].batches(40))[1].tolist() == [1, 0] * 20
     with pytest.raises(DataError, match="classes that the model does not have"):
         TextTable.find(reviews, "score", folder)
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from boildown.api.wanted import refuse_unplanned, wanted
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import FORMS, HERE, PORTABLE, Deployment, Latency, written_form
-from boildown.domain.grammar import parse_target
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
 from boildown.domain.task import Samples, Task
+from boildown.engine.brought import check, fit, held, is_brought, opened
 from boildown.engine.budget import Budget, parse_time
 from boildown.engine.described import held_against_data
 from boildown.engine.job import GOALS, Factories, Job
@@ -27,6 +28,7 @@ from boildown.engine.ladder import fixed_rungs
 from boildown.engine.plugged import check_runtimes
 from boildown.engine.prepare import check_expectations, named
 from boildown.engine.students import gather, named_in
+from boildown.engine.unread import Unread
 from boildown.errors import (
     BoildownError,
     BudgetError,
@@ -44,10 +46,14 @@ from boildown.measuring.environment import free_memory, resolved
 from boildown.runtimes import AUTO, at_hand
 from boildown.surgery.checkpoints import load
 from boildown.surgery.factories import call_factory
+from boildown.surgery.onnx_file import file_of
 from boildown.surgery.weights import copied, plain, precisions, refuse_non_finite
 from boildown.tasks.checks import overlap
 from boildown.tasks.data import evenly_spaced
 from boildown.tasks.general import Task as Usual
+from boildown.tasks.groups import shared_groups
+from boildown.tasks.others import beside
+from boildown.tasks.slice_checks import check_slices
 from boildown.tasks.splits import Splits, resolve
 from boildown.tasks.watch import current
 
@@ -124,20 +130,28 @@ def read(
         students = gather(factories.students, modules or {}, _seed(asked["seed"]))
     building, start = time.perf_counter() - start, time.perf_counter()
     if read_task is not None:
-        if types and isinstance(read_task, Usual):
+        if types and file_of(first) is None and isinstance(read_task, Usual):
             with mistakes:
                 read_task, cast = read_task.in_float(types)
                 notices += cast
-        with mistakes:
-            target = parse_target(asked["target"], read_task.metrics)
-        with mistakes:
-            check_expectations(asked["expected"], read_task.metrics)
         try:
+            with mistakes:
+                read_task, target, told = wanted(read_task, asked["target"])
+                notices += told
+                refuse_unplanned(target, deployment.runtimes)
+            with mistakes:
+                check_expectations(asked["expected"], (*read_task.metrics, *getattr(read_task, "evaluated", ())))
             with mistakes:
                 check_data(read_task)
                 with named("The data cannot be read", "Mend that item, or leave it out."):
                     splits = resolve(read_task, _seed(asked["seed"]))
-                    notices += [*splits.notes, *_overlap(read_task), *held_against_data(read_task)]
+                    described = held_against_data(read_task)
+                    splits = beside(read_task, splits, target, _seed(asked["seed"]))
+                    notices += [*splits.notes, *_overlap(read_task, splits), *shared_groups(read_task), *described]
+                    if first is not None and file_of(first) is not None:
+                        first, read_task, of_file = fit(first, read_task)
+                        notices += of_file
+                notices += check_slices(target, read_task, splits, _level(asked["confidence"]))
         except BudgetError:
             unread = read_task.validation
             late, splits = True, Splits(read_task.train, unread, unread, False, unread)
@@ -145,13 +159,23 @@ def read(
     assert read_task is not None
     assert splits is not None
     assert first is not None
+    if not late:
+        first = held(first, read_task, splits.search)
+    file = file_of(first)
+    if isinstance(first, Unread):
+        factories = replace(factories, model=None)  # nothing is made of it that needs a process of its own
+        notices.append(
+            f"{first.file.path.name} stays a file, which methods that change a file can lighten: {first.reason}"
+        )
     job = Job(
         read_task, splits, target, goal=asked["goal"], confidence=asked["confidence"],
         deployment=deployment, rules=rules, device=_device(asked["device"]),
         batch_size=asked["batch_size"] or getattr(splits.verdict, "batch_size", None) or BATCH,
         seed=asked["seed"], factories=factories, expected=asked["expected"], students=students,
         samples=asked.get("samples", True),
+        file={} if file is None else file.ports,
     )  # fmt: skip
+    check(first, job)
     reading = time.perf_counter() - start
     return Read(job, Candidate(first), clock or budget, tuple(notices), building, reading, late)
 
@@ -220,7 +244,7 @@ def number_mistakes(asked: Mapping[str, Any]) -> list[Mistake]:
     """What is wrong with the confidence, the deployment's batch and threads, the batch size and the seed."""
     mistakes = []
     confidence = asked["confidence"]
-    if confidence is not None and not (isinstance(confidence, int | float) and 0.5 < confidence < 1):
+    if confidence is not None and _level(confidence) is None:
         mistakes.append(Mistake(f"confidence = {confidence!r} is not between 0.5 and 1.", "0.95 is usual."))
     numbers = {name: asked["deployment"][name] for name in ("batch", "threads")}
     numbers["batch_size"] = 1 if asked["batch_size"] is None else asked["batch_size"]
@@ -270,6 +294,11 @@ def deployment_of(asked: Mapping[str, Any]) -> Deployment:
     return replace(found, runtime=meant, form=form, hardware=hardware)
 
 
+def _level(confidence: Any) -> float | None:
+    """The confidence, None in place of one that is refused."""
+    return confidence if isinstance(confidence, int | float) and 0.5 < confidence < 1 else None
+
+
 def _seed(value: Any) -> int:
     """The seed, or 0 in place of one that has been refused."""
     return value if _whole(value) and value >= 0 else 0
@@ -282,6 +311,8 @@ def _whole(value: Any) -> bool:
 def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tuple[str, ...], frozenset[torch.dtype]]:
     """The first model as it will be judged, what was changed, and its own types; the user's own is never touched."""
     loaded: tuple[str, ...] = ()
+    if is_brought(model):
+        return _first_of_file(model, weights)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError.of(
             "The model is TorchScript, which cannot be captured again.",
@@ -297,7 +328,10 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
             )
         model = built.eval()
     elif not isinstance(model, nn.Module):
-        raise ModelError.of(f"The model is {type(model).__name__}, no torch.nn.Module.", "Give the trained module.")
+        raise ModelError.of(
+            f"The model is {type(model).__name__}, no torch.nn.Module.",
+            _CURES.get(type(model).__name__, "Give the trained module."),
+        )
     elif weights is not None:
         model = copied(model)
     first, notices = plain(model)
@@ -306,6 +340,16 @@ def _first(model: nn.Module | str, weights: str | None) -> tuple[nn.Module, tupl
         loaded = load(first, Path(weights))
     refuse_non_finite(first)
     return first, (*loaded, *notices), types
+
+
+def _first_of_file(factory: str, weights: str | None) -> tuple[nn.Module, tuple[str, ...], frozenset[torch.dtype]]:
+    """As `_first`, of a file."""
+    if weights is not None:
+        raise ConfigError.of("weights are given, and an ONNX file has its own.", "Leave weights out, or the file.")
+    first, changed = plain(opened(factory))
+    file = file_of(first)
+    notes = () if file is None else file.notes
+    return first, (*notes, *changed), frozenset()
 
 
 def _refuse_endless(model: str) -> None:
@@ -330,6 +374,7 @@ def _refuse_endless(model: str) -> None:
         raise ModelError.of(f"{what} of {made / 1e9:.1f} GB; the weights have {weights / 1e9:.2f}.", cure)
 
 
+_CURES = {"ModelProto": 'Write it to a file, onnx.save(model, "model.onnx"), and give its path.'}
 _BUILDING = 180.0
 _MORE, _SMALL = 32, 1 << 30
 """How many times its weights a network may have, and what it may have in any case."""
@@ -350,18 +395,23 @@ def _check_factory(factory: str, model: nn.Module) -> None:
         )
 
 
-def _overlap(task: Task) -> list[str]:
+def _overlap(task: Task, splits: Splits) -> list[str]:
     """Notices where samples to judge on also serve something else; of large data sets a part is compared."""
-    judged = task.test or task.validation
-    others = [(task.train, "train: scores may flatter every model")]
+    judged, learned = task.test or task.validation, "train: scores may flatter every model"
+    pairs = [("", judged, task.train, learned)]
     if task.test is not None:
-        others.append((task.validation, "validation, on which candidates are chosen"))
+        pairs.append(("", judged, task.validation, "validation, on which candidates are chosen"))
+    others, tests = getattr(task, "others", {}), getattr(task, "tests", {})
+    for name in (name for name in splits.others if name in others):
+        where, searched = f" ({name})", f"validation[{name}], on which candidates are chosen"
+        pairs.append((where, tests.get(name) or others[name], task.train, learned))
+        pairs += [(where, tests[name], others[name], searched)] if name in tests else []
     notices = []
-    for other, what in others:
+    for where, judged, other, what in pairs:
         shared = 0 if other is None else overlap(_at_most(other), _at_most(judged))
         if other is not None and shared:
             least = "at least " if max(len(other), len(judged)) > _OVERLAP_ITEMS else ""
-            notices.append(f"{least}{shared} of {len(judged)} samples to judge on are also in {what}")
+            notices.append(f"{least}{shared} of {len(judged)} samples to judge on{where} are also in {what}")
     return notices
 
 

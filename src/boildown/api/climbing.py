@@ -24,6 +24,7 @@ from boildown.domain.outcome import State
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict
 from boildown.engine.attempt import PROBE, Attempt
+from boildown.engine.brought import is_brought, named_model
 from boildown.engine.budget import Budget
 from boildown.engine.job import Factories, Goal
 from boildown.engine.maker import TRAINING
@@ -36,6 +37,7 @@ from boildown.journal.runs import HIDDEN, resolve_run, run_id
 from boildown.measuring.environment import environment
 from boildown.methods.base import INITIAL
 from boildown.methods.registry import installed
+from boildown.surgery.onnx_file import file_of, path_of
 from boildown.surgery.store import load_candidate
 from boildown.tasks.watch import watching
 
@@ -49,7 +51,7 @@ _QUOTE, _MOST_QUOTE = 0.25, 120.0
 @contained()
 @watching()
 def compress(
-    model: nn.Module | str,
+    model: nn.Module | str | Path,
     task: Task | str,
     target: Sequence[str] | str,
     *,
@@ -78,7 +80,8 @@ def compress(
 ) -> Run:
     """Boil a trained model down until it meets the target.
 
-    model, task: the objects, or `"module:callable"` factories that return them. Where both are
+    model, task: the objects, or `"module:callable"` factories that return them; the model may be an ONNX file, by its
+        name, which is attempt 0 as it is: ratios refer to it. Where both are files or
         factories (for a model object: named by `factory`), attempts run in a child process with a
         hard deadline, and `resume` needs neither.
     target: conditions such as `"accuracy drop <= 1 pp"`, `"size <= 0.25x"`, `"latency <= 2 ms"`.
@@ -103,16 +106,17 @@ def compress(
     Raises InputError with every mistake at once, before a run folder exists.
     """
     kept = Path(runs).absolute()  # code of the user's may change the working directory
+    first: nn.Module | str = named_model(model)
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, expected, _factories(model, task, factory, weights, names),
+        target, ladder, expected, _factories(first, task, factory, weights, names),
         goal=goal, budget=budget, confidence=confidence, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=fresh, samples=samples,
     )  # fmt: skip
     with (
         desk(callbacks, started(budget), verbose=verbose) as at,
-        _begun(at, asked, (model, task, given, wrong), kept, command) as (sat, found, prepared, facts),
+        _begun(at, asked, (first, task, given, wrong), kept, command) as (sat, found, prepared, facts),
     ):
         new = sat.bench.folder
         final = new.with_name(new.name.removeprefix(HIDDEN))
@@ -128,7 +132,7 @@ def compress(
 @contained()
 @watching()
 def quote(
-    model: nn.Module | str,
+    model: nn.Module | str | Path,
     task: Task | str,
     target: Sequence[str] | str,
     *,
@@ -156,16 +160,17 @@ def quote(
     `compress`; nothing is kept in `runs`. Raises InputError with every mistake at once.
     """
     kept = Path(runs).absolute()  # code of the user's may change the working directory
+    first: nn.Module | str = named_model(model)
     names, given = named(students, initial_student)
     where, wrong = plain_deployment(deployment, runtime, hardware, latency)
     asked = _asked(
-        target, ladder, expected, _factories(model, task, factory, weights, names),
+        target, ladder, expected, _factories(first, task, factory, weights, names),
         goal="first", budget=budget, confidence=None, deployment=where, device=device,
         batch_size=batch_size, seed=seed, fresh=True,
     )  # fmt: skip
     with (
         desk(callbacks, _for_quote(started(budget)), verbose=verbose) as at,
-        _begun(at, asked, (model, task, given, wrong), kept, None) as (sat, found, prepared, facts),
+        _begun(at, asked, (first, task, given, wrong), kept, None) as (sat, found, prepared, facts),
         Journal.create(sat.bench.folder, facts) as journal,
     ):
         return sat.quote(journal, found, prepared, asked["ladder"])
@@ -225,7 +230,7 @@ def _nothing_kept() -> Iterator[None]:
 @watching()
 def resume(
     run: str | Path,
-    model: nn.Module | None = None,
+    model: nn.Module | str | Path | None = None,
     task: Task | None = None,
     *,
     students: Sequence[nn.Module | str] = (),
@@ -237,7 +242,8 @@ def resume(
 ) -> Run:
     """Go on with a run where it stood; nothing finished is done again.
 
-    run: a path, an id, a unique prefix or `latest`. The model and the task are needed again unless
+    run: a path, an id, a unique prefix or `latest`. The model (a file by its name, where it lies elsewhere now) and
+    the task are needed again unless
     the run has factories for both, and so are students that were modules. A given
     budget replaces the run's, and rungs that ran out of time are climbed once more. Raises InputError if something
     is missing, or if the model, the data or the students are not the ones the run began with.
@@ -281,7 +287,7 @@ def _resumed(sat: Sitting, journal: Journal, found: Read, asked: Mapping[str, An
 def reread(
     facts: Mapping[str, Any],
     folder: Path,
-    model: nn.Module | str | None,
+    model: nn.Module | str | Path | None,
     task: Task | str | None,
     students: Sequence[nn.Module | str],
     initial_student: nn.Module | str | None,
@@ -299,8 +305,10 @@ def reread(
         # Made for what was meant when it began, whatever machine goes on with it.
         meant = {name: facts["deployment"][name] for name in ("runtime", "hardware")}
         asked["deployment"] = {**facts["asked"]["deployment"], **meant}
-        given: dict[str, Any] = {"model": model, "task": task}
+        given: dict[str, Any] = {"model": named_model(model), "task": task}
         given = {name: factories[name] if value is None else value for name, value in given.items()}
+        if is_brought(given["model"]):  # it may lie elsewhere now
+            asked["factories"] = {**factories, "model": given["model"]}
         began = tuple((str(name), str(factory)) for name, factory in factories.get("students", ()))
         sys.path += [entry for entry in map(str, factories["path"]) if entry not in sys.path]
     if budget is not None:
@@ -366,6 +374,7 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
     """What the journal keeps for the whole run."""
     job, splits = found.job, found.job.splits
     facts, notices = ({}, ()) if prepared is None else (prepared.facts, prepared.notices)
+    file = file_of(found.first.model)
     sizes = {
         name: None if part is None else len(part)
         for name, part in (
@@ -373,6 +382,9 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
             ("verdict", splits.verdict),
         )
     }  # fmt: skip
+    for name, other in splits.others.items():
+        sizes |= {f"search[{name}]": len(other.search)} if other.search_labelled else {}
+        sizes[f"verdict[{name}]"] = len(other.verdict)
     return {
         "boildown": boildown.__version__,
         "asked": asked,
@@ -385,12 +397,13 @@ def _facts(asked: Mapping[str, Any], found: Read, prepared: Prepared | None, com
         "ladder": asked["ladder"],
         "metrics": {
             m.name: {"unit": m.unit, "higher_is_better": m.higher_is_better, "range": list(m.range)}
-            for m in job.task.metrics
+            for m in (*job.metrics, *job.evaluated)
         },
         "data": {**sizes, "search labelled": splits.search_labelled},
         "model": {
             "class": type(found.first.model).__name__,
             "parameters": sum(p.numel() for p in found.first.model.parameters()),
+            **({} if file is None else {"file": {"name": file.path.name, "sha256": file.sha256}}),
             **facts,
         },
         "classes": getattr(job.task, "classes", None),
@@ -410,7 +423,9 @@ def _call(asked: Mapping[str, Any]) -> str:
         "samples": True,
     }  # fmt: skip
     factories = asked["factories"]
-    model, task = (repr(factories[name]) if factories[name] else name for name in ("model", "task"))
+    brought = factories["model"]
+    known = {"model": str(path_of(brought)) if is_brought(brought) else brought, "task": factories["task"]}
+    model, task = (repr(factory) if factory else name for name, factory in known.items())
     changed = {name: asked[name] for name, value in usual.items() if asked.get(name, value) != value}
     options = [f"target={asked['target']!r}", *(f"{name}={value!r}" for name, value in changed.items())]
     where, usually = asked["deployment"], Deployment().to_json()

@@ -21,15 +21,19 @@ from boildown.api.asked import (
     task_from,
 )
 from boildown.api.sitting import desk, sitting
+from boildown.api.wanted import check_costs, refuse_unplanned, wanted
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment, Latency
-from boildown.domain.grammar import parse_target
+from boildown.domain.grammar import base_of, set_of
+from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.task import Task
 from boildown.domain.verdict import Verdict, judge
 from boildown.engine import manifest
 from boildown.engine.budget import Budget, parse_time
+from boildown.engine.costs import of_the_file
+from boildown.engine.described import held_against_data
 from boildown.engine.job import Job
 from boildown.engine.metric_checks import outputs_of, refuse_wrong
 from boildown.engine.plugged import check_runtime
@@ -40,7 +44,9 @@ from boildown.files import real
 from boildown.journal.journal import FILE, Journal
 from boildown.measuring.environment import free_memory
 from boildown.runtimes.base import Runtime
-from boildown.tasks.splits import judged_alone
+from boildown.tasks.others import judged_beside
+from boildown.tasks.slice_checks import check_slices
+from boildown.tasks.splits import Splits
 from boildown.tasks.watch import watching
 
 
@@ -61,22 +67,24 @@ def measure(
     trust: bool = False,
     limit: str | float = "10 min",
     memory: float | None = None,
+    costs: Sequence[str] = (),
 ) -> Verdict:
     """Measure an artifact on the task's data and hold it against a target.
 
-    Quality is scored on all of `test`, or of `validation` without it. `first` is the first model's
-    artifact, which drops and ratios are relative to; for an artifact inside a run folder it is found
-    by itself, and both must be the files that the run measured. What runs them is the `runtime`; where none is named,
-    or several are, the one that their run has written them for. `trust` vouches for files of a format
-    that could execute code when loaded (runtime `eager`); without it they are refused. limit: the most time
-    that one call of the artifact takes, or that it takes to open. memory: the most bytes that it gets, by default
-    four fifths of what is free; held on Linux alone. Raises
-    InputError where a condition needs what is not there, or a metric is not what it says.
+    Quality is scored on all of `test`, or of `validation` without it, and so it is on other sets that conditions name;
+    corruptions are drawn from `seed`. `first` is the first model's artifact, which drops and ratios are relative to;
+    for an artifact inside a run folder it is found by itself, and both must be the files that the run measured. What
+    runs them is the `runtime`; where none is named, or several are, the one that their run has written them for.
+    `trust` vouches for files of a format that could execute code when loaded (runtime `eager`); without it they are
+    refused. limit: the most time that one call of the artifact takes, or that it takes to open. memory: the most bytes
+    that it gets, by default four fifths of what is free; held on Linux alone. costs: such as "latency p99" or
+    "throughput", that are measured although no condition is about them. Raises InputError where a condition needs what
+    is not there, or a metric is not what it says.
     """
     path = Path(path).absolute()
     base = Path(first).absolute() if first is not None else _first_beside(path)
     task = task_from(task)
-    mistakes, wanted = Mistakes(), Target(())
+    mistakes, asked_for, notices = Mistakes(), Target(()), tuple[str, ...]()
     where, wrong = plain_deployment(deployment, runtime, latency=latency)
     asked = {"confidence": confidence, "deployment": where, "batch_size": batch_size, "seed": seed}
     with mistakes:
@@ -85,23 +93,27 @@ def measure(
     seconds = 0.0
     with mistakes:
         seconds = parse_time(limit, "limit")
-    meant, artifact, reference = deployment_of(asked), None, None
+    meant, artifact, reference, splits = deployment_of(asked), None, None, None
     own, other = _runtimes(path, base, runtime, meant)
     with mistakes:
         artifact = _artifact(own, check_runtime(own), path)
         reference = None if base is None else _artifact(other, check_runtime(other), base)
         _check_record(artifact, reference if first is None else None)
     with mistakes:
-        wanted = parse_target(conditions(target), task.metrics)
+        check_costs(costs)
     with mistakes:
-        relative = [c.text for c in wanted.conditions if c.form != "value"]
+        task, asked_for, notices = wanted(task, conditions(target))
+        refuse_unplanned(asked_for, (own,), costs)
+    with mistakes:
+        likeness = {metric.name for metric in getattr(task, "likeness", ())}
+        relative = [c.text for c in asked_for.conditions if c.form != "value" or base_of(c.metric) in likeness]
         if relative and base is None:
             raise InputError.of(
                 f"{', '.join(relative)}: relative to the first model, whose artifact is not known.",
                 "Give it with first=..., or ask for values.",
             )
     with mistakes:
-        uncounted = [c.text for c in wanted.conditions if c.metric in ("params", "macs")]
+        uncounted = [c.text for c in asked_for.conditions if c.metric in ("params", "macs")]
         if uncounted:
             raise InputError.of(
                 f"{', '.join(uncounted)}: counted on the model, not on an artifact.",
@@ -109,14 +121,18 @@ def measure(
             )
     with mistakes:
         check_data(task)
+        if any(map(set_of, (condition.metric for condition in asked_for.conditions))):
+            held_against_data(task)  # corruptions go by the description
+        splits = judged_beside(task, asked_for, seed)
     mistakes.raise_all()
     assert artifact is not None
-    splits = judged_alone(task.test or task.validation)
+    assert splits is not None
+    notes = check_slices(asked_for, task, splits, confidence)
     job = Job(
-        task, splits, wanted, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
-        batch_size=batch_size or BATCH, seed=seed,
+        task, splits, asked_for, confidence=confidence, deployment=replace(meant, runtime=other).beside_first(own),
+        batch_size=batch_size or BATCH, seed=seed, also=tuple(costs),
     )  # fmt: skip
-    read = Read(job, Candidate(nn.Module()), Budget(), splits.notes)
+    read = Read(job, Candidate(nn.Module()), Budget(), (*notices, *splits.notes, *notes))
     with (
         tempfile.TemporaryDirectory() as scratch,
         desk((), read.budget) as at,
@@ -132,18 +148,36 @@ def measure(
                 bench.ports(artifact)
         except (AttemptError, WorkerLost) as error:
             raise InputError.of(f"{path} cannot be opened by {own}: {error}", "Export it again.") from error
-        found = {"size": bench.size(artifact)}
+        with _bounded(path, seconds, most):
+            found = of_the_file(job, bench, artifact)
         with named("The artifact cannot be scored", SCORING), _bounded(path, seconds, most):
-            quality = {m.metric: m for m in bench.quality(None, artifact, "verdict", first=None)}
+            scored = bench.quality(None, artifact, "verdict", first=None)
+            quality = {m.metric: _with_notes(m, splits) for m in scored}
             model = bench.model(None, artifact)
-            looked_at = outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
+            looked_at = (
+                outputs_of(lambda inputs: task.run(model, inputs), splits.verdict, seed, size=job.batch_size)
+                if task.metrics
+                else []
+            )
         refuse_wrong(task.metrics, {name: m.value for name, m in quality.items()}, looked_at, seed)
         found |= quality
         with _bounded(path, seconds, most):
             found |= of_the_machine(job, bench, artifact, found)
         if base is None:
-            found = {name: replace(m, first=None, drop=None, ratio=None) for name, m in found.items()}
-        return judge(wanted, found, confidence, bench.machine, "" if own == other else own)
+            found = {name: _alone(measurement) for name, measurement in found.items() if base_of(name) not in likeness}
+        return judge(asked_for, found, confidence, bench.machine, "" if own == other else own)
+
+
+def _alone(measurement: Measurement) -> Measurement:
+    """A measurement without a first model beside it."""
+    slices = tuple(map(_alone, measurement.slices))
+    return replace(measurement, first=None, drop=None, ratio=None, slices=slices)
+
+
+def _with_notes(measurement: Measurement, splits: Splits) -> Measurement:
+    """A measurement on another set with what is worth knowing of that."""
+    of = splits.others.get(set_of(measurement.metric) or "")
+    return measurement if of is None else replace(measurement, notes=(*measurement.notes, *of.notes))
 
 
 @contextlib.contextmanager

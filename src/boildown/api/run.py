@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,16 @@ from boildown.engine.attempt import Attempt
 from boildown.engine.deliver import deliver
 from boildown.engine.job import Job
 from boildown.engine.prepare import FIRST
+from boildown.engine.unread import Unread
 from boildown.errors import InputError, install
 from boildown.journal.journal import Journal, readable
+from boildown.journal.rows import AttemptRow, Record
 from boildown.journal.runs import resolve_run
 from boildown.report import facts as report_facts
 from boildown.report import fragment
 from boildown.report import write as write_report
 from boildown.report.floats import Floats, floats
+from boildown.report.slices import changes, plain
 from boildown.report.text import summary
 from boildown.surgery.graph import captured
 from boildown.surgery.simulate import simulate
@@ -123,6 +127,11 @@ class Result:
                 f"Attempt {self.number} ({self.rung}) made no model: it {self.state.value}.", "Choose another attempt."
             )
         candidate = load_candidate(self._attempt.folder, self._run.first, self._run.job.students)
+        if isinstance(candidate.model, Unread):
+            raise InputError.of(
+                f"The model stays a file, and has no PyTorch module: {candidate.model.reason}.",
+                f"Use its artifact: {self.artifact}.",
+            )
         if candidate.rewrite is not None:
             raise InputError.of(
                 f"Attempt {self.number} ({self.rung}) was made on the exported file and has no PyTorch module.",
@@ -186,7 +195,7 @@ class Run:
         Where search had no labels, quality is how far outputs diverge from the first model's.
         """
         judged = [attempt.measurements for attempt in self._attempts if attempt.verdict is not None]
-        metrics = compared(self.job.target.conditions, self.job.task.metrics[0].name, self.job.goal, judged)
+        metrics = compared(self.job.target.conditions, self.job.first_quality, self.job.goal, judged)
         kept = front({attempt.number: attempt.measurements for attempt in self._attempts}, metrics)
         return [result for result in self.candidates if result.number in kept]
 
@@ -342,11 +351,21 @@ def show(folder: Path) -> dict[str, Any]:
                     "seconds": row.timings,
                     "notes": list(row.notes),
                     "verdict": row.verdict,
+                    "slices": _slices(row, records),
                     "floats": None if (kept := floats(records, row.number)) is None else kept.to_json(),
                 }
                 for row in rows
             ],
         }
+
+
+def _slices(row: AttemptRow, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Every slice that an attempt was measured on, and which of its samples changed, where that was looked at."""
+    digest = "" if row.artifact is None else row.artifact.digest
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a verdict that this version cannot read
+        if row.verdict is not None:
+            return plain(Verdict.from_json(row.verdict).measurements, changes(records, row.number, digest))
+    return []
 
 
 def _inside(path: Path, folder: Path) -> str:

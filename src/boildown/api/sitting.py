@@ -46,6 +46,7 @@ from boildown.errors import (
 from boildown.execution.interrupt import Stop
 from boildown.execution.quiet import Patience, computing, give_way, patient
 from boildown.journal.journal import Journal
+from boildown.journal.keys import hash_of
 from boildown.measuring.environment import environment
 from boildown.report import write as write_report
 from boildown.report.live import Live
@@ -74,6 +75,17 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 
 _PULSE = 2.0
 _TOLD = 0.1
+_IDENTITY = {
+    "first": "model",
+    "verdict data": "data to judge on",
+    "other data": "other data to judge on",
+    "groups": "groups of the data to judge on",
+    "slices": "slices",
+    "students": "students",
+}
+"""What a run that goes on must have as it began, and what to call it."""
+_SEVERAL = ("students", "slices", "groups of the data to judge on", "data to train on")
+"""Of that, what is many."""
 _KINDS = {
     "build": "building the model and the task", "read": "reading the data", "export": "exporting",
     "measure": "scoring and timing",
@@ -114,8 +126,14 @@ class Sitting:
         key = first_key(read.first, self.bench.graph(read.first))
         students = {} if read.job.students_key is None else {"students": read.job.students_key}
         train = read.job.splits.train if training else None
-        learned = None if train is None else repeated_fingerprint(train)
+        with self.bench.timed("read"):
+            learned = None if train is None else repeated_fingerprint(train)
         own = {} if learned is None else {"training data": learned}
+        if sliced := self.bench.slicer.identity():
+            own["slices"] = sliced
+        own |= {} if (groups := self.bench.grouping("verdict")) is None else {"groups": groups}
+        others = {name: self.bench.on(name).fingerprint("verdict") for name in self.job.splits.others}
+        own |= {"other data": hash_of(others)} if others else {}
         return {"first": key, "verdict data": self.bench.fingerprint("verdict"), **students, **own}
 
     def check_identity(self, read: Read, began: Mapping[str, Any], run: str, *, training: bool = True) -> None:
@@ -124,17 +142,13 @@ class Sitting:
             found = self.identity(read, training=training)
         except AttemptError:  # the right model could be captured
             found = {**began, "first": ""}
-        wrong = [
-            what
-            for name, what in (("first", "model"), ("verdict data", "data to judge on"), ("students", "students"))
-            if found.get(name) != began.get(name)
-        ]
+        wrong = [what for name, what in _IDENTITY.items() if found.get(name) != began.get(name)]
         if len({print_ for side in (found, began) if (print_ := side.get("training data")) is not None}) > 1:
             wrong.append("data to train on")
         if wrong:
             raise InputError.of(
                 f"The {' and the '.join(wrong)} are not what run {run} began with."
-                if len(wrong) > 1 or wrong[0] in ("students", "data to train on")
+                if len(wrong) > 1 or wrong[0] in _SEVERAL
                 else f"The {wrong[0]} is not what run {run} began with.",
                 "Give the same, or start a new run.",
             )

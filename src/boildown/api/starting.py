@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -16,15 +17,18 @@ from torch import nn
 
 from boildown.domain.grammar import format_value
 from boildown.domain.task import Task
-from boildown.errors import ModelError, in_words, install
+from boildown.errors import DataError, ModelError, in_words, install
 from boildown.files import real
+from boildown.measuring.clusters import FEW
 from boildown.methods.taught import held_out
 from boildown.surgery.factories import call_factory
+from boildown.surgery.onnx_file import input_shapes
 from boildown.tasks.alone import Alone
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import some
 from boildown.tasks.data import read_targets
-from boildown.tasks.images import IMAGENET, ImageFolder, Look, written
+from boildown.tasks.groups import groups_of
+from boildown.tasks.images import FOLDER, IMAGENET, ImageFolder, Look, written
 from boildown.tasks.networks import TableNetwork, image_network
 from boildown.tasks.table import Kind, Table, validation_share
 from boildown.tasks.text import TextTable
@@ -91,13 +95,14 @@ def start_table(
     train: bool = True,
     keep: Collection[str] = (),
     leave_out: Collection[str] = (),
+    groups: str = "",
 ) -> Start:
     """Begin with a CSV or Parquet file, in a project that lies in `folder`. Raises InputError with every mistake.
 
-    train: begin with a small network of its own, too. keep, leave_out: columns, as `Table.find` takes them.
+    train: begin with a small network of its own, too. keep, leave_out, groups: columns, as `Table.find` takes them.
     """
-    table, told = Table.find(path, target, kind, keep=keep, leave_out=leave_out)
-    share = validation_share(table.rows)
+    table, told = Table.find(path, target, kind, keep=keep, leave_out=leave_out, groups=groups)
+    share = validation_share(table.group_count or table.rows)
     task = table.task(path, validation=share)
     what = f"one of {len(table.classes)} classes" if table.classes else "a number"
     told = [f"{target!r} is {what}, predicted from {len(table.columns)} columns.", *told]
@@ -124,12 +129,13 @@ def start_table(
 
 
 def start_images(
-    root: Path, folder: Path, look: Look | None = None, *, size: int | None = None, skip_broken: bool = False
-) -> Start:
+    root: Path, folder: Path, look: Look | None = None, *, size: int | None = None, skip_broken: bool = False,
+    groups: str = "",
+) -> Start:  # fmt: skip
     """Begin with a folder of images, in a project that lies in `folder`. Raises InputError with every mistake.
 
     look: what a network that is there already expects; by default as the images are. size: in place of its own.
-    skip_broken: leave out what cannot be read to its end.
+    skip_broken: leave out what cannot be read to its end. groups: which images belong together, see `ImageFolder.task`.
     """
     found, told = ImageFolder.find(root)
     broken = found.broken() if skip_broken else ()
@@ -141,8 +147,9 @@ def start_images(
     look = seen if look is None else replace(look, white=seen.white)
     if size is not None:
         look = replace(look, size=size)
-    share = validation_share(len(found.files))
-    task = found.task(look, validation=share)
+    share = validation_share(len(set(found.groups(groups))) or len(found.files))
+    task = found.task(look, validation=share, groups=groups)
+    told += _folders(found) if not groups else []
     parted = any(part == "validation" for part, *_ in found.files)
     code = _TASK.format(
         title=quoted(f"Tell the {len(found.classes)} classes of images in {root.name}/ apart."),
@@ -150,6 +157,7 @@ def start_images(
         body=f"    return image_folder(\n        {_place(root, folder)},\n        {written(look)},\n"
         + ("" if parted else f"        validation={share},  # the share of images to judge on\n")
         + (f"        leave_out={list(broken)!r},\n" if broken else "")
+        + (f"        groups={quoted(groups)},\n" if groups else "")
         + "    )",
     )  # fmt: skip
     channels, classes, side = look.channels, len(found.classes), look.size
@@ -164,23 +172,27 @@ def start_images(
 
 
 def start_timm(
-    root: Path, folder: Path, name: str, *, size: int | None = None, train: bool = True, skip_broken: bool = False
-) -> Start:
+    root: Path, folder: Path, name: str, *, size: int | None = None, train: bool = True, skip_broken: bool = False,
+    groups: str = "",
+) -> Start:  # fmt: skip
     """Begin with a folder of images and a timm network, perhaps with settings: `resnet18?pretrained=true`.
 
     train: it has no weights for these classes yet. Raises InputError with every mistake.
     """
-    start = start_images(root, folder, timm_look(name.partition("?")[0]), size=size, skip_broken=skip_broken)
+    look = timm_look(name.partition("?")[0])
+    start = start_images(root, folder, look, size=size, skip_broken=skip_broken, groups=groups)
     assert isinstance(start.task, Classification)
     assert start.task.classes is not None
     factory = f"timm:{name}{'&' if '?' in name else '?'}num_classes={len(start.task.classes)}"
     return replace(start, factory=factory, network=call_factory(factory) if train else None)
 
 
-def start_text(path: Path, target: str, model: Path, folder: Path, texts: Sequence[str] = ()) -> Start:
+def start_text(
+    path: Path, target: str, model: Path, folder: Path, texts: Sequence[str] = (), *, groups: str = ""
+) -> Start:
     """Begin with a file of texts and the folder of a Hugging Face model. Raises InputError with every mistake."""
-    table, told = TextTable.find(path, target, model, texts)
-    share = validation_share(table.rows)
+    table, told = TextTable.find(path, target, model, texts, groups=groups)
+    share = validation_share(table.group_count or table.rows)
     task = table.task(path, model, validation=share)
     what = {"classification": f"one of {len(table.classes)} classes", "regression": "a number"}.get(table.kind)
     what = (
@@ -221,6 +233,32 @@ def usual_look() -> Look:
     return Look(224, 3, 0.875, *IMAGENET)
 
 
+def look_of(path: Path) -> Look:
+    """What an ONNX file expects of its images, as far as its first input says it; normalized as ImageNet is.
+
+    Raises ModelError where that is no picture, or one that is laid out otherwise.
+    """
+    shape = next(iter(input_shapes(path)), ())
+    channels, sides = (shape[1], shape[2:]) if len(shape) == 4 else (None, ())
+    square = len({side for side in sides if isinstance(side, int)}) < 2
+    if len(shape) != 4 or not square or (isinstance(channels, int) and channels not in (1, 3)):
+        axes = ", ".join(map(str, shape)) or "none"
+        raise ModelError.of(
+            f"{path.name} takes no square pictures of one or three channels, (n, channels, side, side): "
+            f"the axes of its first input are {axes}.",
+            "Begin without --image-folder, and write the data set in task.py.",
+        )
+    side = next((side for side in sides if isinstance(side, int)), usual_look().size)
+    look = replace(usual_look(), size=side, crop=1.0 if side < usual_look().size else usual_look().crop)
+    return look if channels != 1 else replace(look, channels=1, mean=(0.5,), std=(0.5,))
+
+
+def told_of_look(start: Start, path: Path) -> Start:
+    """The same, saying what of an ONNX file's preprocessing nobody can know."""
+    said = f"How pictures are normalized {path.name} does not say: see mean and std in task.py, and mend them."
+    return replace(start, told=(*start.told, said))
+
+
 def train_first(
     start: Start,
     minutes: float,
@@ -236,7 +274,7 @@ def train_first(
     assert task.train is not None
     assert start.network is not None
     settings = Training(batch=64)
-    samples, judged = held_out(task.train, task.validation, seed)
+    samples, judged = held_out(task.train, task, seed)
     epochs = EPOCHS * max(1, len(samples) // settings.batch)
     steps = min(
         max(LEAST_STEPS, epochs), steps_for(minutes, start.network, task, samples, settings=settings, seed=seed)
@@ -314,11 +352,29 @@ def _conditions(task: Task) -> tuple[str, ...]:
 def _sizes(task: Task) -> tuple[str, ...]:
     """How many samples serve what, and whether they are few."""
     assert task.train is not None
-    judged = len(task.validation)
+    judged, groups = len(task.validation), groups_of(task, "validation")
     told = f"{len(task.train):,} samples to train on, {judged:,} to judge on."
+    if groups is not None:
+        count = np.unique(groups).size
+        told = f"{told} These are in {count:,} groups."
+        if count < FEW:
+            return (told, f"Below {FEW} groups to judge on little can be proven; more groups would tell.")
+        judged = count
     if judged >= 1000:
         return (told,)
     return (told, "Below 1,000 to judge on a drop of one point is within the noise; more data would tell.")
+
+
+def _folders(found: ImageFolder) -> list[str]:
+    """A word where images lie in folders below those of the classes, as those of one subject or video do."""
+    with contextlib.suppress(DataError):
+        names = found.groups(FOLDER)
+        if 1 < len(set(names)) <= len(names) / 2:
+            return [
+                f"Images lie in {len(set(names)):,} folders below those of the classes: where those of one belong "
+                "together, begin again with --groups folder; alike images prove less than as many others."
+            ]
+    return []
 
 
 def _whole(task: Task) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,12 +18,13 @@ from boildown.api.climbing import reread
 from boildown.api.sitting import Sitting, desk, sitting
 from boildown.domain.artifact import Artifact, file_hash
 from boildown.domain.candidate import Candidate
-from boildown.domain.grammar import COSTS, format_value
+from boildown.domain.grammar import COSTS, base_of, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.task import Task
 from boildown.domain.verdict import Finding, Verdict, judge
 from boildown.engine import manifest
 from boildown.engine.budget import Budget
+from boildown.engine.costs import LOAD_TIME, OF_CALLS, of_the_file
 from boildown.engine.job import Job
 from boildown.engine.manifest import CARD, MANIFEST, SAMPLE, handed_over
 from boildown.engine.timing import of_the_machine
@@ -39,7 +40,7 @@ from boildown.runtimes import get
 from boildown.surgery.store import load_candidate
 from boildown.tasks.watch import watching
 
-_OF_THE_MACHINE = ("latency", "memory")
+_OF_THE_MACHINE = ("latency", "memory", *OF_CALLS, LOAD_TIME)
 _CALL_SECONDS = 600.0
 _TOLERANCE = 1e-3
 """Of a metric's value, or of its range: other processors round int8 otherwise, and an answer or two may change."""
@@ -102,7 +103,7 @@ class Verification:
 @watching()
 def verify(
     run: str | Path,
-    model: nn.Module | str | None = None,
+    model: nn.Module | str | Path | None = None,
     task: Task | str | None = None,
     *,
     students: Sequence[nn.Module | str] = (),
@@ -278,7 +279,7 @@ def _measured(
     job, bench = sat.job, sat.bench
     bench.trust, bench.first = trust, base
     bench.bound(_CALL_SECONDS, free_memory())
-    found = {"size": bench.size(artifact)}
+    found = of_the_file(job, bench, artifact)
     if any(recorded.measurements[name].data == "verdict" for name in job.quality & recorded.measurements.keys()):
         # The first model stands in: a candidate's outputs have the same structure.
         quality = bench.quality(first, artifact, "verdict", first=first, look=look)
@@ -295,11 +296,11 @@ def _measured(
 
 def _compared(job: Job, recorded: Verdict, now: Verdict) -> list[Check]:
     """Every figure, then every condition: as recorded, and as it is now."""
-    ranges = {metric.name: metric.range for metric in job.task.metrics}
+    ranges = {metric.name: metric.range for metric in (*job.metrics, *job.evaluated)}
     checks = []
     for name, measurement in now.measurements.items():
         if name in recorded.measurements and name not in _OF_THE_MACHINE:
-            checks.append(_figure(measurement, recorded.measurements[name], ranges.get(name)))
+            checks.append(_figure(measurement, recorded.measurements[name], ranges.get(base_of(name))))
     held, asked = ([finding.condition.text for finding in verdict.findings] for verdict in (recorded, now))
     if held != asked:
         told = f"the record holds {', '.join(held) or 'none'}; the run was asked for {', '.join(asked)}"

@@ -13,7 +13,8 @@ import typer
 import boildown as bd
 from boildown.cli.config import Config, read_config
 from boildown.cli.exit import of_outcome
-from boildown.cli.options import RUNS, AsJson, Runs, echo_json, ladders_beginning
+from boildown.cli.options import RUNS, AsJson, Runs, Sets, echo_json, judged_on, ladders_beginning, sets_of
+from boildown.errors import InputError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +23,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compress(
-    config: Annotated[Path, typer.Argument(help="The configuration file.", metavar="boildown.toml")],
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="The configuration, or an ONNX file that is the model.", metavar="boildown.toml|MODEL.onnx"
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Where task and target stand, for an ONNX file; boildown.toml by default."),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", help="A condition; replaces the file's. May be given again."),
@@ -46,13 +56,15 @@ def compress(
             autocompletion=lambda: ["first", "smallest", "fastest", "best"],
         ),
     ] = None,
+    validation: Sets = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse nothing of earlier runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and take.")] = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> int:
     """Boil a model down until it meets the target."""
-    read = read_config(config)
+    read = _read(what, config)
+    read = replace(read, task=judged_on(read.task, sets_of(validation)))
     arguments: dict[str, Any] = {**read.arguments, "fresh": fresh}
     if runs != RUNS or "runs" not in arguments:
         arguments["runs"] = runs
@@ -80,6 +92,16 @@ def compress(
     else:
         typer.echo(str(run))
     return of_outcome(run.outcome)
+
+
+def _read(what: Path, config: Path | None) -> Config:
+    """What is asked for: by a configuration file, or by one for the ONNX file that is named."""
+    if what.suffix.lower() == ".onnx":
+        return read_config(config or Path("boildown.toml"), what)
+    if config is not None:
+        cause = f"--config {config} is given beside {what}, which is no ONNX file."
+        raise InputError.of(cause, "Name the model first: boildown compress MODEL.onnx --config boildown.toml.")
+    return read_config(what)
 
 
 def _quote(read: Config, target: list[str] | None, arguments: dict[str, Any], as_json: bool) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import boildown as bd
+from boildown.cli.options import judged_on
 from boildown.errors import ConfigError, Mistake
 from boildown.execution.child import ordered
 from boildown.files import real
@@ -17,12 +18,13 @@ from boildown.methods.registry import suggestion
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {
     "model": {
         "factory": (str,),
+        "onnx": (str,),
         "weights": (str,),
         "expected": (dict,),
         "students": (list,),
         "initial_student": (str,),
     },
-    "task": {"factory": (str,)},
+    "task": {"factory": (str,), "validation": (dict,)},
     "target": {"conditions": (list, str), "goal": (str,), "confidence": (float, int)},
     "budget": {"time": (str, int, float)},
     "deployment": {
@@ -58,12 +60,16 @@ class Config:
     arguments: dict[str, Any]
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: Path, onnx: Path | None = None) -> Config:
     """Read a configuration file; its folder is put on the import path, so that factories beside it are found.
 
-    Raises ConfigError with every mistake: unreadable TOML, unknown or missing keys, wrong types.
+    onnx: the file that is the model, in place of what the configuration says of one. Raises ConfigError with every
+    mistake: unreadable TOML, unknown or missing keys, wrong types.
     """
     tables = _parse(path)
+    if onnx is not None and isinstance(tables.get("model", {}), dict):
+        own = {key: value for key, value in tables.get("model", {}).items() if key not in _OF_A_NETWORK}
+        tables["model"] = {**own, "onnx": str(onnx.absolute())}
     mistakes: list[Mistake] = []
     for table, values in tables.items():
         if table not in _KEYS:
@@ -72,10 +78,12 @@ def read_config(path: Path) -> Config:
             mistakes.append(Mistake(f"{path.name}: {table} is no table.", f"Write [{table}] and its keys below."))
         else:
             mistakes += _check_table(path.name, table, values)
-    for table, key in _REQUIRED:
+    of_file = isinstance(tables.get("model"), dict) and "onnx" in tables["model"]
+    for table, key in _REQUIRED[of_file:]:
         if not isinstance(tables.get(table), dict) or key not in tables[table]:
             mistakes.append(Mistake(f"{path.name} lacks {key} in [{table}].", _EXAMPLES[table, key]))
-    mistakes += _said_twice(path.name, tables)
+    mistakes += [*_said_twice(path.name, tables), *_no_paths(path.name, tables)]
+    mistakes += _beside_a_file(path.name, tables["model"]) if of_file else ()
     if mistakes:
         raise ConfigError(*mistakes)
     folder = str(real(path).parent)
@@ -88,7 +96,7 @@ _EXAMPLES = {
     (
         "model",
         "factory",
-    ): 'For example: factory = "resnet:resnet56", a module:callable that returns the model.',
+    ): 'For example: factory = "resnet:resnet56", a module:callable that returns the model; or onnx = "model.onnx".',
     ("task", "factory"): 'For example: factory = "task:cifar10", a module:callable that returns the task.',
     ("target", "conditions"): 'For example: conditions = ["accuracy drop <= 1 pp", "size <= 0.25x"].',
 }
@@ -136,6 +144,32 @@ def _said_twice(file: str, tables: dict[str, Any]) -> list[Mistake]:
     ]
 
 
+def _no_paths(file: str, tables: dict[str, Any]) -> list[Mistake]:
+    """Sets to judge on that are no paths."""
+    task = tables.get("task")
+    sets = task.get("validation") if isinstance(task, dict) else None
+    return [
+        Mistake(f"{file}: {name} in validation of [task] is {value!r}.", "It must be the path of a file or a folder.")
+        for name, value in (sets.items() if isinstance(sets, dict) else ())
+        if not isinstance(value, str)
+    ]
+
+
+def _beside_a_file(file: str, model: dict[str, Any]) -> list[Mistake]:
+    """What does not go together with an ONNX file, or is none."""
+    found = [
+        Mistake(
+            f"{file} names onnx and {key} in [model].", f"An ONNX file is the whole model: leave {key} out, or onnx."
+        )
+        for key in _OF_A_NETWORK
+        if key in model
+    ]
+    if isinstance(model["onnx"], str) and not model["onnx"].lower().endswith(".onnx"):
+        found.append(Mistake(f"{file}: onnx in [model] is {model['onnx']!r}.", "Name a file that ends in .onnx."))
+    return found
+
+
+_OF_A_NETWORK = ("factory", "weights")
 _TOML_NAMES = {
     str: "a string",
     int: "a whole number",
@@ -169,4 +203,7 @@ def _config(tables: dict[str, Any], folder: Path) -> Config:
         arguments["latency"] = bd.Latency(**tables["latency"])
     conditions = target["conditions"]
     conditions = [conditions] if isinstance(conditions, str) else [str(condition) for condition in conditions]
-    return Config(model["factory"], tables["task"]["factory"], conditions, arguments)
+    named = str(folder / model["onnx"]) if "onnx" in model else model["factory"]
+    task = tables["task"]
+    sets = {name: str(folder / path) for name, path in task.get("validation", {}).items()}
+    return Config(named, judged_on(task["factory"], sets), conditions, arguments)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 _CONFIG = """\
 [model]
-factory = {factory}{factory_note}
-{weights}
+{model}
 
 [task]
 factory = "task:build"                 # module:callable in this folder that returns the task
@@ -73,10 +72,12 @@ class _Asked:
     leave_out: tuple[str, ...]
     model: str | None
     weights: Path | None
+    onnx: Path | None
     transformers: Path | None
     timm: str | None
     size: int | None
     skip_broken: bool
+    groups: str
 
     @property
     def table(self) -> Path | None:
@@ -116,6 +117,7 @@ def init(
         str | None, typer.Option("--model", help="Your model, module:callable; without one a small one is trained.")
     ] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="Its weights: safetensors or a state dict.")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Your model as an ONNX file.")] = None,
     transformers: Annotated[
         Path | None, typer.Option("--transformers", help="The folder of a Hugging Face model, with its tokenizer.")
     ] = None,
@@ -124,12 +126,19 @@ def init(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out images that cannot be read, instead of ending there.")
     ] = False,
+    groups: Annotated[
+        str,
+        typer.Option(
+            "--groups",
+            help="The column that says which rows belong together; of images `folder`, or a pattern of their paths.",
+        ),
+    ] = "",
     minutes: Annotated[float, typer.Option("--minutes", help="The most minutes to train a small model.")] = 2.0,
 ) -> int:
     """Begin a project: a boildown.toml and a task.py, from your data where you name it, else to fill in."""
     asked = _Asked(
         folder, csv, parquet, image_folder, predict, kind, tuple(text or ()), tuple(keep or ()), tuple(leave_out or ()),
-        model, weights, transformers, timm, size, skip_broken,
+        model, weights, onnx, transformers, timm, size, skip_broken, groups,
     )  # fmt: skip
     if mistakes := list(_mistakes(asked)):
         raise InputError(*mistakes)
@@ -162,7 +171,7 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
         yield Mistake(f"{there} is a file, and no folder to begin a project in.", "Name another folder.")
     sources = {"--csv": asked.csv, "--parquet": asked.parquet, "--image-folder": asked.image_folder}
     given = [name for name, value in sources.items() if value is not None]
-    models = {"--model": asked.model, "--transformers": asked.transformers, "--timm": asked.timm}
+    models = {"--model": asked.model, "--onnx": asked.onnx, "--transformers": asked.transformers, "--timm": asked.timm}
     named = [name for name, value in models.items() if value is not None]
     for names, what in ((given, "data"), (named, "model")):
         if len(names) > 1:
@@ -190,12 +199,20 @@ def _mistakes(asked: _Asked) -> Iterator[Mistake]:
         yield Mistake(f"--size {asked.size} is no size of images in a folder.", "Give --image-folder, and 8 or more.")
     if asked.skip_broken and asked.image_folder is None:
         yield Mistake("--skip-broken is about a folder of images, and none is given.", "Give --image-folder DIR.")
+    if asked.groups and asked.table is None and asked.image_folder is None:
+        yield Mistake("--groups says which samples belong together, and there are no data.", "Give --csv FILE as well.")
     if asked.model is not None and not all(part.strip() for part in (*asked.model.partition(":"),)):
         yield Mistake(f"--model {asked.model} cannot be read.", "Write module:callable, such as model:build.")
     if asked.weights is not None and not asked.weights.is_file():
         yield Mistake(f"There is no weights file {asked.weights}.", "Check the path.")
     if asked.weights is not None and not named:
         yield Mistake("--weights belong to a model, and none is given.", "Give --model module:callable as well.")
+    if asked.onnx is not None and not asked.onnx.is_file():
+        yield Mistake(f"There is no file {asked.onnx}.", "Check the path.")
+    elif asked.onnx is not None and asked.onnx.suffix.lower() != ".onnx":
+        yield Mistake(f"--onnx {asked.onnx} is no ONNX file.", "Name a file that ends in .onnx.")
+    if asked.weights is not None and asked.onnx is not None:
+        yield Mistake("--onnx brings its weights along.", "Leave --weights out.")
     if asked.weights is not None and asked.transformers is not None:
         yield Mistake("--transformers brings its weights along.", "Leave --weights out.")
 
@@ -215,41 +232,51 @@ def _start(asked: _Asked) -> Start | None:
     from boildown.api import starting
 
     if asked.table is not None and asked.predict is not None and asked.transformers is not None:
-        return starting.start_text(asked.table, asked.predict, asked.transformers, asked.folder, asked.text)
+        return starting.start_text(
+            asked.table, asked.predict, asked.transformers, asked.folder, asked.text, groups=asked.groups
+        )
     if asked.table is not None and asked.predict is not None:
         return starting.start_table(
             asked.table, asked.predict, asked.folder, asked.kind,  # type: ignore[arg-type]
-            train=asked.model is None, keep=asked.keep, leave_out=asked.leave_out,
+            train=asked.model is None and asked.onnx is None, keep=asked.keep, leave_out=asked.leave_out,
+            groups=asked.groups,
         )  # fmt: skip
     if asked.image_folder is not None:
         if asked.timm is not None:
             return starting.start_timm(
                 asked.image_folder, asked.folder, asked.timm,
                 size=asked.size, train=asked.weights is None, skip_broken=asked.skip_broken,
+                groups=asked.groups,
             )  # fmt: skip
         look = starting.usual_look() if asked.model else None
-        return starting.start_images(
-            asked.image_folder, asked.folder, look, size=asked.size, skip_broken=asked.skip_broken
+        look = look if asked.onnx is None else starting.look_of(asked.onnx)
+        start = starting.start_images(
+            asked.image_folder, asked.folder, look, size=asked.size, skip_broken=asked.skip_broken, groups=asked.groups
         )
+        return start if asked.onnx is None else starting.told_of_look(start, asked.onnx)
     return None
 
 
 def _config(asked: _Asked, start: Start | None) -> str:
     from boildown.api.starting import quoted
 
+    conditions = _OWN if start is None else start.conditions
+    return _CONFIG.format(model=_model(asked, start), conditions=", ".join(map(quoted, conditions)))
+
+
+def _model(asked: _Asked, start: Start | None) -> str:
+    """What the configuration says of the model."""
+    from boildown.api.starting import quoted
+
+    if asked.onnx is not None:
+        return f"onnx = {quoted(_relative(asked.onnx, asked.folder))}"
     weights = _NO_WEIGHTS
     if asked.weights is not None:
         weights = f"weights = {quoted(_relative(asked.weights, asked.folder))}"
     elif start is None or start.network is not None:
         weights = f'weights = "{_WEIGHTS}"        # or a .pt file that holds only a state dict'
-    conditions = _OWN if start is None else start.conditions
     factory = asked.model or (_factory(asked) if start is None else start.factory)
-    return _CONFIG.format(
-        factory=quoted(factory),
-        factory_note=_FACTORY_NOTE if factory == "model:build" else "",
-        weights=weights,
-        conditions=", ".join(map(quoted, conditions)),
-    )
+    return f"factory = {quoted(factory)}{_FACTORY_NOTE if factory == 'model:build' else ''}\n{weights}"
 
 
 def _factory(asked: _Asked) -> str:

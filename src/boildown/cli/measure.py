@@ -11,8 +11,12 @@ import typer
 import boildown as bd
 from boildown.cli.config import read_config
 from boildown.cli.exit import of_status
-from boildown.cli.options import AsJson, Trust, echo_json
+from boildown.cli.options import AsJson, Sets, Trust, echo_json, judged_on, sets_of
+from boildown.domain.grammar import format_measurement, set_of
 from boildown.report.junit import write_junit
+from boildown.report.slices import tables
+from boildown.report.text import slice_by_slice
+from boildown.report.words import printable
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,10 +40,15 @@ def measure(
         str | None, typer.Option("--runtime", help="What runs it; replaces the configuration's.")
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict as JUnit XML too, for CI.")] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option("--cost", help="Measure this cost too, such as `latency p99`. May be given again."),
+    ] = None,
     limit: Annotated[str, typer.Option("--limit", help="The most time that one call of the file takes.")] = "10 min",
     memory: Annotated[
         float | None, typer.Option("--memory", help="The most GB that it gets; four fifths of what is free by default.")
     ] = None,
+    validation: Sets = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
@@ -50,7 +59,7 @@ def measure(
         deployment = replace(deployment, runtime=runtime)
     verdict = bd.measure(
         artifact,
-        read.task,
+        judged_on(read.task, sets_of(validation)),
         target or read.target,
         first=first,
         confidence=read.arguments.get("confidence"),
@@ -58,9 +67,11 @@ def measure(
         latency=read.arguments.get("latency"),
         runtime=runtime or read.arguments.get("runtime"),
         batch_size=read.arguments.get("batch_size"),
+        seed=read.arguments.get("seed", 0),
         trust=trust,
         limit=limit,
         memory=None if memory is None else 1e9 * memory,
+        costs=cost or (),
     )
     if junit is not None:
         write_junit(verdict, artifact.name, junit)
@@ -68,9 +79,13 @@ def measure(
         echo_json(verdict.to_json())
     else:
         for finding in verdict.findings:
-            typer.echo(finding.sentence())
+            typer.echo(printable(finding.sentence()))
+        for name in cost or ():
+            typer.echo(f"{name}: {format_measurement(verdict.measurements[name])}")
         for name, measurement in verdict.measurements.items():
             for note in measurement.notes:
-                typer.echo(f"note: {name}: {note}")
-        typer.echo(f"{verdict.status.value}: {verdict.sentence()}")
+                typer.echo(printable(f"note: {name}: {note.removeprefix(f'{set_of(name)}: ')}"))
+        for line in slice_by_slice(tables(verdict.measurements)):
+            typer.echo(line)
+        typer.echo(printable(f"{verdict.status.value}: {verdict.sentence()}"))
     return of_status(verdict.status)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
+from boildown.errors import ConfigError, Mistake
 from boildown.files import as_json
 from boildown.journal.runs import run_folders
 from boildown.methods.registry import listed
@@ -44,6 +46,24 @@ Which = Annotated[
     str,
     typer.Argument(help="A path, an id, a unique prefix, or `latest`.", metavar="RUN", autocompletion=runs_beginning),
 ]
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--validation", help="One more set to judge on. May be given again.", metavar="NAME=PATH"),
+]
+
+
+def judged_on(task: str, sets: Mapping[str, str]) -> str:
+    """The name of a task's factory with more sets to judge on, by name and path."""
+    return f"{task}{'&' if '?' in task else '?'}{urlencode(sets)}" if sets else task
+
+
+def sets_of(given: Sequence[str] | None) -> dict[str, str]:
+    """Sets as they are given on the command line. Raises ConfigError for what is not NAME=PATH."""
+    parts = {each: each.partition("=") for each in given or ()}
+    if wrong := [each for each, (name, _, path) in parts.items() if not name or not path]:
+        raise ConfigError(*(Mistake(f"--validation {each} names no set.", "Write NAME=PATH.") for each in wrong))
+    return {name: str(Path(path).absolute()) for name, _, path in parts.values()}
 
 
 def echo_json(data: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from boildown.domain.grammar import COSTS
+from boildown.domain.grammar import COSTS, LARGER
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Condition
 
@@ -40,7 +40,7 @@ def costs(conditions: Iterable[Condition], goal: str = "first") -> tuple[str, ..
 
 
 def lighter(found: Mapping[str, Measurement], costs: Iterable[str]) -> tuple[str, ...]:
-    """Those of some costs that a candidate has less of than the first model, timings by more than their noise."""
+    """Those of some costs in which a candidate is better than the first model, timings by more than their noise."""
     return tuple(metric for metric in costs if metric in found and _is_lighter(found[metric]))
 
 
@@ -66,12 +66,14 @@ def _is_lighter(measurement: Measurement) -> bool:
     if measurement.ratio is None:
         return False
     interval = measurement.intervals.get("ratio")
+    if measurement.metric in LARGER:
+        return (measurement.ratio if interval is None else interval.low) > 1
     return (measurement.ratio if interval is None else interval.high) < 1
 
 
 def _badness(measurement: Measurement) -> float:
     if measurement.metric in COSTS or measurement.metric == DIVERGENCE:
-        return measurement.value
+        return -measurement.value if measurement.metric in LARGER else measurement.value
     return measurement.drop or 0.0
 
 

@@ -2,8 +2,10 @@
 
     METRIC [drop] (<=|<|>=|>) NUMBER [UNIT]
 
-A metric is one of the task's own or a cost (size, latency, memory, params, macs). `x` is a ratio to
-the first model, `drop` how much worse than the first model, `pp` percentage points.
+A metric is one of the task's own, one that holds the outputs against the first model's (agreement, divergence), or a
+cost (size, latency, throughput, memory, ...), whose name may have two words: `latency p95`. One of quality may be that
+of a slice or of another data set (`names`). `x` is a ratio to the first model, `drop` how much worse than the first
+model, `pp` percentage points.
 """
 
 from __future__ import annotations
@@ -11,18 +13,35 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from types import MappingProxyType
 from typing import cast
 
 from boildown.domain.measurement import MARK, Form, Measurement
+from boildown.domain.names import WORST, hidden, name_of, resolved, written
+from boildown.domain.names import base_of as base_of  # part of the grammar
+from boildown.domain.names import set_of as set_of
 from boildown.domain.target import Condition, Operator, Target
 from boildown.domain.task import Metric
-from boildown.errors import Mistake, TargetError
+from boildown.errors import InputError, Mistake, TargetError
 
-COSTS: Mapping[str, str] = {"size": "B", "latency": "s", "memory": "B", "params": "params", "macs": "MACs"}
-"""What every artifact costs, and the base unit it is measured in; lower is better."""
+RATE = "samples/s"
+COSTS: Mapping[str, str] = {
+    "size": "B", "latency": "s", "memory": "B", "params": "params", "macs": "MACs",
+    "latency p95": "s", "latency p99": "s", "throughput": RATE, "load time": "s", "planned memory": "B",
+}  # fmt: skip
+"""What every artifact costs, and the base unit it is measured in; lower is better, but for those in `LARGER`."""
+
+LARGER = frozenset({"throughput"})
+"""The costs that should be large."""
+
+FOLLOWS: Mapping[str, str] = {
+    "latency p95": "latency", "latency p99": "latency", "throughput": "latency", "load time": "size",
+    "planned memory": "memory",
+}  # fmt: skip
+"""Costs that improve where another falls: methods say of those others that they lower them."""
 
 FRACTION = "fraction"
 """The unit of a metric between 0 and 1: values are shown in %, drops in pp."""
@@ -32,23 +51,31 @@ _DECIMAL: Mapping[str, Mapping[str, str]] = {
     "s": {"s": "1", "ms": "1e-3", "us": "1e-6"},
     "params": {"G": "1e9", "M": "1e6", "k": "1e3", "": "1"},
     "MACs": {"G": "1e9", "M": "1e6", "k": "1e3", "": "1"},
+    RATE: {RATE: "1"},
 }
 _BINARY = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 _PERCENT = {"%": Decimal("0.01"), "pp": Decimal("0.01")}
+_ALIASES = {RATE: ("/s", "")}
+"""Other ways to write a unit that is alone of its kind."""
 _NEVER_GROWS = ("size", "params", "macs")
 
 _CONDITION = re.compile(
-    r"\s*(?P<metric>[^\s<>=]+)(?P<words>[^<>=]*)(?P<operator><=|>=|<|>)\s*"
+    r"(?P<subject>[^<>=≤≥]*)(?P<operator><=|>=|[<>≤≥])\s*"
     r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:nan|inf(?:inity)?)\b)"
     r"\s*(?P<unit>.*?)\s*",
     re.DOTALL | re.IGNORECASE,
 )
-_BETWEEN = re.compile(r"(?:\s*[,;&]\s*|\s+and\s+)(?=[^\s<>=,;&]+[^<>=,;&]*[<>=])", re.IGNORECASE)
+_BETWEEN = re.compile(r"(?:\s*[,;&]\s*|\s+and\s+)(?=[^\s<>=≤≥,;&]+[^<>=≤≥,;&]*[<>=≤≥])", re.IGNORECASE)
 """What stands between two conditions: each has an operator of its own."""
 _SHOWN = 4
 _ALSO = {
     "acc": "accuracy", "top1": "accuracy", "flops": "macs", "flop": "macs", "mac": "macs", "parameters": "params",
     "weights": "params", "ram": "memory", "time": "latency", "speed": "latency", "bytes": "size", "disk": "size",
+    "p95": "latency p95", "p99": "latency p99", "p95 latency": "latency p95", "p99 latency": "latency p99",
+    "median latency": "latency", "latency p50": "latency", "fps": "throughput", "qps": "throughput",
+    "samples per second": "throughput", "loading time": "load time", "startup": "load time", "loading": "load time",
+    "load": "load time", "peak memory": "memory", "arena": "planned memory", "activations": "planned memory",
+    "calibration error": "ece", "log loss": "nll", "kl": "divergence",
 }  # fmt: skip
 """What people call the metrics, besides their names."""
 _EXAMPLE = "METRIC [drop] (<=|<|>=|>) NUMBER [UNIT], for example `accuracy drop <= 1 pp` or `size <= 0.25x`"
@@ -59,27 +86,52 @@ def unit_of(metric: Metric) -> str:
     return FRACTION if metric.unit in ("", "%") and tuple(metric.range) == (0, 1) else metric.unit
 
 
-def parse_target(texts: Sequence[str], metrics: Sequence[Metric]) -> Target:
+def parse_target(
+    texts: Sequence[str],
+    metrics: Sequence[Metric],
+    *,
+    slices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    sets: Sequence[str] = (),
+) -> Target:
     """Read conditions; bounds come out in base units (bytes, seconds, counts, the metric's own unit).
 
-    metrics: the task's own. Raises TargetError with every mistake in every condition, each with its cure.
+    metrics: the task's own. slices: what tells slices apart, with its values. sets: the names of other data sets and
+    corruptions. Raises TargetError with every mistake in every condition, each with its cure.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise TargetError(Mistake("The target has no condition.", f"Give at least one: {_EXAMPLE}."))
-    known = {name: _Quantity(name, unit, cost=True) for name, unit in COSTS.items()}
+    known = {name: _Quantity(name, unit, name in LARGER, cost=True) for name, unit in COSTS.items()}
     known |= {m.name: _Quantity(m.name, unit_of(m), m.higher_is_better, tuple(m.range)) for m in metrics}
     conditions: list[Condition] = []
     mistakes: list[Mistake] = []
     for text in texts:
         try:
-            conditions.append(_condition(text, known))
-        except TargetError as error:
+            conditions.append(_condition(text, known, slices, sets))
+        except InputError as error:  # slices are read when they are named
             mistakes.extend(error.mistakes)
     mistakes.extend(_doubled(conditions))
     if mistakes:
         raise TargetError(*mistakes)
     return Target(tuple(conditions))
+
+
+def unknown_names(texts: Sequence[str], metrics: Sequence[Metric]) -> dict[str, str]:
+    """The metrics that conditions name and nobody here has, nor one that may be meant, each with the unit of its bound.
+
+    metrics: those that are known. What cannot be read names nothing.
+    """
+    known = {name: _Quantity(name, unit, cost=True) for name, unit in COSTS.items()}
+    known |= {metric.name: _Quantity(metric.name, unit_of(metric)) for metric in metrics}
+    folded, found = {name.casefold() for name in known}, dict[str, str]()
+    for text in [texts] if isinstance(texts, str) else texts:
+        read = _CONDITION.fullmatch(hidden(text)) if isinstance(text, str) else None
+        name = None if read is None else name_of(_subject(text[: read.end("subject")])[0])
+        if read is None or name is None or len(name.base.split()) != 1 or name.base.casefold() in folded:
+            continue
+        if not _near(name.base, {metric: known[metric] for metric in COSTS}):
+            found.setdefault(name.base, text[slice(*read.span("unit"))])
+    return found
 
 
 def describe(condition: Condition) -> str:
@@ -121,7 +173,7 @@ def format_value(value: float, unit: str, form: Form = "value") -> str:
     if unit in _DECIMAL:
         shown, factor = _scale(unit, abs(value))
         number = value / float(factor)
-        if unit != "s" and factor == 1:
+        if unit not in ("s", RATE) and factor == 1:
             return f"{number:.0f} {shown}".strip()
         return f"{number:.{2 if abs(number) < 100 else 1}f} {shown}"
     return f"{value:.4g} {unit}".strip()
@@ -164,7 +216,7 @@ class _Quantity:
             units = {unit: Decimal(size) for unit, size in _DECIMAL[self.unit].items()}
             if self.unit == "B":
                 units |= {unit: Decimal(size) for unit, size in _BINARY.items()}
-            return units
+            return units | dict.fromkeys(_ALIASES.get(self.unit, ()), Decimal(1))
         units = {"": Decimal(1)}
         if self.unit != FRACTION:
             units[self.unit] = Decimal(1)
@@ -181,12 +233,14 @@ class _Quantity:
         return self.unit
 
 
-def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
+def _condition(
+    text: object, known: Mapping[str, _Quantity], slices: Mapping[str, Sequence[str]], sets: Sequence[str]
+) -> Condition:
     """One condition from its text. Raises TargetError."""
     if not isinstance(text, str):
         raise TargetError(Mistake(f"A condition is {type(text).__name__}, not text.", f"Write it as {_EXAMPLE}."))
     shown = f"`{' '.join(text.split())[:80]}`"
-    several = [part.strip() for part in _BETWEEN.split(text) if part.strip()]
+    several = _parts(text)
     if len(several) > 1:
         told = ", ".join(f'"{part[:80]}"' for part in several[:_SHOWN])
         raise TargetError(
@@ -194,19 +248,20 @@ def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
         )
     if not text.strip():
         raise TargetError(Mistake("A condition is empty.", f"Write {_EXAMPLE}, or leave it out."))
-    found = _CONDITION.fullmatch(text.replace("≤", "<=").replace("≥", ">="))
-    if found is None or found["words"].strip() not in ("", "drop"):
+    found = _CONDITION.fullmatch(hidden(text))
+    name, drop = ("", False) if found is None else _subject(text[: found.end("subject")])
+    if found is None or not (name or drop):
         raise TargetError(Mistake(f"{shown} cannot be read.", f"Write {_EXAMPLE}."))
-    if found["metric"] == "drop" and not found["words"].strip():
+    if not name:
         raise TargetError(Mistake(f"{shown} does not say which metric drops.", f"Write {_EXAMPLE}."))
-    quantity = _find(found["metric"], shown, known)
+    quantity = _named(name, shown, known, slices, sets)
     read = _Read(
         shown,
         quantity,
-        found["words"].strip() == "drop",
-        cast(Operator, found["operator"]),
+        drop,
+        cast(Operator, found["operator"].replace("≤", "<=").replace("≥", ">=")),
         _number(found["number"]),
-        found["unit"].replace("µ", "u").replace("μ", "u"),
+        text[slice(*found.span("unit"))].replace("µ", "u").replace("μ", "u"),
     )
     mistakes = [*read.direction(), *read.number_and_unit()]
     if mistakes:
@@ -218,17 +273,66 @@ def _condition(text: object, known: Mapping[str, _Quantity]) -> Condition:
     return replace(condition, text=describe(condition))
 
 
-def _find(name: str, shown: str, known: Mapping[str, _Quantity]) -> _Quantity:
+def _parts(text: str) -> list[str]:
+    """The conditions that stand in one text."""
+    between = [found.span() for found in _BETWEEN.finditer(hidden(text))]
+    starts, ends = [0, *(end for _, end in between)], [*(start for start, _ in between), len(text)]
+    parts = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
+    return [part for part in parts if part]
+
+
+def _subject(text: str) -> tuple[str, bool]:
+    """(the name before the operator, whether its drop is meant)."""
+    text = text.strip()
+    return (text[:-4].strip(), True) if hidden(text).split()[-1:] == ["drop"] else (text, False)
+
+
+def _named(
+    text: str, shown: str, known: Mapping[str, _Quantity], slices: Mapping[str, Sequence[str]], sets: Sequence[str]
+) -> _Quantity:
+    """The quantity of a name: a metric, or one of a slice or of another data set. Raises TargetError."""
+    name, words = name_of(text), text.split()
+    if re.search(r"\]\s*\[", text) if name is None else name.worst and "[" in name.base:
+        cause = f"{shown} names two parts of the data, and one at a time is judged: slices are those of the main set."
+        cure = "Name one, or make what you mean a data set of its own, validation={..., 'night-stop': ...}."
+        raise TargetError(Mistake(cause, cure))
+    if name is None or (len(name.base.split()) > 1 and name.base.casefold() not in map(str.casefold, known)):
+        if words[0].casefold() == WORST and len(words) == 2:
+            keys = ", ".join(map(written, slices)) or "KEY"
+            cure = f"Write `{WORST} KEY METRIC ...`, such as `{WORST} class accuracy ...`; slices here are by {keys}."
+            raise TargetError(Mistake(f"{shown} does not say of which slices it is the worst.", cure))
+        meant = () if name is None else _near(name.base, known)
+        raise TargetError(Mistake(f"{shown} cannot be read.", f"{_guess(meant)}Write {_EXAMPLE}."))
+    quantity = _find(name.base, shown, known, lambda near: str(replace(name, base=near)))
+    if not (name.key or name.within):
+        return quantity
+    if quantity.cost:
+        cause = f"{shown}: {quantity.name} is that of the whole file, not of some samples."
+        raise TargetError(Mistake(cause, f"Write `{quantity.name} ...` without the slice."))
+    return replace(quantity, name=str(resolved(replace(name, base=quantity.name), shown, slices, sets)))
+
+
+def _find(name: str, shown: str, known: Mapping[str, _Quantity], whole: Callable[[str], str] = str) -> _Quantity:
     """The metric of this name, in any case. Raises TargetError with near names."""
     folded = {other.casefold(): other for other in known}
     name = name if name in known else folded.get(name.casefold(), name)
     if name in known:
         return known[name]
-    called = name.casefold()
-    also = [_ALSO[called]] if _ALSO.get(called) in known else []
-    near = also or [folded[n] for n in difflib.get_close_matches(called, folded, n=2, cutoff=0.7)]
-    guess = f"Did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
+    guess = _guess([whole(near) for near in _near(name, known)])
     raise TargetError(Mistake(f"{shown}: there is no metric {name[:40]!r}.", f"{guess}Known here: {', '.join(known)}."))
+
+
+def _near(name: str, known: Mapping[str, _Quantity]) -> Sequence[str]:
+    """The metrics that may be meant by a name that none has."""
+    called, folded = name.casefold(), {other.casefold(): other for other in known}
+    also = _ALSO.get(called)
+    if also in known:
+        return [str(also)]
+    return [folded[near] for near in difflib.get_close_matches(called, folded, n=2, cutoff=0.7)]
+
+
+def _guess(near: Sequence[str]) -> str:
+    return f"Did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
 
 
 @dataclass(frozen=True)
@@ -276,6 +380,7 @@ class _Read:
     def number_and_unit(self) -> Iterator[Mistake]:
         """A number or a unit that cannot be meant."""
         name = self.quantity.name
+        better, share = self.quantity.higher_is_better, self._share
         if not self.number.is_finite():
             yield Mistake(f"{self.shown}: the bound must be a finite number.", f"Write {_EXAMPLE}.")
         elif self.unit.startswith(","):
@@ -283,7 +388,8 @@ class _Read:
         elif self.drop and self.quantity.cost:
             yield Mistake(
                 f"{self.shown}: a cost has no drop.",
-                f"Say how large it may be: `{name} <= 0.5x` (half of the first model's), or with a unit.",
+                f"Say how large it {'has to' if better else 'may'} be: `{name} {self._side()} {share}x` "
+                f"({'twice' if better else 'half of'} the first model's), or with a unit.",
             )
         elif self.unit == "x":
             yield from self._ratio()
@@ -307,7 +413,10 @@ class _Read:
                 f"Write `{name} {self._side()} {text}x` ({text} times the first model's){point}.",
             )
         elif not self.number > 0:
-            yield Mistake(f"{self.shown}: a ratio must be above zero.", f"For half of it write `{name} <= 0.5x`.")
+            yield Mistake(
+                f"{self.shown}: a ratio must be above zero.",
+                f"Write for example `{name} {self._side()} {self._share}x`.",
+            )
         elif self.quantity.range[0] < 0:
             yield Mistake(f"{self.shown}: {name} may be negative, a ratio has no meaning.", "Use `drop`.")
         elif says_nothing(Condition(name, "ratio", self.operator, self.bound, "")):
@@ -321,7 +430,7 @@ class _Read:
         if unit == "%" and self.quantity.cost:
             return Mistake(
                 f"{self.shown}: % of what?",
-                f"Write `{name} <= {_digits(self.number / 100)}x` for a share of the first.",
+                f"Write `{name} {self._side()} {_digits(self.number / 100)}x` for a share of the first.",
             )
         if unit == "%" and self.drop:
             better = self.quantity.higher_is_better
@@ -351,15 +460,16 @@ class _Read:
 
     def _no_unit(self) -> Mistake:
         name, text = self.quantity.name, self.text
-        unit = {"B": "MB", "s": "ms"}.get(self.quantity.unit, "k")
-        value = f"`{name} <= {text} {unit}`"
-        ratio = f"`{name} <= {text}x` (of the first model's) or " if 0 < self.number <= 1 else ""
+        unit = {"B": "MB", "s": "ms", RATE: RATE}.get(self.quantity.unit, "k")
+        value = f"`{name} {self._side()} {text} {unit}`"
+        ratio = f"`{name} {self._side()} {text}x` (of the first model's) or " if 0 < self.number <= 1 else ""
         return Mistake(f"{self.shown} has no unit.", f"Write {ratio}{value}.")
 
     def _cost(self) -> Iterator[Mistake]:
         if self.bound <= 0:
             name = self.quantity.name
-            yield Mistake(f"{self.shown}: {name} is always above zero.", f"Write for example `{name} <= 0.5x`.")
+            cure = f"Write for example `{name} {self._side()} {self._share}x`."
+            yield Mistake(f"{self.shown}: {name} is always above zero.", cure)
 
     def _quality(self) -> Iterator[Mistake]:
         name, text = self.quantity.name, self.text
@@ -395,6 +505,11 @@ class _Read:
     def _side(self) -> str:
         return ">=" if self.quantity.higher_is_better else "<="
 
+    @property
+    def _share(self) -> str:
+        """A ratio that may be wished for."""
+        return "2" if self.quantity.higher_is_better else "0.5"
+
 
 def _doubled(conditions: Sequence[Condition]) -> Iterator[Mistake]:
     """Conditions of the same form on the same metric: all bound it from the same side."""
@@ -425,8 +540,8 @@ def _bound(condition: Condition) -> str:
     if condition.form == "ratio":
         return f"{_digits(exact)}x"
     if condition.metric not in COSTS:
-        written = _CONDITION.fullmatch(condition.text)
-        unit = written["unit"] if written else ""
+        found = _CONDITION.fullmatch(hidden(condition.text))
+        unit = found["unit"] if found else ""
         return f"{_digits(exact / _PERCENT.get(unit, 1))} {unit}".strip()
     shown, factor = _scale(COSTS[condition.metric], exact)
     number = exact / factor

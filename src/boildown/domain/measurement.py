@@ -74,6 +74,12 @@ class Measurement:
     notes: tuple[str, ...] = ()
     alone: bool = True
     """Whether nothing of any run computed beside it, as far as is known."""
+    slices: tuple[Measurement, ...] = ()
+    """Of the worst of some slices: each of them."""
+    simultaneous: Mapping[Form, Interval] = field(default_factory=dict)
+    """Of one of several slices: intervals whose bounds hold for all of them together."""
+    groups: int | None = None
+    """In how many groups the samples are, which count in their place; None where every sample counts."""
 
     def __post_init__(self) -> None:
         if self.spread is None and self.unit == "s":  # journals did not always keep it
@@ -98,10 +104,7 @@ class Measurement:
             "drop": self.drop,
             "ratio": self.ratio,
             "standard_error": self.standard_error,
-            "intervals": {
-                form: {"low": i.low, "high": i.high, "level": i.level, "method": i.method, "note": i.note}
-                for form, i in self.intervals.items()
-            },
+            "intervals": _plain(self.intervals),
             "samples": self.samples,
             "data": self.data,
             "raw": list(self.raw),
@@ -111,6 +114,9 @@ class Measurement:
             "environment": dict(self.environment),
             "notes": list(self.notes),
             "alone": self.alone,
+            **({"slices": [each.to_json() for each in self.slices]} if self.slices else {}),
+            **({"simultaneous": _plain(self.simultaneous)} if self.simultaneous else {}),
+            "groups": self.groups,
         }
 
     @classmethod
@@ -120,7 +126,16 @@ class Measurement:
             **{
                 **{name: value for name, value in data.items() if name != "noisy"},
                 "intervals": {form: Interval(**i) for form, i in data["intervals"].items()},
+                "simultaneous": {form: Interval(**i) for form, i in data.get("simultaneous", {}).items()},
+                "slices": tuple(cls.from_json({**each, "slices": ()}) for each in data.get("slices", ())),
                 "raw": tuple(data["raw"]),
                 "notes": tuple(data["notes"]),
             }
         )
+
+
+def _plain(intervals: Mapping[Form, Interval]) -> dict[str, Any]:
+    return {
+        form: {"low": i.low, "high": i.high, "level": i.level, "method": i.method, "note": i.note}
+        for form, i in intervals.items()
+    }

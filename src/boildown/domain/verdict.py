@@ -9,11 +9,12 @@ from enum import Enum
 from statistics import NormalDist
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_value, marked, relaxed, says_nothing
+from boildown.domain.grammar import COSTS, LARGER, format_value, marked, relaxed, says_nothing
 from boildown.domain.measurement import NOISE, Interval, Measurement
+from boildown.domain.names import name_of
 from boildown.domain.target import Condition, Target
 
-_EXACT = ("size", "params", "macs")
+_EXACT = ("size", "params", "macs", "planned memory")
 """Costs that are counted, not sampled: their point is the truth."""
 
 
@@ -36,9 +37,10 @@ class Finding:
     excess: how far the condition is missed, relative; zero or below when it holds, infinite when
         it was not measured.
     lucky: the point decided although the bound lies inside the interval: could be luck.
-    needed: about how many samples would decide, where more samples can.
+    needed: about how many samples would decide, where more samples can; groups of them where `grouped`.
     shown: `observed` for people.
     noisy: it was timed in blocks that lie far apart.
+    slice: of a condition on the worst of some slices: the one that decides, which the figures are of.
     """
 
     condition: Condition
@@ -51,16 +53,20 @@ class Finding:
     note: str = ""
     shown: str = "not measured"
     noisy: bool = False
+    slice: str = ""
+    grouped: bool = False
 
     def sentence(self) -> str:
         """What was found, in words."""
-        subject = f"{self.condition.metric} drop" if self.condition.form == "drop" else self.condition.metric
+        name = self.slice or self.condition.metric
+        subject = f"{name} drop" if self.condition.form == "drop" else name
         asked = self.condition.text
         if self.observed is None:
             return f"{asked} is open: {self.note}"
         if self.status is Status.MISSED:
             close = self.condition.metric in COSTS and 0 < self.excess < 0.1
-            far = f", {100 * self.excess:.2g} % too much" if close else ""
+            much = "little" if self.condition.metric in LARGER else "much"
+            far = f", {100 * self.excess:.2g} % too {much}" if close else ""
             words = f"{asked} is missed: {subject} is {self.shown}{far}"
         elif self.status is Status.MET:
             words = f"{asked} is met: {subject} is {self.shown}"
@@ -71,9 +77,22 @@ class Finding:
             extra.append("could be luck")
         if self.noisy:
             extra.append(NOISE)
-        if self.needed is not None:
-            extra.append(f"about {self.needed:,} samples would decide")
+        if self.more:
+            extra.append(self.more)
         return words + (f" ({'; '.join(extra)})" if extra else "")
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether it is of slices and says little against a candidate on the search's samples: a point past the bound
+        by luck, as of many slices some are, or no sample at all."""
+        name = name_of(self.condition.metric)
+        return name is not None and bool(name.key) and (self.lucky or self.observed is None)
+
+    @property
+    def more(self) -> str:
+        """How many more would decide, in words; empty where that is not known."""
+        what = f"{'groups' if self.grouped else 'samples'}{' of it' * bool(self.slice)}"
+        return "" if self.needed is None else f"about {self.needed:,} {what} would decide"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an infinite excess is None."""
@@ -133,7 +152,13 @@ class Verdict:
         return max((finding.excess for finding in self.findings), default=-math.inf)
 
     def sentence(self) -> str:
-        """What came out, in words: everything that does not hold, or what could be luck."""
+        """What came out, in words: everything that does not hold, or what could be luck; and groups that count."""
+        grouped = [m for m in self.measurements.values() if m.groups is not None]
+        judged = max(grouped, key=lambda measurement: measurement.samples, default=None)
+        on = "" if judged is None else f" Quality stands on {judged.samples:,} samples in {judged.groups:,} groups."
+        return f"{self._said()}{on}"
+
+    def _said(self) -> str:
         count = len(self.findings)
         open_ = [f.sentence() for f in self.findings if f.status is not Status.MET]
         if open_:
@@ -204,6 +229,12 @@ def judge(
     With it, a condition is met only if its one-sided interval proves it and missed only if the
     interval disproves it. Size, params and MACs have no sampling noise: their point always decides,
     as does that of any cost measured without an interval.
+
+    The worst of k slices is met if every slice is, each at the plain level: that all hold is then claimed falsely no
+    more often than that one does (R. L. Berger, Technometrics 24, 1982, intersection-union tests). It is missed if some
+    slice is by an interval that holds for all k together, at (1 - level) / k (the first step of S. Holm, Scandinavian
+    Journal of Statistics 6, 1979). Without `confidence` a point on the wrong side that such an interval leaves
+    room for is marked as lucky: of k slices at the bound the worst looks as bad as often.
     """
     held = ((condition, measurements.get(condition.metric)) for condition in target.conditions)
     findings = tuple(_marked(_find(condition, found, confidence), found) for condition, found in held)
@@ -239,11 +270,17 @@ def relaxations(target: Target, verdicts: Sequence[tuple[str, Verdict]]) -> tupl
 
 def _weaker(finding: Finding, verdict: Verdict) -> tuple[Condition, float] | None:
     """(a condition in the place of a failed one that is met, how far the failed one was missed); None without any."""
-    value = _worst(finding, verdict.confidence)
-    if value is None or not math.isfinite(value):
+    measurement = verdict.measurements.get(finding.condition.metric)
+    if measurement is None:
         return None
+    each = _of_slices(finding.condition, measurement, verdict.confidence) or [(measurement, finding)]
+    values = [_worst(found, verdict.confidence) for _, found in each]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(each):
+        return None
+    value = (max if _is_upper(finding.condition) else min)(known)
     weaker = relaxed(finding.condition, value)
-    excess = _excess(finding.condition, verdict.measurements[finding.condition.metric], value)
+    excess = max(_excess(finding.condition, of, own) for (of, _), own in zip(each, known, strict=True))
     return None if says_nothing(weaker) else (weaker, excess)
 
 
@@ -254,6 +291,8 @@ def _searched(verdict: Verdict) -> bool:
 
 
 def _find(condition: Condition, measurement: Measurement | None, confidence: float | None) -> Finding:
+    if measurement is not None and measurement.slices:
+        return _find_worst(condition, measurement, confidence)
     observed = None if measurement is None else _observed(measurement, condition)
     if measurement is None or observed is None:
         what = {"value": condition.metric, "drop": f"the drop in {condition.metric}"}.get(
@@ -268,16 +307,18 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     excess = _excess(condition, measurement, observed)
     interval = None if condition.metric in _EXACT else measurement.intervals.get(condition.form)
     point = Status.MET if _holds(condition, observed) else Status.MISSED
+    unbounded = "" if condition.metric in COSTS else "; ".join(("it has no confidence interval", *measurement.notes))
     if confidence is None:
         lucky = interval is not None and condition.bound in interval
         needed = _needed(condition, measurement, observed, interval) if lucky else None
         note = interval.note if interval is not None and lucky else ""
+        if interval is None and measurement.notes:
+            note = unbounded
         return Finding(condition, point, observed, interval, excess, lucky, needed, note, shown)
     if interval is None:
         if condition.metric in COSTS:
             return Finding(condition, point, observed, None, excess, shown=shown)
-        note = "it has no confidence interval"
-        return Finding(condition, Status.UNDECIDED, observed, None, excess, note=note, shown=shown)
+        return Finding(condition, Status.UNDECIDED, observed, None, excess, note=unbounded, shown=shown)
     if interval.level < confidence - 1e-9:
         note = f"its interval holds with {100 * interval.level:g} % only"
         return Finding(condition, Status.UNDECIDED, observed, interval, excess, note=note, shown=shown)
@@ -292,8 +333,62 @@ def _find(condition: Condition, measurement: Measurement | None, confidence: flo
     )
 
 
+def _find_worst(condition: Condition, measurement: Measurement, confidence: float | None) -> Finding:
+    """A condition on the worst of some slices; the figures are those of the slice that decides."""
+    found = _of_slices(condition, measurement, confidence)
+    if unknown := [finding for _, finding in found if finding.observed is None]:
+        return replace(unknown[0], condition=condition)
+    sign = 1.0 if _is_upper(condition) else -1.0
+
+    def point(each: tuple[Measurement, Finding]) -> float:
+        value = sign * (each[1].observed or 0.0)
+        return math.inf if math.isnan(value) else value
+
+    def end(each: tuple[Measurement, Finding]) -> float:
+        interval = each[1].interval
+        return math.inf if interval is None else sign * (interval.high if sign > 0 else interval.low)
+
+    sure = [each for each in found if _disproven(condition, *each)]
+    past = sure or [each for each in found if not _holds(condition, each[1].observed or 0.0)]
+    open_ = [each for each in found if each[1].status is not Status.MET or each[1].lucky]
+    if sure or (past and confidence is None):
+        status, (own, decides) = Status.MISSED, max(past, key=point)
+    else:
+        status = Status.UNDECIDED if open_ and confidence is not None else Status.MET
+        own, decides = max(open_ or found, key=end)
+    lucky = confidence is None and not sure and bool(open_)
+    assert decides.observed is not None
+    interval = decides.interval
+    if not _holds(condition, decides.observed):
+        interval = own.simultaneous.get(condition.form, interval)
+    needed = _needed(condition, own, decides.observed, interval) if lucky or status is Status.UNDECIDED else None
+    note = f"of {len(found):,} slices it decides, with {own.samples:,} sample{'s' * (own.samples != 1)}"
+    return replace(
+        decides, condition=condition, status=status, interval=interval, lucky=lucky, needed=needed, slice=own.metric,
+        excess=max(finding.excess for _, finding in found), note="; ".join(filter(None, (note, decides.note))),
+    )  # fmt: skip
+
+
+def _of_slices(
+    condition: Condition, measurement: Measurement, confidence: float | None
+) -> list[tuple[Measurement, Finding]]:
+    """Every slice of a worst, with the condition held against it alone."""
+    return [(each, _find(replace(condition, metric=each.metric), each, confidence)) for each in measurement.slices]
+
+
+def _disproven(condition: Condition, measurement: Measurement, finding: Finding) -> bool:
+    """Whether a slice misses a condition by an interval that holds for all slices together, or by no number at all."""
+    interval = measurement.simultaneous.get(condition.form)
+    if interval is None or finding.observed is None or not math.isfinite(finding.observed):
+        return finding.status is Status.MISSED and finding.interval is None
+    best = interval.low if _is_upper(condition) else interval.high
+    return not math.isnan(best) and not _holds(condition, best)
+
+
 def _marked(finding: Finding, measurement: Measurement | None) -> Finding:
-    """The finding, its figure marked where the blocks that it was timed in lie far apart."""
+    """The finding, marked where groups count, and its figure where the blocks that it was timed in lie far apart."""
+    if measurement is not None and measurement.groups is not None:
+        finding = replace(finding, grouped=True)
     if measurement is None or not measurement.noisy or finding.observed is None:
         return finding
     return replace(finding, shown=marked(finding.shown, noisy=True), noisy=True)
@@ -333,6 +428,8 @@ def _excess(condition: Condition, measurement: Measurement, observed: float) -> 
     bound) or the standard error, whichever is larger, so that noise does not look like distance.
     """
     past = observed - condition.bound if _is_upper(condition) else condition.bound - observed
+    if condition.metric in LARGER:  # twice too slow is as far, however it is said
+        return condition.bound / observed - 1 if observed > 0 else math.inf
     if condition.metric in COSTS or condition.form == "ratio":
         return past / condition.bound
     if condition.form == "drop":
@@ -350,9 +447,9 @@ def _excess(condition: Condition, measurement: Measurement, observed: float) -> 
 
 
 def _needed(condition: Condition, measurement: Measurement, observed: float, interval: Interval | None) -> int | None:
-    """About how many samples bring the interval's end to the bound: its width falls with their root."""
-    gap = abs(observed - condition.bound)
-    if interval is None or condition.metric in COSTS or measurement.samples <= 0 or gap == 0:
+    """About how many samples, or groups, bring the interval's end to the bound: its width falls with their root."""
+    gap, count = abs(observed - condition.bound), measurement.groups or measurement.samples
+    if interval is None or condition.metric in COSTS or count <= 0 or gap == 0:
         return None
     holds = _holds(condition, observed)
     end = interval.high if holds == _is_upper(condition) else interval.low
@@ -360,8 +457,8 @@ def _needed(condition: Condition, measurement: Measurement, observed: float, int
     error_form = "value" if measurement.drop is None else "drop"
     if condition.form == error_form and measurement.standard_error and 0.5 < interval.level < 1:
         margin = max(margin, NormalDist().inv_cdf(interval.level) * measurement.standard_error)
-    needed = measurement.samples * (margin / gap) ** 2
-    return math.ceil(needed) if math.isfinite(needed) and needed > measurement.samples else None
+    needed = count * (margin / gap) ** 2
+    return math.ceil(needed) if math.isfinite(needed) and needed > count else None
 
 
 def _worst(finding: Finding, confidence: float | None) -> float | None:

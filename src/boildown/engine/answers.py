@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Measurement
+from boildown.domain.rows import of_each
 from boildown.domain.task import Metric, Samples
 from boildown.engine.company import numbers
 from boildown.tasks.data import places_of
@@ -36,6 +37,9 @@ def kinds(output: Any, count: int, first: Floats | None = None) -> Floats:
     NaN is none. An infinity is none where the first model's kind, `first`, is 1. Where there is no other model,
     masks of minus infinity may be, if they leave something. What is NaN without belonging to a sample belongs to all.
     """
+    if (parts := of_each(output, count)) is not None:
+        before = [None if first is None else first[at : at + 1] for at in range(count)]
+        return np.concatenate([kinds(part, 1, was) for part, was in zip(parts, before, strict=True)])
     found = np.full(count, _FINITE)
     for leaf in pytree.tree_leaves(output):
         part = numbers(leaf)
@@ -56,6 +60,8 @@ def kinds(output: Any, count: int, first: Floats | None = None) -> Floats:
 
 def blanked(output: Any, found: Floats) -> Any:
     """The outputs of a batch with zeros for samples without an answer: what a metric sees of them is not used."""
+    if (parts := of_each(output, len(found))) is not None:
+        return [blanked(part, found[at : at + 1]) for at, part in enumerate(parts)]
     none = torch.from_numpy(found == _NONE)
 
     def blank(leaf: Any) -> Any:

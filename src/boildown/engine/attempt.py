@@ -21,6 +21,7 @@ from boildown.domain.verdict import Status, Verdict, judge
 from boildown.engine.bench import TIMING_SECONDS, Bench
 from boildown.engine.budget import Budget
 from boildown.engine.chain import LINK, STUDENTS
+from boildown.engine.costs import of_calls, of_the_file
 from boildown.engine.floats import FLOATS, UNKNOWN, floats, not_faster
 from boildown.engine.forecast import Forecast, Forecaster, from_quote, unknown
 from boildown.engine.job import Job
@@ -32,6 +33,7 @@ from boildown.engine.probe import probe
 from boildown.engine.rung import Rung, parse_rung, runtime_of
 from boildown.engine.search import measure_variant
 from boildown.engine.timing import in_doubt
+from boildown.engine.unread import Unread
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -372,7 +374,7 @@ class Climber:
         self._record_layers(attempt, candidate)
 
     def _record_layers(self, attempt: Attempt, candidate: Candidate) -> None:
-        if candidate.rewrite is None:  # the file's layers are its own
+        if candidate.rewrite is None and not isinstance(candidate.model, Unread):  # the file's layers are its own
             found = layers(self.bench.graph(candidate), candidate.plan)
             self.journal.record(attempt.number, LAYERS, {"layers": found})
 
@@ -382,18 +384,19 @@ class Climber:
         assert artifact is not None
         is_first = attempt.number == 0
         found = attempt.measurements
-        found["size"] = bench.size(artifact, self.prepared.plain)
+        found.update(of_the_file(job, bench, artifact, self.prepared.plain))
         found.update({m.metric: m for m in bench.operations(candidate, self.first)})
         if job.asks("memory"):
             found["memory"] = bench.memory(artifact)
-        if job.splits.search_labelled:
-            found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
-        else:
+        found.update({m.metric: m for m in bench.quality(candidate, artifact, "search", first=self.first)})
+        if not job.splits.search_labelled:
             found["divergence"] = bench.divergence(candidate, artifact, self.first)
         if is_first or "latency" in job.costs:
             self._time(attempt, look=1)
             self._time_again(attempt)
-        passed = judge(job.target, found).status is not Status.MISSED
+        found.update(of_calls(job, bench, artifact))
+        missed = [f for f in judge(job.target, found).findings if f.status is Status.MISSED]
+        passed = all(finding.by_chance for finding in missed)
         if passed or is_first:
             self._look(attempt, candidate)
             if "latency" not in found:
@@ -417,7 +420,8 @@ class Climber:
     def _look(self, attempt: Attempt, candidate: Candidate) -> None:
         """Read the verdict samples; every look is journalled and the k-th is held to a stricter level."""
         assert attempt.artifact is not None
-        counts = attempt.number or any(condition.form != "drop" for condition in self.bench.asked)
+        asked = [c for c in self.job.target.conditions if c.metric in self.job.quality]
+        counts = attempt.number or any(condition.form != "drop" for condition in asked)
         look = self.journal.add_look(attempt.number, self.bench.fingerprint("verdict")) if counts else 1
         quality = self.bench.quality(candidate, attempt.artifact, "verdict", first=self.first, look=max(look, 1))
         attempt.measurements.update({m.metric: m for m in quality})
@@ -538,7 +542,7 @@ class Climber:
         written = row.artifact.runtime, row.artifact.version, form, bool(row.artifact.content)
         assert self.bench.first is not None
         runtime = attempt.runtime or self.job.deployment.first
-        if written == (runtime, self.bench.versions[runtime], self.bench.form, bool(self.bench.first.content)):
+        if written == (runtime, self.bench.versions[runtime], self.bench.form, self.bench.stamps):
             attempt.artifact = row.artifact.at(attempt.folder)
             for record in told:
                 if record.kind == _WRITTEN:

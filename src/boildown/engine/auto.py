@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boildown.domain.front import GOALS
+from boildown.domain.grammar import FOLLOWS
 from boildown.domain.outcome import State
 from boildown.engine.attempt import Attempt
 from boildown.engine.choice import CHOICE, Option, best_met, expect, in_vain
@@ -65,7 +66,8 @@ class Auto:
     def __init__(self, job: Job, knowledge: Knowledge = Knowledge()) -> None:
         self._job, self._known = job, knowledge
         self._pushes = job.goal in ("smallest", "fastest")
-        self._asked = {condition.metric for condition in job.target.conditions} - job.quality
+        asked = {condition.metric for condition in job.target.conditions} - job.quality
+        self._asked = {FOLLOWS.get(metric, metric) for metric in asked}
         self._asked |= {GOALS[job.goal]} if job.goal in GOALS else set()
         self._methods = [m for m in installed().values() if not self._asked or self._asked & set(m.card.lowers)]
         self._usual = [Rung((method(),)) for method in self._methods]
@@ -196,7 +198,9 @@ class Auto:
         yield from self._corrected(attempts)
         if self._pushes:
             yield from self._explored(attempts)
-        wanted = {metric for attempt in judged for metric in self._missed(attempt)} | {GOALS.get(self._job.goal, "")}
+        wanted = {FOLLOWS.get(m, m) for attempt in judged for m in self._missed(attempt)} | {
+            GOALS.get(self._job.goal, "")
+        }
         met = self._pushes and any(attempt.state is State.MET for attempt in judged)
         explored = {_links(attempt) for attempt in judged if _ratio(parse_rung(attempt.settled))}
         rungs = [rung for rung in self._usual if _takes_out(rung)]
@@ -233,7 +237,8 @@ class Auto:
         if attempt.quote.get("why"):  # its search has found so
             return True
         ratio = _ratio(parse_rung(attempt.settled))
-        if ratio is None or self._missed(attempt) - self._job.quality != {"latency"}:
+        missed = {FOLLOWS.get(metric, metric) for metric in self._missed(attempt) - self._job.quality}
+        if ratio is None or missed != {"latency"}:
             return False
         for other in attempts[1:]:
             larger = _ratio(parse_rung(other.settled)) if _links(other) == _links(attempt) else None

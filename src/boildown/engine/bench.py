@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,17 +25,22 @@ from torch.utils import _pytree as pytree
 from boildown.domain.artifact import SHORT, Artifact
 from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import written_form
-from boildown.domain.grammar import format_value
+from boildown.domain.grammar import base_of, format_value, set_of
 from boildown.domain.measurement import Form, Interval, Measurement
+from boildown.domain.rows import as_rows, of_each, stacked
 from boildown.domain.target import Condition
 from boildown.domain.task import Metric, Runnable, Samples
 from boildown.domain.verdict import Status
 from boildown.engine.answers import ANSWER, blanked, held_wrong, kinds, no_number, spoiled, told, value_of
 from boildown.engine.artifact import ArtifactModel, flatten
 from boildown.engine.company import LEAST_ALONE, alone_and_together
+from boildown.engine.costs import beside_itself, in_company
 from boildown.engine.deliver import RESERVED
+from boildown.engine.evaluation import Evaluations
 from boildown.engine.job import Job
 from boildown.engine.parity import first_apart
+from boildown.engine.slices import Rows, Slicer
+from boildown.engine.unread import FileGraph, Unread
 from boildown.errors import AttemptError, Cancelled, DeadlineError, ExportError, ParityError, WorkerLost
 from boildown.execution.child import Child
 from boildown.execution.quiet import quiet
@@ -49,6 +55,7 @@ from boildown.measuring.statistics import level_at_look
 from boildown.runtimes import get
 from boildown.runtimes.base import Array, Executed, Port, Written
 from boildown.surgery.graph import Graph, captured
+from boildown.surgery.onnx_file import SUFFIX
 from boildown.surgery.simulate import simulate
 from boildown.tasks.data import places_of
 from boildown.tasks.doubt import Doubt
@@ -59,6 +66,7 @@ TIMING_SECONDS = 30.0
 """The most that one timing takes which has a bound to decide."""
 
 Which = Literal["search", "verdict"]
+PARTS: tuple[Which, ...] = ("verdict", "search")
 Purpose = Literal["search", "verdict", "fastest"]
 """What is timed for: to choose a variant, to judge an artifact, or to judge the one that its timing has chosen."""
 
@@ -77,7 +85,7 @@ _COMPARED = 512
 _GLANCE_SECONDS = 2.0
 _FEW = 256
 """Bytes of the names of classes that any file has room for."""
-_NOT_ALONE = "other runs may have computed meanwhile: files cannot be locked here"
+UNDEFINED = "the metric has no value for these samples"
 
 
 class Bench:
@@ -117,10 +125,18 @@ class Bench:
         self.form = written_form(job.deployment.form, job.deployment.runtime)
         self._machine = {**environment(), "hardware": job.deployment.hardware}
         self._statistics: dict[tuple[Ran, Which], Statistics] = {}
-        self.scoring: dict[Which, float] = {}
-        """Seconds that scoring the first artifact on all samples took."""
+        self.slicer = Slicer(job)
+        self.scoring: dict[str, float] = {}
+        """Seconds that scoring the first artifact on all samples took, by what they serve."""
+        self.where = ""
+        """The set that it looks at, where that is not the main one."""
+        self._sides: dict[str, dict[str, Any]] = {}
+        """What is kept of the other sets from one look at them to the next; see `on`."""
         self._fingerprints: dict[Which, str] = {}
         self._alone: dict[Ran, float] = {}
+        self._lists = False
+        """Whether outputs are lists of what belongs to each sample."""
+        self.evaluations = Evaluations(self)
         self._names: dict[str, Mapping[str, str]] = {}
         """What the values of the graph are called inside of an artifact that was written here."""
 
@@ -145,7 +161,9 @@ class Bench:
         self._child.begin("boildown.runtimes.calls:load_exporter", self._exporter(self.job.deployment.first))
 
     def graph(self, candidate: Candidate) -> Graph:
-        """The captured float graph of a candidate."""
+        """The captured float graph of a candidate; of one that stays a file what is known of it."""
+        if isinstance(candidate.model, Unread):
+            return cast(Graph, FileGraph(candidate.model))
         with self.timed("export"):
             args, kwargs = self.job.task.example()
             return captured(candidate, args, kwargs)
@@ -191,7 +209,11 @@ class Bench:
 
     def _exported(self, graph: Graph, weights: str, exporter: str) -> Path:
         """The export of a graph with these weights, made once for all runtimes that write from it."""
-        by, ports = get(exporter), getattr(self.job.task, "ports", {})
+        stays: Any = graph
+        if isinstance(stays, FileGraph):  # its methods change the file itself
+            assert self.first is not None
+            return self.first.path
+        by, ports = get(exporter), self.job.ports
         folder = self.folder / "exports" / hash_of([weights, graph.code_hash(), exporter, by.version(), ports])[:16]
         name = f"model{by.suffix}"
         if not folder.exists():
@@ -299,7 +321,7 @@ class Bench:
         """The first layer that an artifact computes otherwise, see `parity.first_apart`: looked at on a few samples."""
         graph, example = self.graph(candidate), self.job.task.example()
         samples = self.job.splits.search
-        count = min(graph.batch if graph.static_batch else _LOOKED_INTO, len(samples))
+        count = min(graph.batch if graph.static_batch else self.job.fixed_batch or _LOOKED_INTO, len(samples))
         inputs, _ = next(iter(samples.subset(range(count)).batches(count)))
         args, kwargs = self.job.task.calls(inputs)[0]
         arrays = flatten(args, kwargs, example)
@@ -335,13 +357,16 @@ class Bench:
 
     def size(self, artifact: Artifact, plain: int | None = None) -> Measurement:
         """Bytes of the artifact, against the first model's float artifact."""
-        return measure_size(artifact, self.first or artifact, plain=plain)
+        what = "the same network as boildown writes it in float" if self.brought else "the plain export"
+        return measure_size(artifact, self.first or artifact, plain=plain, what=what)
 
     def operations(self, candidate: Candidate, first: Candidate) -> list[Measurement]:
         """Parameters and multiply-accumulates per sample, counted on the captured graph.
 
         Raises AttemptError where macs are asked for and an operator of the candidate is not counted.
         """
+        if isinstance(first.model, Unread):
+            return []
         if self.job.asks("macs") and (unknown := self.graph(candidate).uncounted()):
             raise AttemptError(f"Its macs cannot be counted: {', '.join(unknown)} with parameters is not counted.")
         pairs = {
@@ -378,6 +403,32 @@ class Bench:
             return memory_measure.summarise(firsts, own)
 
         return self._remembered(self.key("memory", artifact, **self._call_options(artifact)), measured)
+
+    def apart(
+        self,
+        metrics: Sequence[str],
+        artifact: Artifact,
+        measured: Callable[[Callable[..., Any]], Mapping[str, Measurement]],
+        **options: Any,
+    ) -> dict[str, Measurement]:
+        """Costs of an artifact that are measured in processes of their own, kept by their keys.
+
+        measured: from a function, which calls another by its name in a fresh process, to what it found. options: what
+        the costs depend on beside the artifact and the deployment.
+        """
+        options |= self._call_options(artifact)
+        keys = {metric: self.key(metric, artifact, **options) for metric in metrics}
+        known = {metric: found for metric, key in keys.items() if (found := self.recall(key)) is not None}
+        if len(known) < len(keys):
+            with self.timed("measure"):
+                known = dict(measured(self._fresh))
+            for metric, key in keys.items():
+                self.keep(key, known[metric])
+        return known
+
+    def _fresh(self, function: str, *args: Any, doing: str, **options: Any) -> Any:
+        with Child(memory=self._child.memory) as fresh:
+            return fresh.call(function, *args, check=self.check, deadline=self._left(), doing=doing, **options)
 
     def executed(self, artifact: Artifact) -> tuple[Executed, ...]:
         """What the runtime ends up running of an artifact, for one call of the deployment's batch."""
@@ -420,9 +471,7 @@ class Bench:
                         check=self.check, deadline=self._left(), doing="timing",
                     )
                 )  # fmt: skip
-            beside = still.beside and f"timed while other work ran beside it: {still.beside}"
-            notes = (*found.notes, *again, *(() if still.alone else (beside or _NOT_ALONE,)))
-            return replace(found, look=look if asked else 0, notes=notes, alone=not beside)
+            return in_company(replace(found, look=look if asked else 0, notes=(*found.notes, *again)), still)
 
         key = self.key(
             "latency",
@@ -435,7 +484,7 @@ class Bench:
             **self._call_options(artifact),
         )
         measurement = self._remembered(key, measured)
-        return _alone(measurement) if self.is_first(artifact) else measurement
+        return beside_itself(measurement) if self.is_first(artifact) else measurement
 
     def divergence(self, candidate: Candidate, artifact: Artifact, first: Candidate) -> Measurement:
         """Mean divergence of the outputs from the first model's on the search samples; no labels."""
@@ -445,30 +494,71 @@ class Bench:
         def measured() -> Measurement:
             assert self.first is not None
             task, own, base = self.job.task, self.model(candidate, artifact), self.model(first, self.first)
-            values = []
+            values, left = [], len(self.job.splits.search)
             for inputs, _ in self._batches(self.job.splits.search, "compare outputs", size):
-                values.append(np.asarray(task.divergence(task.run(own, inputs), task.run(base, inputs)), np.float64))
+                ours, theirs = (self._output(model, inputs, min(size, left)) for model in (own, base))
+                values.append(np.asarray(task.divergence(ours, theirs), np.float64))
+                left -= size
             return summarise_divergence(np.concatenate(values))
 
         size, batch = self._batch(candidate, artifact)
         return self._remembered(self.key("divergence", artifact, "search", first=self.first_hash, **batch), measured)
 
     def quality(
-        self,
-        candidate: Candidate | None,
-        artifact: Artifact,
-        which: Which,
-        *,
-        first: Candidate | None,
-        look: int = 1,
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, *, first: Candidate | None, look: int = 1
     ) -> list[Measurement]:
-        """Every metric of the task on the artifact, paired with the first model's on the same samples.
+        """Every metric on the main set, and on the others that conditions name; of a search where it has labels."""
+        found = self._quality(candidate, artifact, which, first=first, look=look) if self.scores(which) else []
+        for name in self.job.splits.others:
+            side = self.on(name)
+            if side.scores(which):
+                found += map(side.called, side._quality(candidate, artifact, which, first=first, look=look))
+        return found
+
+    def scores(self, which: Which) -> bool:
+        """Whether there are labels to score."""
+        return which == "verdict" or self.job.splits.search_labelled
+
+    def on(self, name: str) -> Bench:
+        """This bench as it is now, with another of the job's sets: what it measures is kept under the set's name."""
+        side = copy.copy(self)
+        vars(side).pop("asked", None)
+        vars(side).update(self._sides.setdefault(name, {"_statistics": {}, "_fingerprints": {}}))
+        side.where, side.job = name, self.job.on(name)
+        side.slicer = Slicer(side.job)
+        side.keep = lambda key, measurement: self.keep(key, side.called(measurement))
+        side.record = lambda kind, data: self.record(kind, {"set": name, **data})
+        side.progress = lambda what, done, total: self.progress(f"{what}, {name}", done, total)
+        return side
+
+    def called(self, measurement: Measurement) -> Measurement:
+        """A measurement under the name of the set that it was made on."""
+        if not self.where or measurement.metric.endswith(f"[{self.where}]"):
+            return measurement
+        notes = tuple(f"{self.where}: {note}" for note in measurement.notes)
+        return replace(measurement, metric=f"{measurement.metric}[{self.where}]", notes=notes)
+
+    def _quality(
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, *, first: Candidate | None, look: int = 1
+    ) -> list[Measurement]:
+        """Every metric of the task on the artifact, paired with the first model's on the same samples; then on slices.
 
         Search samples are scored only until it is clear whether all of them would meet the conditions
-        on quality; metrics that no condition is about are left out then.
+        on quality; metrics that no condition is about are left out then. An evaluation of the user's own is asked for
+        the verdict alone.
         """
         level = level_at_look(self.job.level, look) if self.job.confidence is not None else self.job.level
-        metrics = {metric.name: metric for metric in self.job.task.metrics}
+        found = self._scored(candidate, artifact, which, first, level) if self.job.metrics else []
+        if which == "search" or not self.job.evaluated:
+            return found
+        own = self.evaluations.measured(candidate, artifact, level, self._environment(artifact))
+        return [*found, *((_undropped(each, level) for each in own) if self.is_first(artifact) else own)]
+
+    def _scored(
+        self, candidate: Candidate | None, artifact: Artifact, which: Which, first: Candidate | None, level: float
+    ) -> list[Measurement]:
+        """Every metric that is measured sample by sample, see `quality`."""
+        metrics = {metric.name: metric for metric in self.job.metrics}
 
         assert self.first is not None
         base = self.statistics(first, self.first, which)
@@ -476,12 +566,15 @@ class Bench:
 
         def keys(names: Iterable[str], **options: Any) -> dict[str, str]:
             shared = {"first": self.first_hash, "level": level, **batch, **options}
+            scores = {name: _scores(metric, base[name]) for name, metric in metrics.items()}
             return {
-                name: self.key(name, artifact, which, scores=_scores(metrics[name], base[name]), **shared)
+                name: self.key(
+                    name, artifact, which, scores=scores[base_of(name)], **self.slicer.key(name, which), **shared
+                )
                 for name in names
             }
 
-        whole, stopped = keys(metrics), {}
+        whole, stopped = keys((*metrics, *map(str, self.slicer.names(which)))), {}
         if which == "search" and self.asked:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             stopped = keys(asked, stopped=[asdict(condition) for condition in self.asked], error=ERROR)
@@ -499,15 +592,17 @@ class Bench:
             )
             if batch and which == "verdict":
                 measurements = self._in_other_batches(measurements, candidate, artifact, own)
+            measurements += self._of_slices(artifact, own, base, which, level)
         for measurement in measurements:
             self.keep((whole if complete else stopped)[measurement.metric], measurement)
         return measurements
 
     def _measured(
         self, metric: Metric, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float,
-        order: NDArray[np.intp] | None = None,
+        order: NDArray[np.intp] | None = None, far: bool = False,
     ) -> Measurement:  # fmt: skip
-        """A metric of an artifact from statistics; `order`: of the samples, where it is not that of the data."""
+        """A metric of an artifact from statistics. order: of the samples, where it is not that of the data, or of some
+        of them. far: as in `measure_quality`."""
         samples, clusters = self._samples(which), self._clusters(which)
         if order is not None:
             samples, clusters = samples.subset(order.tolist()), None if clusters is None else clusters[order]
@@ -518,10 +613,28 @@ class Bench:
                 measurement = measure_quality(
                     metric, own[metric.name], base[metric.name],
                     level=level, seed=self.job.seed, data=which, environment=self._environment(artifact),
-                    clusters=clusters, places=places_of(samples),
+                    clusters=clusters, places=places_of(samples), groups=self._grouped(which), far=far,
                 )  # fmt: skip
             measurement = _undropped(measurement, level) if own is base else measurement
         return told(measurement, own, samples)
+
+    def _of_slices(
+        self, artifact: Artifact, own: Statistics, base: Statistics, which: Which, level: float
+    ) -> list[Measurement]:
+        """The slices of samples from the statistics of all."""
+
+        def one(metric: Metric, rows: Rows, at: float, far: bool) -> Measurement:
+            part = {name: own[name][rows] for name in (metric.name, ANSWER)}
+            held = part if own is base else {name: base[name][rows] for name in part}
+            self.check()
+            if any(spoiled(metric, statistics) for statistics in (part, held)) or all(
+                math.isfinite(metric.compute(statistics[metric.name])) for statistics in (part, held)
+            ):
+                return self._measured(metric, artifact, part, held, which, at, rows, far)
+            none = replace(no_number(metric, part, held), samples=len(rows), data=which, notes=(UNDEFINED,))
+            return told(none, part, self._samples(which).subset(rows.tolist()))
+
+        return self.slicer.measure(which, level, one)
 
     def _in_other_batches(
         self, found: list[Measurement], candidate: Candidate | None, artifact: Artifact, own: Statistics
@@ -531,9 +644,13 @@ class Bench:
         size = self.job.batch_size if deployed == 1 else 1
         some = np.sort(np.random.default_rng(self.job.seed).permutation(len(samples))[:_COMPARED])
         others = self.score(
-            self.model(candidate, artifact), samples.subset(some.tolist()), f"score at batch {size}", size=size
+            self.model(candidate, artifact),
+            samples.subset(some.tolist()),
+            f"score at batch {size}",
+            size=size,
+            reference=self._reference(candidate, artifact),
         )
-        metrics, notes = {metric.name: metric for metric in self.job.task.metrics}, []
+        metrics, notes = {metric.name: metric for metric in self.job.metrics}, []
         for measurement in found:
             metric = metrics[measurement.metric]
             scores = [
@@ -550,23 +667,26 @@ class Bench:
         self, candidate: Candidate | None, artifact: Artifact, base: Statistics, level: float
     ) -> tuple[list[Measurement], bool]:
         """A candidate on as many search samples as it takes: all metrics on all (True), or those asked for on some."""
-        samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.task.metrics}
+        samples, metrics = self._samples("search"), {metric.name: metric for metric in self.job.metrics}
         doubt = base.get(Doubt.name, np.zeros(len(samples)))
         order: NDArray[np.intp] | None
         order, weights = reading_order(doubt, self.job.seed, int(artifact.digest[:16], 16))
         shuffled = {name: rows[order] for name, rows in base.items()}
-        stop = EarlyStop(self.asked, metrics, shuffled, weights)
+        clusters = self._clusters("search") if self._grouped("search") else None
+        stop = EarlyStop(self.asked, metrics, shuffled, weights, None if clusters is None else clusters[order])
         if stop.possible:
             samples = samples.subset(order.tolist())
             base, own = shuffled, self.score(
                 self.model(candidate, artifact), samples, "score on search data",
                 enough=lambda scored: stop.status(scored) is not Status.UNDECIDED,
                 size=self._batch(candidate, artifact)[0], first=shuffled[ANSWER],
+                reference=self._reference(candidate, artifact),
             )  # fmt: skip
         else:
             own, order = self.statistics(candidate, artifact, "search"), None
         if (scored := _count(own)) == len(samples):
             found = [self._measured(metric, artifact, own, base, "search", level, order) for metric in metrics.values()]
+            found += self._of_slices(artifact, own, base, "search", level) if order is None else []
         else:
             asked = dict.fromkeys(condition.metric for condition in self.asked)
             machine = self._environment(artifact)
@@ -588,8 +708,9 @@ class Bench:
             self._statistics[artifact.ran, which] = self.score(
                 self.model(candidate, artifact), self._samples(which), f"score on {which} data", *doubt,
                 size=self._batch(candidate, artifact)[0], first=None if base is None else base[ANSWER],
+                reference=self._reference(candidate, artifact),
             )  # fmt: skip
-            self.scoring.setdefault(which, time.perf_counter() - start)
+            self.scoring.setdefault(f"{which} {self.where}", time.perf_counter() - start)
         return self._statistics[artifact.ran, which]
 
     def scored(self, artifact: Artifact, which: Which) -> Statistics | None:
@@ -605,31 +726,49 @@ class Bench:
         enough: Callable[[Statistics], bool] | None = None,
         size: int | None = None,
         first: NDArray[np.float64] | None = None,
+        reference: Runnable | None = None,
     ) -> Statistics:
         """Per-sample statistics of every metric (and others) for any model or artifact; no further once `enough`.
 
         Under `ANSWER` also what kind of answer each is; `first` holds the first model's kinds. What is none is wrong.
-        size: of a batch, by default the job's.
+        size: of a batch, by default the job's. reference: the first model, which outputs may be held against; by
+        default it is the model itself.
         """
-        scores: tuple[Metric | Doubt, ...] = (*self.job.task.metrics, *others)
+        likeness = self.job.likeness
+        scores: tuple[Metric | Doubt, ...] = (*self.job.metrics, *others)
         rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*(s.name for s in scores), ANSWER)}
         size, done = size or self.job.batch_size, 0
         for inputs, target in self._batches(samples, what, size):
-            output = self.job.task.run(model, inputs)
             count = min(size, len(samples) - done)
+            output = self._output(model, inputs, count)
             found = kinds(output, count, None if first is None else first[done : done + count])
             output, done = output if (found >= 0).all() else blanked(output, found), done + count
+            wanted = output
+            if likeness and reference is not None:
+                wanted = self._output(reference, inputs, count)
             for score in scores:
-                statistic = np.asarray(score.statistic(output, target), np.float64)
+                statistic = as_rows(score.statistic(output, wanted if score in likeness else target))
                 rows[score.name].append(statistic if isinstance(score, Doubt) else held_wrong(score, statistic, found))
             rows[ANSWER].append(found)
             if (
                 enough is not None
                 and done % self.job.batch_size < size
-                and enough({name: np.concatenate(parts) for name, parts in rows.items()})
+                and enough({name: stacked(parts) for name, parts in rows.items()})
             ):
                 break
-        return {name: np.concatenate(parts) for name, parts in rows.items()}
+        return {name: stacked(parts) for name, parts in rows.items()}
+
+    def _output(self, model: Runnable, inputs: Any, count: int) -> Any:
+        """The output for a batch; where others were lists of what belongs to each sample, of a single one too."""
+        output = self.job.task.run(model, inputs)
+        self._lists = self._lists or (count > 1 and of_each(output, count) is not None)
+        return [output] if self._lists and count == 1 and not isinstance(output, list) else output
+
+    def _reference(self, candidate: Candidate | None, artifact: Artifact) -> Runnable | None:
+        """The first model's artifact, where outputs are held against it: a candidate's have the same structure."""
+        if not self.job.likeness or self.first is None or self.is_first(artifact):
+            return None
+        return self.model(candidate, self.first)
 
     # -- helpers -------------------------------------------------------------------------------------
 
@@ -637,6 +776,16 @@ class Bench:
     def machine(self) -> str:
         """The CPU that verdicts hold for."""
         return str(self._machine.get("cpu") or "this machine")
+
+    @property
+    def stamps(self) -> bool:
+        """Whether artifacts that are written here say who made them; a file that the user brought says what it said."""
+        return self.brought or (self.first is not None and bool(self.first.content))
+
+    @property
+    def brought(self) -> bool:
+        """Whether the first model's artifact is a file of the user's."""
+        return bool(self.job.file) and self.first is not None and self.first.path.suffix == SUFFIX
 
     @property
     def first_hash(self) -> str:
@@ -732,18 +881,29 @@ class Bench:
     def fingerprint(self, which: Which) -> str:
         """Hash of all items of a slice."""
         if which not in self._fingerprints:
-            self._fingerprints[which] = self._samples(which).fingerprint(every=True)
+            with self.timed("read"):
+                self._fingerprints[which] = self._samples(which).fingerprint(every=True)
         return self._fingerprints[which]
 
     @cached_property
     def asked(self) -> list[Condition]:
-        """The target's conditions on quality."""
-        return [condition for condition in self.job.target.conditions if condition.metric in self.job.quality]
+        """The target's conditions on quality that is measured sample by sample, of the main set and its slices."""
+        names = {metric.name for metric in self.job.metrics}
+        asked = (c for c in self.job.target.conditions if base_of(c.metric) in names)
+        return [condition for condition in asked if set_of(condition.metric) is None]
 
     def _data(self, which: Which) -> list[str]:
-        """Hashes of what a slice is, and of which of its samples are equal."""
-        clusters = self._clusters(which)
-        return [self.fingerprint(which), *([] if clusters is None else [hashlib.sha256(clusters.data).hexdigest()])]
+        """Hashes of what a slice is, and of which of its samples are equal or belong together."""
+        clusters, grouped = self._clusters(which), ["groups"] if self._grouped(which) else []
+        parts = [] if clusters is None else [hashlib.sha256(clusters.data).hexdigest()]
+        return [self.fingerprint(which), *parts, *grouped]
+
+    def grouping(self, which: Which) -> str | None:
+        """A hash of which samples belong together; None without groups."""
+        return hash_of(self._data(which)[1:]) if self._grouped(which) else None
+
+    def _grouped(self, which: Which) -> bool:
+        return self.job.splits.search_grouped if which == "search" else self.job.splits.verdict_grouped
 
     def _clusters(self, which: Which) -> Labels | None:
         return self.job.splits.search_clusters if which == "search" else self.job.splits.verdict_clusters
@@ -785,12 +945,6 @@ def _scores(metric: Metric, base: NDArray[np.float64]) -> str:
     """A hash of a metric by its code, and by what it gives for the first model: a mended one measures anew."""
     code = [written(metric.statistic), written(metric.compute), metric.higher_is_better, metric.unit]
     return hash_of([*code, list(map(str, metric.range)), hashlib.sha256(base.tobytes()).hexdigest()])
-
-
-def _alone(measurement: Measurement) -> Measurement:
-    """The first model's latency beside itself: its ratio is 1, whatever the clock says."""
-    intervals: dict[Form, Interval] = {f: i for f, i in measurement.intervals.items() if f != "ratio"}
-    return replace(measurement, ratio=1.0, intervals=intervals)
 
 
 def _undropped(measurement: Measurement, level: float) -> Measurement:

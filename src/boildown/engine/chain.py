@@ -17,6 +17,7 @@ from boildown.domain.candidate import Candidate
 from boildown.domain.deployment import Deployment
 from boildown.domain.rules import Rules
 from boildown.domain.target import Target
+from boildown.engine.brought import fit
 from boildown.engine.job import Factories, Job
 from boildown.engine.rung import Rung, parse_rung
 from boildown.engine.students import gather
@@ -27,15 +28,18 @@ from boildown.journal.keys import candidate_key, hash_of
 from boildown.methods.base import Context, Data, Method, Sketching, keyed_settings, quantizes, settings_of
 from boildown.surgery.factories import call_factory
 from boildown.surgery.graph import Graph, capture
+from boildown.surgery.onnx_file import file_of
 from boildown.surgery.store import WEIGHTS, load_candidate, save_candidate
 from boildown.surgery.weights import plain, restore, weights_hash
+from boildown.tasks.groups import groups_of
 from boildown.tasks.splits import learning
 from boildown.tasks.watch import watching
 
 
 def first_key(first: Candidate, graph: Graph) -> str:
-    """The key of the first model: its weights and its code."""
-    return hash_of([weights_hash(first.model), graph.code_hash()])
+    """The key of the first model: its weights and its code, and the file that it came as."""
+    file = file_of(first.model)
+    return hash_of([weights_hash(first.model), graph.code_hash(), *([] if file is None else [file.sha256])])
 
 
 def rules_for(method: Method, job: Job, runtime: str = "") -> Rules:
@@ -58,6 +62,8 @@ def link_key(
     splits, settings = job.splits, {**keyed_settings(method), **made_for}
     if method.card.trains:
         settings |= {"students": job.students_key, "recipe": getattr(job.task, "recipe", None)}
+        if (groups := groups_of(job.task, "train")) is not None:  # they are held out whole
+            settings |= {"groups": hash_of(groups.tolist())}
     prints = [None if s is None else s.fingerprint(every=False) for s in (splits.train, splits.calibration)]
     return candidate_key(
         parent=parent,
@@ -180,7 +186,8 @@ def _from_factories(
     assert factories.task is not None
     task = call_factory(factories.task)
     model, _ = plain(call_factory(factories.model))
-    first = Candidate(restore(model, Path(first_folder) / WEIGHTS))
+    model, task, _ = fit(restore(model, Path(first_folder) / WEIGHTS), task)
+    first = Candidate(model)
     job = Job(
         task,
         learning(task, seed),

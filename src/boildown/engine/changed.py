@@ -29,13 +29,15 @@ _SHOWN = 16
 _CLASSES = 8
 _SIDE = 64
 _SMALLEST = 8
+_IN_SLICE = 50
 
 
 def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] | None:
     """How many of the verdict's samples an attempt is worse and better at than the first model, and some of the worse.
 
     Plain data: artifact, data (fingerprint of the samples), metric, of, worse, better (counts of samples), classes (the
-    most that lost: label, samples, mean before and after), samples. A sample is its index in the user's data, before
+    most that lost: label, samples, mean before and after), slices (of those in which something changed: key, value,
+    counts of the worse and the better, indices of the worse), samples. A sample is its index in the user's data, before
     and after in the metric's statistic, and where they are known its label, the classes said first and now, and a
     picture of the input (PNG in base64). None where no metric is one number per sample, or where the samples have
     not been scored here.
@@ -46,7 +48,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
     base, own = bench.scored(bench.first, "verdict"), bench.scored(attempt.artifact, "verdict")
     if base is None or own is None:
         return None
-    metric = next((m for m in bench.job.task.metrics if _per_sample(m, base)), None)
+    metric = next((m for m in bench.job.metrics if _per_sample(m, base)), None)
     if metric is None:
         return None
     before, after = base[metric.name], own[metric.name]
@@ -62,6 +64,7 @@ def changed(bench: Bench, attempt: Attempt, first: Candidate) -> dict[str, Any] 
         "worse": int((lost > 0).sum()),
         "better": int((lost < 0).sum()),
         "classes": _classes(bench, before, after, lost),
+        **({"slices": slices} if (slices := _slices(bench, lost, places)) else {}),
         "samples": [
             {"index": int(places[i]), "before": float(before[i]), "after": float(after[i]), **row}
             for i, row in zip(chosen, shown, strict=True)
@@ -93,6 +96,18 @@ def _classes(bench: Bench, before: Any, after: Any, lost: Any) -> list[list[Any]
     most = [label for label in sorted(total, key=lambda label: -total[label]) if total[label] > 0][:_CLASSES]
     chosen = [(label, labels == label) for label in most]
     return [[label, int(at.sum()), float(before[at].mean()), float(after[at].mean())] for label, at in chosen]
+
+
+def _slices(bench: Bench, lost: NDArray[np.float64], places: NDArray[np.int64]) -> list[list[Any]]:
+    """[key, value, worse, better, where the worse are] of the slices in which something changed."""
+    found: list[list[Any]] = []
+    for name in bench.slicer.names("verdict"):
+        for value, rows in bench.slicer.rows(name.key, "verdict").items() if name.worst else ():
+            worse, better = rows[lost[rows] > 0], int((lost[rows] < 0).sum())
+            row = [name.key, value, len(worse), better, places[worse][:_IN_SLICE].tolist()]
+            if (len(worse) or better) and row not in found:
+                found.append(row)
+    return found
 
 
 @dataclass(frozen=True)

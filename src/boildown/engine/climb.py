@@ -15,7 +15,7 @@ from boildown.engine.ladder import Ladder
 from boildown.engine.rung import Rung, parse_rung
 from boildown.errors import BudgetError, Cancelled
 
-_LESS = {"size": "smaller", "latency": "faster"}
+_LESS = {"size": "smaller", "latency": "faster", "throughput": "of more throughput"}
 _TOLD = 6.0
 """Seconds of a budget that are worth a word."""
 
@@ -154,7 +154,7 @@ def enough(attempts: Sequence[Attempt], job: Job) -> bool:
 def _rank(attempt: Attempt, job: Job, quality: str) -> float:
     found = attempt.measurements
     if job.goal == "best":
-        return found[quality].drop or 0.0
+        return (found[quality].drop if quality in found else None) or 0.0
     cost = found["size" if job.goal == "smallest" else "latency"]
     return cost.value if cost.ratio is None else cost.ratio  # beside the first model: it was not timed at one time
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from boildown.domain.rows import of_each
 from boildown.domain.task import Samples
 from boildown.tasks.data import evenly_spaced, leaves, map_leaves
 
@@ -26,13 +27,14 @@ def alone_and_together(run: Callable[[Any], Any], samples: Samples) -> float:
     """How well the outputs for a few samples agree between each alone and all in two companies, in decibel.
 
     run: from the inputs of a batch to its outputs. The second company is larger and in another order. Compared are
-    outputs that hold one part per sample on their first axis: infinite where they are equal, or there are none.
+    outputs that hold one part per sample on their first axis: infinite where they are equal, or there are none, as of
+    lists of what belongs to each sample.
     """
     chosen = samples.subset(evenly_spaced(len(samples), _TOGETHER))
     batch, count = _parts(chosen), len(chosen)
     few, turned = list(range(min(_ALONE, count))), list(reversed(range(count)))
-    alone = [_tensors(run(batch([place]))) for place in few]
-    companies = [(_tensors(run(batch(places))), places) for places in (few, turned)]
+    alone = [_tensors(run(batch([place])), 1) for place in few]
+    companies = [(_tensors(run(batch(places)), len(places)), places) for places in (few, turned)]
     found = [math.inf]
     for at, own in enumerate(zip(*alone, strict=False)):
         others = [(outputs[at], places) for outputs, places in companies if at < len(outputs)]
@@ -50,7 +52,7 @@ def alone_and_together(run: Callable[[Any], Any], samples: Samples) -> float:
 def repeats(run: Callable[[Any], Any], samples: Samples) -> bool:
     """Whether the outputs for a few samples are the same when they are asked for again."""
     inputs, _target = next(iter(samples.batches(_ALONE)))
-    pairs = zip(_tensors(run(inputs)), _tensors(run(inputs)), strict=True)
+    pairs = zip(_tensors(run(inputs)), _tensors(run(inputs)), strict=False)
     return all(agreement(once.reshape(1, -1), again.reshape(1, -1)) >= LEAST_ALONE for once, again in pairs)
 
 
@@ -103,5 +105,8 @@ def _parts(samples: Samples) -> Callable[[Sequence[int]], Any]:
     return rows
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def _tensors(output: Any, count: int = 0) -> list[Tensor]:
+    """The parts of an output for a batch of `count` samples; none where it is a list of what belongs to each."""
+    if of_each(output, count) is not None:
+        return []
     return [found.cpu() for leaf in pytree.tree_leaves(output) if (found := numbers(leaf)) is not None]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from boildown.domain.grammar import FOLLOWS
 from boildown.domain.verdict import Finding, Status, Verdict
 from boildown.engine.probe import culprit
 from boildown.methods.base import Card
@@ -39,7 +40,8 @@ class Diagnosis:
 def diagnose(verdict: Verdict, quality: frozenset[str], probed: Mapping[str, float] = _NONE) -> Diagnosis:
     """Read a missed verdict; `quality` are the task's metric names, `probed` is what a probe found."""
     missed = [finding for finding in verdict.findings if finding.status is Status.MISSED]
-    lower = frozenset(finding.condition.metric for finding in missed) - quality
+    costs = {finding.condition.metric for finding in missed} - quality
+    lower = frozenset(FOLLOWS.get(metric, metric) for metric in costs)
     recover = any(finding.condition.metric in quality for finding in missed)
     told = " and ".join(_told(finding) for finding in missed)
     if recover and lower:

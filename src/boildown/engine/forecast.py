@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from boildown.domain.candidate import Candidate
+from boildown.domain.grammar import FOLLOWS
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Condition
 from boildown.domain.verdict import Finding, Status, Verdict, judge
 from boildown.engine.budget import Budget
+from boildown.engine.costs import stood_in
 from boildown.engine.experience import TOOK, Earlier, earlier_runs
 from boildown.engine.job import Job
 from boildown.engine.layers import layers
@@ -233,7 +235,7 @@ class Forecaster:
 
     def _links(self, rung: Rung) -> float:
         """Seconds to measure every link of a chain but the last: its outputs on the search samples, and a glance."""
-        glance = _GLANCE if self._job.asks("latency") else 0.0
+        glance = _GLANCE if self._job.is_about("latency") else 0.0
         return (len(rung.methods) - 1) * (glance + 2 * len(self._job.splits.search) * self._pace.forward)
 
     @cached_property
@@ -338,9 +340,10 @@ class Forecaster:
 
 
 def _tolerance(condition: Condition) -> float:
-    if condition.metric == "latency" and condition.form != "ratio":
+    followed = FOLLOWS.get(condition.metric, condition.metric)
+    if followed == "latency" and condition.form != "ratio":
         return _CLOCK
-    return _TOLERANCE.get(condition.metric, 0.0)
+    return _TOLERANCE.get(followed, 0.0)
 
 
 def long_enough(rung: Rung, worth: float = WORTH) -> bool:
@@ -371,8 +374,9 @@ def seconds_of(rung: Rung, pace: Pace) -> float:
 
 def held_against(job: Job, costs: Mapping[str, Measurement]) -> tuple[Finding, ...]:
     """The target's conditions on the costs that are known."""
-    conditions = tuple(c for c in job.target.conditions if c.metric in costs and c.metric not in job.quality)
-    return judge(replace(job.target, conditions=conditions), costs).findings
+    known = {**costs, **stood_in(costs, job.deployment.batch)}
+    conditions = tuple(c for c in job.target.conditions if c.metric in known and c.metric not in job.quality)
+    return judge(replace(job.target, conditions=conditions), known).findings
 
 
 def pace_of(job: Job, first: Candidate, check: Callable[[], None] = lambda: None) -> Pace:

@@ -32,6 +32,7 @@ from boildown.engine.prepare import FIRST
 from boildown.engine.rivals import refusal
 from boildown.engine.rung import Rung
 from boildown.engine.search import Variant, measure_costs, measure_variant, search, standing_of
+from boildown.engine.unread import Unread, beyond
 from boildown.errors import BoildownError, DeadlineError, JournalError
 from boildown.execution.child import Child
 from boildown.execution.quiet import delegated, give_way, next_wait
@@ -111,11 +112,15 @@ class Maker:
         name = rung.runtime or self.job.deployment.first
         if (refused := refusal(rung, self.bench.runtimes[name], self.bench.form)) is not None:
             return f"{refused} (runtime {name})"
+        if (out_of_reach := beyond(self.first.model, rung)) is not None:
+            return out_of_reach
         available = {"train": self.job.splits.train, "calibration": self.job.splits.calibration}
         for method in rung.methods:
             for need in method.card.needs:
                 if available[need] is None:
                     return f"{method.card.name} needs {need} data, and the task has none"
+        if isinstance(self.first.model, Unread):
+            return None
         method = rung.methods[0]
         if method not in self._reasons:
             self._reasons[method] = method.applies_to(self.first, self.job.task)

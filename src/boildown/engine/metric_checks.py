@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from boildown.domain.grammar import format_value, unit_of
+from boildown.domain.rows import as_rows, stacked
 from boildown.domain.task import Metric, Samples
 from boildown.engine.answers import blanked, kinds
 from boildown.errors import InputError, Mistake
@@ -42,11 +43,13 @@ def outputs_of(
     """
     order = np.random.default_rng(seed).permutation(len(samples))[: max(1, most // size) * size]
     found: list[Batch] = []
-    numbers = 0
+    numbers = done = 0
     with torch.no_grad():
         for inputs, target in samples.subset(order.tolist()).batches(size):
-            output = run(inputs)
-            kind = kinds(output, _count(target))
+            output, count = run(inputs), min(size, len(order) - done)
+            if found and isinstance(found[-1][0], list) and not isinstance(output, list):
+                output = [output]  # of a single sample what belongs to it was taken out of its list
+            kind, done = kinds(output, count), done + count
             found.append((output if (kind >= 0).all() else blanked(output, kind), target))
             numbers += sum(leaf.numel() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
             if numbers > _NUMBERS:
@@ -67,7 +70,7 @@ def unsound(metric: Metric, batches: Sequence[Batch], seed: int = 0) -> list[Mis
     """What a metric does otherwise than it says: it keeps state, looks at other samples, or is no mean."""
     name, random = metric.name, np.random.default_rng(seed)
     parts = _statistics(metric, batches)
-    rows = np.concatenate(parts)
+    rows = stacked(parts)
     value = float(metric.compute(rows))
     some = [random.permutation(len(part))[: max(1, len(part) // 2)] for part in parts]
     beside = [part[chosen] for part, chosen in zip(parts, some, strict=True)]
@@ -168,13 +171,13 @@ def _no_mean(metric: Metric, rows: Floats, value: float) -> list[Mistake]:
 
 
 def _statistics(metric: Metric, batches: Sequence[Batch]) -> list[Floats]:
-    return [np.array(metric.statistic(output, target), np.float64) for output, target in batches]
+    return [as_rows(metric.statistic(output, target)).copy() for output, target in batches]
 
 
 def _score(metric: Metric, batches: Sequence[Batch]) -> float:
     """NaN for answers that the metric refuses."""
     try:
-        return float(metric.compute(np.concatenate(_statistics(metric, batches)))) if batches else math.nan
+        return float(metric.compute(stacked(_statistics(metric, batches)))) if batches else math.nan
     except Exception:  # noqa: BLE001 - outputs that no model gives
         return math.nan
 
@@ -185,6 +188,9 @@ def _as_good(metric: Metric, score: float, own: float) -> bool:
 
 
 def _same(first: Any, second: Any) -> bool:
+    if np.ndim(first) == np.ndim(second) == 2:  # rows of any length end in zeros
+        both = stacked([first, second])
+        first, second = both[: len(first)], both[len(first) :]
     return np.shape(first) == np.shape(second) and bool(np.allclose(first, second, equal_nan=True, **_ALIKE))
 
 

@@ -101,8 +101,12 @@ class _Beside(Interpreter):
         value = self._value(node.name)
         if value is None or not isinstance(ours, Tensor) or value.shape != tuple(ours.shape):
             return ours
+        floats = value.dtype.kind == "f"
         if (grid := self._plan.activations.get(node.name)) is not None:
-            theirs = torch.from_numpy((value.astype(np.float64) - grid.zero_point[0]) * grid.scale[0]).to(ours.dtype)
+            value = value.astype(np.float64)
+            if floats:  # integers stand behind it in the file
+                value = np.clip(np.rint(value / grid.scale[0]) + grid.zero_point[0], *grid.limits)
+            theirs = torch.from_numpy((value - grid.zero_point[0]) * grid.scale[0]).to(ours.dtype)
             steps = float((ours - theirs).abs().max()) / grid.scale[0] if ours.numel() else 0.0
             if not steps < 1.5:
                 raise _Apart(f"{self._called(node)} differs by up to {steps:.0f} steps of its grid")

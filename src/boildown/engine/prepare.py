@@ -5,9 +5,11 @@ Whatever is wrong here is the user's input, found before a run exists.
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,11 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 from boildown.domain.artifact import Artifact
 from boildown.domain.candidate import Candidate
-from boildown.domain.grammar import format_value, unit_of
+from boildown.domain.grammar import base_of, format_value, unit_of
 from boildown.domain.task import Metric
 from boildown.engine import handover
 from boildown.engine.answers import sentence, spoiled
-from boildown.engine.bench import Bench, Statistics, Which
+from boildown.engine.bench import PARTS, Bench, Statistics
+from boildown.engine.brought import is_first, take_in
 from boildown.engine.company import LEAST_ALONE, alone_and_together, repeats
 from boildown.engine.deliver import save_sample
 from boildown.engine.job import Job
@@ -34,6 +37,7 @@ from boildown.engine.metric_checks import (
     outputs_of,
     unsound,
 )
+from boildown.engine.unread import Unread
 from boildown.errors import (
     AttemptError,
     BoildownError,
@@ -47,6 +51,7 @@ from boildown.errors import (
     in_words,
 )
 from boildown.surgery.graph import Graph, capture
+from boildown.surgery.onnx_file import File, file_of
 from boildown.surgery.weights import weights_hash
 from boildown.tasks.checks import check_labels, majority_share
 from boildown.tasks.classification import Classification
@@ -83,30 +88,33 @@ def prepare(
     Raises ModelError where the model cannot be called, captured or exported, or scores no better
     than guessing; DataError where the data does not fit the model.
     """
+    file = file_of(first.model)
     if measured is None:
         bench.expect_export()
     with bench.timed("measure"):
         _call(first, job)
         _check_loss(first, job)
         _check_students(first, job)
-    with named("The training or calibration data cannot be read", "Mend that item, or leave it out."):
+    cure = "Mend that item, or leave it out."
+    with bench.timed("read"), named("The training or calibration data cannot be read", cure):
         for samples in (job.splits.train, job.splits.calibration):
             if samples is not None:
                 samples.fingerprint(every=False)
-    save_sample(bench.sample(1), bench.folder / FIRST)
+    save_sample(bench.sample(job.fixed_batch or 1), bench.folder / FIRST)
     handover.keep(job.task, bench.folder / FIRST / handover.KEPT, samples=job.samples)
     try:
-        _refuse_fixed_batch(bench.graph(first))
-        _check_names(bench.graph(first), job)
-        if job.asks("macs"):
-            _refuse_uncounted(bench.graph(first))
-        with bench.timed("measure"):
-            _refuse_company(first, job)
-        if measured is None:
-            measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
-            facts = written.facts
-        bench.first = measured
-        agreement = bench.agree(first, measured)
+        if not isinstance(first.model, Unread):  # of one that is, scores are taken at the batch deployed
+            _check_graph(bench.graph(first), job)
+            with bench.timed("measure"):
+                _refuse_company(first, job)
+        if file is not None and is_first(file, job):
+            measured, facts, agreement = _brought(first, file, bench, measured, facts)
+        else:
+            if measured is None:
+                measured, written = bench.write(first, weights_hash(first.model), bench.folder / FIRST)
+                facts = written.facts
+            bench.first = measured
+            agreement = bench.agree(first, measured)
     except BudgetError:
         raise
     except (AttemptError, WorkerLost) as error:
@@ -116,14 +124,47 @@ def prepare(
             cure.strip() or "Rewrite that part of the model, or use another runtime.",
         ) from error
     with named("The first model cannot be scored", SCORING):
-        parts: tuple[Which, ...] = ("verdict", "search") if job.splits.search_labelled else ("verdict",)
-        statistics = [bench.statistics(first, measured, part) for part in parts]
+        statistics = [bench.statistics(first, measured, part) for part in PARTS if bench.scores(part)]
         model = bench.model(first, measured)
         with bench.timed("measure"):
             compared = _compare_scores(job, statistics, lambda inputs: job.task.run(model, inputs))
             notices = (*_perfect(job, statistics), *compared)
+            _refuse_undefined(job, bench, statistics[0])
+        if job.evaluated:
+            scores = bench.evaluations.scores(first, measured).whole
+            if mistakes := [m for e in job.evaluated if e.name in scores for m in _unexpected(e, scores[e.name], job)]:
+                raise ModelError(*mistakes)
+    for name in job.splits.others:
+        with named(f"The first model cannot be scored on {name}", SCORING):
+            notices += _scored_beside(bench.on(name), first, measured)
     facts = facts or {}
     return Prepared(agreement, facts, facts.get("exported"), notices)
+
+
+def _brought(
+    first: Candidate, file: File, bench: Bench, measured: Artifact | None, facts: Mapping[str, Any] | None
+) -> tuple[Artifact, Mapping[str, Any], str]:
+    """The file itself on the bench, the facts of what was read of it, and how well that agrees with it, in words.
+
+    What was read is written once, and held against the network: others are made of that.
+    """
+    runtime, folder = bench.job.deployment.first, bench.folder / FIRST
+    bench.first = measured or take_in(file, runtime, folder)
+    if isinstance(first.model, Unread) or measured is not None:
+        return bench.first, facts or {}, file.agreement
+    own, written = bench.write(first, weights_hash(first.model), folder / "read")
+    bench.agree(first, own)
+    size = own.size
+    shutil.rmtree(folder / "read")
+    return bench.first, {**written.facts, "exported": size}, file.agreement
+
+
+def _check_graph(graph: Graph, job: Job) -> None:
+    """Refuse a captured model that cannot be judged as it is asked."""
+    _refuse_fixed_batch(graph)
+    _check_names(graph, job)
+    if job.asks("macs"):
+        _refuse_uncounted(graph)
 
 
 @contextmanager
@@ -289,25 +330,17 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     def look(most: int) -> list[Batch]:
         return outputs_of(run, job.splits.verdict, job.seed, most=most)
 
-    asked = {condition.metric for condition in job.target.conditions} & job.quality
+    asked = {base_of(condition.metric) for condition in job.target.conditions} & job.quality
     where = (job.splits.verdict, job.splits.search)
     lost = next(filter(None, map(sentence, statistics, where)), "")
-    if lost and any(spoiled(metric, part) for metric in job.task.metrics for part in statistics):
+    if lost and any(spoiled(metric, part) for metric in job.metrics for part in statistics):
         cause = f"The first model gives no answer on some of the data to judge on: {lost}."
         raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
     if lost:
         notices.append(f"the first model gives no answer, which counts as wrong: {lost}")
     for metric in job.task.metrics:
         score = metric.compute(np.concatenate([part[metric.name] for part in statistics]))
-        wanted = job.expected.get(metric.name)
-        tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
-        if wanted is not None and not abs(score - wanted) <= tolerance:
-            mistakes.append(
-                Mistake(
-                    f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
-                    "Check normalisation, label order, the weights file, and that validation is the set you mean.",
-                )
-            )
+        mistakes += _unexpected(metric, score, job)
         wrong = [*out_of_range(metric, score), *unsound(metric, look(LOOKED_AT), job.seed)]
         mistakes += wrong
         told, stop = ("", False) if wrong else _guessing(metric, job, statistics[0], look)
@@ -326,10 +359,47 @@ def _compare_scores(job: Job, statistics: list[Statistics], run: Callable[[Any],
     return tuple(notices)
 
 
+def _refuse_undefined(job: Job, bench: Bench, statistics: Statistics) -> None:
+    """Refuse conditions on slices in which a metric has no value of the first model, as the area under a curve has none
+    where every sample has the same class."""
+    metrics, mistakes = {metric.name: metric for metric in job.metrics}, []
+    for name in bench.slicer.names("verdict"):
+        texts = [c.text for c in job.target.conditions if c.metric == str(name)]
+        rows = bench.slicer.rows(name.key, "verdict")
+        none = [
+            str(replace(name, value=value))
+            for value, at in rows.items()
+            if texts and value in (value if name.worst else name.value,)
+            and not math.isfinite(metrics[name.base].compute(statistics[name.base][at]))
+        ]  # fmt: skip
+        if none:
+            more = f" and {len(none) - 3:,} more" if len(none) > 3 else ""
+            cause = f"`{texts[0]}`: {name.base} of the first model has no value in {', '.join(none[:3])}{more}."
+            mistakes.append(Mistake(cause, "Give slices more samples, or ask for a metric that has a value in each."))
+    if mistakes:
+        raise DataError(*mistakes)
+
+
+def _unexpected(metric: Metric, score: float, job: Job) -> list[Mistake]:
+    """A score of the first model that is not the one that the user expects."""
+    wanted = job.expected.get(metric.name)
+    tolerance = _MISMATCH if np.isfinite(metric.range).all() else _MISMATCH * abs(wanted or 0.0)
+    if wanted is None or abs(score - wanted) <= tolerance:
+        return []
+    return [
+        Mistake(
+            f"The first model's {metric.name} is {score:.4g} here, and {wanted:.4g} was expected.",
+            "Check normalisation, label order, the weights file, and that validation is the set you mean.",
+        )
+    ]
+
+
 def _guessing(
     metric: Metric, job: Job, statistics: Statistics, look: Callable[[int], Sequence[Batch]]
 ) -> tuple[str, bool]:
     """What is told of a model that is no better than guessing by a metric, and whether nothing speaks for it."""
+    if not getattr(metric, "knows", True):
+        return "", False
     targets = read_targets(job.splits.verdict) if metric.name == "accuracy" else None
     if targets is not None:
         score, share = metric.compute(statistics["accuracy"]), majority_share(targets)
@@ -360,6 +430,18 @@ def _perfect(job: Job, statistics: list[Statistics]) -> tuple[str, ...]:
         f"The first model's {', '.join(found)}: was it trained on them? Then scores here say nothing of new samples, "
         "and drops seem smaller than they are.",
     )
+
+
+def _scored_beside(bench: Bench, first: Candidate, artifact: Artifact) -> tuple[str, ...]:
+    """Score the first model on another set, and what to tell of it; refuses one that a condition cannot be held to."""
+    job, parts = bench.job, [part for part in PARTS if bench.scores(part)]
+    found = [bench.statistics(first, artifact, part) for part in parts]
+    lost = next(filter(None, map(sentence, found, [getattr(job.splits, part) for part in parts])), "")
+    asked = [metric for metric in job.metrics if job.asks(metric.name)]
+    if lost and any(spoiled(metric, part) for metric in asked for part in found):
+        cause = f"The first model gives no answer on some of the data to judge on: {bench.where}, {lost}."
+        raise ModelError.of(cause, "Check the preprocessing of these samples, and divisions and logarithms of zero.")
+    return (f"the first model gives no answer, which counts as wrong: {bench.where}, {lost}",) if lost else ()
 
 
 def _shapes(inputs: Any) -> str:

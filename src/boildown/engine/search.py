@@ -13,6 +13,7 @@ from boildown.domain.measurement import Measurement
 from boildown.domain.target import Target
 from boildown.domain.verdict import Status, judge
 from boildown.engine.bench import Bench
+from boildown.engine.costs import of_the_file, stood_in
 from boildown.engine.job import Job
 from boildown.engine.rung import Rung
 from boildown.errors import AttemptError, DeadlineError, disk_is_full
@@ -75,7 +76,7 @@ def measure_variant(
     accepted = None
     if job.splits.search_labelled:
         quality = {m.metric: m for m in bench.quality(candidate, artifact, "search", first=first)}
-        accepted = _status(job, quality, job.quality) is Status.MET
+        accepted = _accepted(job, quality)
     return replace(standing, divergence=divergence.value, accepted=accepted)
 
 
@@ -91,7 +92,7 @@ def measure_costs(
     found = {} if found is None else found
     found |= {m.metric: m for m in bench.operations(candidate, first)}
     artifact, _ = bench.write(candidate, weights_hash(candidate.model), folder, runtime)
-    found["size"] = bench.size(artifact)
+    found |= of_the_file(job, bench, artifact)
     if timed:
         found["latency"] = bench.latency(artifact, purpose="search")
     if job.asks("memory"):
@@ -102,7 +103,9 @@ def measure_costs(
 def standing_of(job: Job, found: Mapping[str, Measurement]) -> Standing:
     """How a variant stands by its costs alone."""
     latency = {"latency": _at_worst(found["latency"])} if "latency" in found else {}
-    costs = judge(_part(job.target, found), {**found, **latency})
+    known = {**found, **latency}
+    known |= stood_in(known, job.deployment.batch)
+    costs = judge(_part(job.target, known), known)
     return Standing(
         size=found["size"].ratio or 1.0,
         latency=found["latency"].ratio or 1.0 if latency else inf,
@@ -117,9 +120,10 @@ def _at_worst(measurement: Measurement) -> Measurement:
     return replace(measurement, value=ends.get("value", measurement.value), ratio=ends.get("ratio", measurement.ratio))
 
 
-def _status(job: Job, found: Mapping[str, Measurement], names: frozenset[str]) -> Status:
-    target = replace(job.target, conditions=tuple(c for c in job.target.conditions if c.metric in names))
-    return judge(target, found).status
+def _accepted(job: Job, found: Mapping[str, Measurement]) -> bool:
+    """Whether the conditions on quality are met, as far as the search's samples tell."""
+    findings = judge(_part(job.target, found), found).findings
+    return all(finding.status is Status.MET or finding.by_chance for finding in findings)
 
 
 def _part(target: Target, found: Mapping[str, Measurement]) -> Target:

@@ -8,6 +8,7 @@ from boildown.domain.artifact import Artifact
 from boildown.domain.measurement import Measurement
 from boildown.domain.verdict import Status, judge
 from boildown.engine.bench import Bench
+from boildown.engine.costs import of_calls
 from boildown.engine.job import Job
 
 LOOKS = 2
@@ -25,7 +26,7 @@ def of_the_machine(
             own["latency"] = bench.latency(artifact, look=2)
     if job.asks("memory"):
         own["memory"] = bench.memory(artifact)
-    return own
+    return own | of_calls(job, bench, artifact)
 
 
 def in_doubt(job: Job, found: Mapping[str, Measurement]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import multiprocessing
 import os
@@ -87,8 +88,8 @@ def compare(
     peek = 0
     how = inputs, threads, trust
     base = first_runtime or runtime
-    with _settled(threads) as pinned, _sides((first, base, *how), (candidate, runtime, *how)) as sides:
-        pair = _Pair(*sides)
+    with settled(threads) as pinned, sides((first, base, *how), (candidate, runtime, *how)) as both:
+        pair = Pair(*both)
         while True:
             block_first, block_candidate = pair.quad()
             of_first += block_first
@@ -103,7 +104,7 @@ def compare(
             elif last:
                 intervals = _intervals(ratios, of_candidate, level)
                 break
-        versions = [str(side.ask("version")) for side in sides]
+        versions = [str(side.ask("version")) for side in both]
     value, reference = numbers.median(of_candidate), numbers.median(of_first)
     measurement = Measurement(
         metric="latency",
@@ -115,8 +116,8 @@ def compare(
         intervals=intervals,
         samples=len(ratios),
         raw=tuple(ratios),
-        environment=_environment(versions[1], threads, pinned) | _others(versions),
-        notes=(*_noise(ratios, "ratios"), *_unpinned(pinned)),
+        environment=environment_of(versions, threads, pinned),
+        notes=(*noise(ratios, "ratios"), *unpinned(pinned)),
     )
     return measurement.to_json()
 
@@ -130,7 +131,7 @@ def alone(
     seconds: float = 2.0,
 ) -> dict[str, Any]:
     """Latency of one artifact by itself, as `Measurement.to_json`; block times in seconds in `raw`."""
-    with _settled(threads) as pinned:
+    with settled(threads) as pinned:
         run = _opened(path, inputs, runtime, threads)
         calls = _calibrated(run)
         times: list[float] = []
@@ -144,8 +145,8 @@ def alone(
         intervals={"value": _interval(times, level)},
         samples=len(times),
         raw=tuple(times),
-        environment=_environment(get(runtime).version(), threads, pinned),
-        notes=(*_noise(times, "times"), *_unpinned(pinned)),
+        environment=environment_of([get(runtime).version()] * 2, threads, pinned),
+        notes=(*noise(times, "times"), *unpinned(pinned)),
     )
     return measurement.to_json()
 
@@ -200,6 +201,14 @@ class _Here:
         """Seconds per call over a block."""
         return _block(self._loaded, self._calls)
 
+    def each(self) -> list[float]:
+        """Seconds of each call of a block."""
+        run, clock, ends = self._loaded, time.perf_counter_ns, [time.perf_counter_ns()]
+        for _ in range(self._calls):
+            run()
+            ends.append(clock())
+        return [(end - start) / 1e9 for start, end in itertools.pairwise(ends)]
+
     @property
     def _loaded(self) -> Call:
         assert self._run is not None
@@ -245,7 +254,7 @@ class _There:
 def _serve(pipe: Connection, how: How) -> None:
     """Time an artifact in this process as the other end of the pipe asks, until that is closed."""
     here = _Here(how)
-    with _settled(how[3]), contextlib.suppress(EOFError, OSError):
+    with settled(how[3]), contextlib.suppress(EOFError, OSError):
         while True:
             what = pipe.recv()
             try:
@@ -258,7 +267,7 @@ def _serve(pipe: Connection, how: How) -> None:
 
 
 @contextlib.contextmanager
-def _sides(first: How, candidate: How) -> Iterator[tuple[_Side, _Side]]:
+def sides(first: How, candidate: How) -> Iterator[tuple[_Side, _Side]]:
     """Both artifacts, in this process where they have one runtime."""
     if first[1] == candidate[1]:
         yield _Here(first), _Here(candidate)
@@ -267,7 +276,7 @@ def _sides(first: How, candidate: How) -> Iterator[tuple[_Side, _Side]]:
         yield _Here(first), there
 
 
-class _Pair:
+class Pair:
     """Both artifacts, ready to be timed in turns.
 
     They are loaded anew now and then: where a session happens to lie in memory shifts its time by
@@ -293,12 +302,21 @@ class _Pair:
 
     def quad(self) -> tuple[list[float], list[float]]:
         """Seconds per call of two blocks each, in the order A B B A: (first, candidate)."""
+        return self._turns("block")
+
+    def each(self) -> tuple[list[float], list[float]]:
+        """Seconds of each call of two blocks each, in the same order: (first, candidate)."""
+        first, candidate = (list(itertools.chain(*blocks)) for blocks in self._turns("each"))
+        return first, candidate
+
+    def _turns(self, what: str) -> tuple[list[Any], list[Any]]:
+        """What two blocks each give, in the order A B B A."""
         if self._quads and self._loading <= _LOADING * self.spent:
             self._load()
         one, other = self._random.choice(_ORDERS)
-        times: dict[str, list[float]] = {one: [], other: []}
+        times: dict[str, list[Any]] = {one: [], other: []}
         for name in (one, other, other, one):
-            times[name].append(self._sides[name].ask("block"))
+            times[name].append(self._sides[name].ask(what))
         self._quads += 1
         return times["first"], times["candidate"]
 
@@ -381,7 +399,8 @@ def _left(intervals: dict[Form, Interval], bound: float | None, value_bound: flo
     )
 
 
-def _noise(values: Sequence[float], what: str) -> tuple[str, ...]:
+def noise(values: Sequence[float], what: str) -> tuple[str, ...]:
+    """What to tell of values that lie far apart."""
     found = spread(values) or 0.0
     if found <= _TOLD:
         return ()
@@ -389,22 +408,20 @@ def _noise(values: Sequence[float], what: str) -> tuple[str, ...]:
     return (f"{noisy}block {what} spread by {found:.0%} (IQR / median); stop other programs and repeat",)
 
 
-def _unpinned(pinned: Sequence[int]) -> tuple[str, ...]:
+def unpinned(pinned: Sequence[int]) -> tuple[str, ...]:
+    """What to tell where nothing could be pinned."""
     return () if pinned else ("not pinned to cores: this system does not allow it",)
 
 
-def _others(versions: Sequence[str]) -> dict[str, Any]:
-    """The first model's runtime, where it is another than the candidate's."""
+def environment_of(versions: Sequence[str], threads: int, pinned: Sequence[int]) -> dict[str, Any]:
+    """Where both were timed; versions: of the first model's runtime and of the candidate's, told where they differ."""
     first, candidate = versions
-    return {} if first == candidate else {"first runtime": first}
-
-
-def _environment(version: str, threads: int, pinned: Sequence[int]) -> dict[str, Any]:
-    return {**environment(), "runtime": version, "threads": threads, "pinned": list(pinned)}
+    other = {} if first == candidate else {"first runtime": first}
+    return {**environment(), "runtime": candidate, "threads": threads, "pinned": list(pinned), **other}
 
 
 @contextlib.contextmanager
-def _settled(threads: int) -> Iterator[tuple[int, ...]]:
+def settled(threads: int) -> Iterator[tuple[int, ...]]:
     """Pin this thread, and those it starts, to `threads` cores; hold the garbage collector still.
 
     Gives the cores, none where pinning is not possible.

@@ -15,6 +15,7 @@ from boildown.domain.grammar import unit_of
 from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.task import Metric
 from boildown.errors import AttemptError
+from boildown.measuring import clusters as grouping
 from boildown.measuring import statistics
 
 Floats = NDArray[np.float64]
@@ -32,16 +33,20 @@ def measure_quality(
     environment: Mapping[str, Any] | None = None,
     clusters: ArrayLike | None = None,
     places: ArrayLike | None = None,
+    groups: bool = False,
+    far: bool = False,
 ) -> Measurement:
     """The metric of a candidate, held against the first model's on the same samples.
 
     The statistics are `metric.statistic`'s of every sample, shape (n, ...), in the same order for
     both. 0/1 statistics get score intervals (Wilson; paired: Tango, Bonett-Price); other means the
     studentized bootstrap; metrics that are no mean the bootstrap over rows. Every bound holds
-    one-sided with confidence `level`; the ratio's only where the metric cannot be negative.
+    one-sided with confidence `level`; the ratio's only where the metric cannot be negative. far: `level` lies far out,
+    as that of one of many: 0/1 statistics get bounds whose far tails hold (Clopper and Pearson; Tango with skewness).
     clusters, (n,): samples of one label say the same and count as one (0/1 statistics: by L. Kish's
-    effective number, Survey Sampling, 1965); `samples` is their number. places, (n,): what the samples
-    are called where few of them dominate. A sample without a score (NaN for both models, and left out by
+    effective number, Survey Sampling, 1965); `samples` is their number. groups: those of one label belong together and
+    need not say the same (`measuring.clusters`); `groups` is the number of labels then. places, (n,): what the
+    samples are called where few of them dominate. A sample without a score (NaN for both models, and left out by
     the metric itself) does not count. Raises AttemptError if another statistic or the metric is not finite.
     """
     candidate, first, counted = _checked(metric, statistics_candidate, statistics_first)
@@ -49,9 +54,13 @@ def measure_quality(
     units = statistics.units_of(None if clusters is None else np.asarray(clusters)[counted], len(candidate))
     names = np.flatnonzero(counted) if places is None else np.asarray(places)[counted]
     told: dict[str, Any] = {"samples": len(units), "data": data, "environment": dict(environment or {})}
-    if len(units) < len(candidate):
+    grouped = groups and clusters is not None
+    if grouped:
+        told |= {"samples": len(candidate), "groups": len(units)}
+        told["notes"] = (grouping.said(len(candidate), len(units)),)
+    elif len(units) < len(candidate):
         told["notes"] = (f"{len(candidate):,} samples, of which {len(units):,} are different, and only these count",)
-    sampled = _Sampled(metric, candidate, first, units, names, level, seed)
+    sampled = _Sampled(metric, candidate, first, units, names, level, seed, grouped, far)
     interval, error = sampled.of_value()
     if first is None:
         alone = Measurement(metric.name, value, unit_of(metric), standard_error=error, intervals={"value": interval})
@@ -107,6 +116,9 @@ class _Sampled:
     names: NDArray[Any]
     level: float
     seed: int
+    grouped: bool = False
+    """Whether units are groups, whose samples need not say the same."""
+    far: bool = False
 
     def of_value(self) -> tuple[Interval, float | None]:
         """(interval, standard error) of the candidate's metric."""
@@ -115,9 +127,12 @@ class _Sampled:
             return self._estimated(lambda at: self.metric.compute(rows[at]), low, high)
         means = mean_of_each(rows)
         if _zero_one(rows):
-            shrunk = self._effective / len(rows)
-            error = float(means.std()) / math.sqrt(self._effective)
-            return statistics.wilson(float(means.sum()) * shrunk, self._effective, self.level), error
+            worth = self._worth(means - means.mean())
+            error = float(means.std()) / math.sqrt(worth) if worth else None
+            if (n := self._allowed(worth)) < 1:
+                return self._anything(low, high), error
+            of_share = statistics.clopper_pearson if self.far else statistics.wilson
+            return of_share(float(means.sum()) * (n / len(rows)), n, self.level), error
         return self._averaged(means, low, high)
 
     def of_drop(self) -> tuple[Interval, float | None]:
@@ -131,11 +146,16 @@ class _Sampled:
 
             return self._estimated(drop, -span, span)
         if _zero_one(candidate) and _zero_one(first):
-            lost, won = (count * self._effective / len(first) for count in _discordant(candidate, first))
+            lost, won = _discordant(candidate, first)
             if not metric.higher_is_better:
                 lost, won = won, lost
-            error = statistics.paired_standard_error(lost, won, self._effective)
-            return statistics.tango(lost, won, self._effective, self.level), error
+            worse, size = mean_of_each(first) - mean_of_each(candidate), len(first)
+            worth = self._worth(worse - worse.mean())
+            error = statistics.paired_standard_error(lost * worth / size, won * worth / size, worth) if worth else None
+            if (n := self._allowed(worth)) < 1:
+                return self._anything(-span, span), error
+            of_drop = statistics.skewed_tango if self.far else statistics.tango
+            return of_drop(lost * n / size, won * n / size, n, self.level), error
         worse = mean_of_each(first) - mean_of_each(candidate)
         return self._averaged(worse if metric.higher_is_better else -worse, -span, span)
 
@@ -143,11 +163,13 @@ class _Sampled:
         """The interval of the candidate's metric by the first model's."""
         metric, candidate, first = self.metric, self.candidate, self._reference
         if metric.decomposable and _zero_one(candidate) and _zero_one(first):
-            shrunk = self._effective / len(first)
             lost, won = _discordant(candidate, first)
-            return statistics.paired_ratio(
-                lost * shrunk, won * shrunk, (float(first.sum()) - lost) * shrunk, self.level
-            )  # fmt: skip
+            right = float(first.sum())
+            of_one = mean_of_each(candidate) - (right - lost + won) / max(right, 1.0) * mean_of_each(first)
+            if (n := self._allowed(self._worth(of_one))) < 1:
+                return self._anything(0.0, math.inf)
+            shrunk = n / len(first)
+            return statistics.paired_ratio(lost * shrunk, won * shrunk, (right - lost) * shrunk, self.level)
         if metric.decomposable:
             candidate, first = mean_of_each(candidate), mean_of_each(first)
 
@@ -167,17 +189,46 @@ class _Sampled:
         return self.first
 
     @cached_property
-    def _effective(self) -> float:
-        """Kish's effective number of samples: of those in one cluster the score is one and the same."""
-        sizes = np.array([len(unit) for unit in self.units], np.float64)
-        return float(sizes.sum() ** 2 / np.square(sizes).sum())
+    def _sizes(self) -> Floats:
+        return grouping.sizes_of(self.units)
+
+    def _worth(self, residuals: Floats) -> float:
+        """How many independent samples these are worth, by what each differs by from the estimate.
+
+        Of equal samples, whose score is one and the same, it is Kish's effective number.
+        """
+        return grouping.effective(residuals, self.units) if self.grouped else grouping.alike(self._sizes)
+
+    def _allowed(self, worth: float) -> float:
+        """By how many independent samples bounds are found: fewer than they are worth, where that is estimated."""
+        return grouping.allowed(worth, self._sizes, self.level) if self.grouped else worth
+
+    def _anything(self, low: float, high: float) -> Interval:
+        alone = "one group, which says nothing of others"
+        few = f"{len(self.units):,} groups, too few or too unequal to say anything of others"
+        return Interval(low, high, self.level, "none", alone if len(self.units) == 1 else few)
+
+    def _unmoved(self, value: float, influence: Floats, reach: Callable[[], float]) -> Interval | None:
+        """The interval of an estimate that none of several groups moves: as of so many groups of one size."""
+        still = np.isfinite(influence).all() and not statistics.moves(influence, value)
+        if not self.grouped or len(self.units) < 2 or not still:
+            return None
+        return statistics.unmoved(value, grouping.alike(self._sizes), self.level, reach(), "groups")
+
+    @property
+    def _few(self) -> bool:
+        return self.grouped and len(self.units) < grouping.FEW
 
     def _averaged(self, values: Floats, lowest: float, highest: float) -> tuple[Interval, float | None]:
         """(interval, standard error) of a mean of the samples' values, (n,)."""
+        if self._few:
+            each = values
+            return self._estimated(lambda at: float(each[at].mean()), lowest, highest)
         if len(self.units) < len(values):  # what each cluster adds to the mean
             centre, share = float(values.mean()), len(self.units) / len(values)
             values = np.array([centre + share * float((values[unit] - centre).sum()) for unit in self.units])
-        interval = statistics.mean_interval(
+        interval = self._unmoved(float(values.mean()), values - values.mean(), self._reach)
+        interval = interval or statistics.mean_interval(
             values, self.level, seed=self.seed, span=self._span, seen=self._seen
         )  # fmt: skip
         told = self._told(
@@ -193,12 +244,19 @@ class _Sampled:
         reach: Callable[[], float] | None = None,
     ) -> tuple[Interval, float | None]:
         """(interval, standard error) of an estimate over rows; reach: how far one sample can move it."""
-        jackknifed = statistics.jackknife(estimate, self.units)
-        interval, error = statistics.bootstrap(
-            estimate, self.units, self.level,
-            seed=self.seed, reach=reach or self._reach, bounded=math.isfinite(self._span), jackknifed=jackknifed,
-        )  # fmt: skip
-        value, influence, groups = jackknifed
+        value, influence, groups = jackknifed = statistics.jackknife(estimate, self.units)
+        reaching, bounded = reach or self._reach, math.isfinite(self._span)
+        if (unmoved := self._unmoved(value, influence, reaching)) is not None:
+            interval, error = unmoved, 0.0
+        elif self._few:
+            interval, error = grouping.student(
+                value, influence, self._sizes, self.level, seed=self.seed, reach=reaching if bounded else None
+            )  # fmt: skip
+        else:
+            interval, error = statistics.bootstrap(
+                estimate, self.units, self.level,
+                seed=self.seed, reach=reaching, bounded=bounded, jackknifed=jackknifed,
+            )  # fmt: skip
         told = self._told(
             interval, influence, lowest, highest, lambda at: self._worst(estimate, value, groups[at])
         )  # fmt: skip
@@ -219,9 +277,11 @@ class _Sampled:
         if self.metric.decomposable:
             return self._span if math.isfinite(self._span) else self._seen
         widest = 0.0
+        # A group that was not seen may be one of such samples as move it most.
+        units = statistics.units_of(None, len(self.candidate)) if self.grouped else self.units
         for rows in (self.candidate, self.first):
             if rows is not None:
-                _, influence, groups = statistics.jackknife(partial(_at, self.metric, rows), self.units)
+                _, influence, groups = statistics.jackknife(partial(_at, self.metric, rows), units)
                 each = influence / [len(group) for group in groups] * (len(rows) / len(groups))
                 widest = max(widest, float(each.max() - each.min()))
         return widest
@@ -236,7 +296,8 @@ class _Sampled:
     ) -> Interval:
         """The interval within what is possible, and with the samples that dominate it named, `called` by position."""
         clipped = replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
-        few = statistics.dominant(influence) if np.isfinite(influence).all() else {}
+        dominant = grouping.dominant if self._few else statistics.dominant
+        few = dominant(influence) if np.isfinite(influence).all() else {}
         if not few:
             return clipped
         shares = ", ".join(f"{called(at)} ({share:.0%})" for at, share in few.items() if share >= 0.005)
@@ -244,7 +305,8 @@ class _Sampled:
         if not math.isfinite(self._span):
             robust = getattr(self.metric, "robust", "the share of samples within a tolerance")
             cure = f"look at them, or judge by {robust}"
-        told = f"{len(few)} of {len(influence):,} samples decide how far it may lie, items {shares}: {cure}"
+        what, where = ("groups", "those of items") if self.grouped else ("samples", "items")
+        told = f"{len(few)} of {len(influence):,} {what} decide how far it may lie, {where} {shares}: {cure}"
         return replace(clipped, note=told)
 
     def _worst(self, estimate: Callable[[Indices], float], value: float, rows: Indices) -> Any:

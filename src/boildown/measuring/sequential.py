@@ -19,8 +19,9 @@ from boildown.domain.measurement import Form, Interval, Measurement
 from boildown.domain.target import Condition, Target
 from boildown.domain.task import Metric
 from boildown.domain.verdict import Status, judge
+from boildown.measuring.clusters import effective
 from boildown.measuring.quality import compared, mean_of_each
-from boildown.measuring.statistics import quantile_of_normal
+from boildown.measuring.statistics import quantile_of_normal, units_of
 
 Floats = NDArray[np.float64]
 
@@ -146,10 +147,11 @@ class Asked:
 class EarlyStop:
     """Tells from the samples scored so far whether all of them would meet the conditions on quality.
 
-    metrics, and the first model's statistics of all N samples, by name; weights, (N,). Both are in the
-    order in which the candidate is scored, that of `reading_order`. Missed is told once one condition
-    is, met once all are: where all samples would decide otherwise, each is told with probability at
-    most `ERROR` (the conditions share it for missed; met would have to be told of one that fails).
+    metrics, and the first model's statistics of all N samples, by name; weights, (N,); groups, (N,): the label
+    of each sample's group, where there are any. All are in the order in which the candidate is scored, that
+    of `reading_order`. Missed is told once one condition is, met once all are: where all samples would decide
+    otherwise, each is told with probability at most `ERROR` (the conditions share it for missed; met would
+    have to be told of one that fails). That holds in groups too: what all samples would decide is asked.
     """
 
     def __init__(
@@ -158,12 +160,16 @@ class EarlyStop:
         metrics: Mapping[str, Metric],
         first: Mapping[str, Floats],
         weights: Floats,
+        groups: NDArray[np.intp] | None = None,
     ) -> None:
         self.target, self.metrics, self.first, self.weights = Target(tuple(conditions)), metrics, first, weights
-        found = [ask(c, metrics[c.metric], first[c.metric], weights) for c in conditions]
+        self.groups = groups
+        found = [
+            ask(c, metrics[c.metric], first[c.metric], weights) if c.metric in metrics else None for c in conditions
+        ]
         self._asked = [asked for asked in found if asked is not None]
         self.possible = len(self._asked) == len(found) > 0
-        """Whether there are conditions, all of them on means of bounded statistics."""
+        """Whether there are conditions, all of them on means of bounded statistics of all samples."""
 
     def status(self, scored: Mapping[str, Floats]) -> Status:
         """MET or MISSED where the rest need not be scored, else UNDECIDED.
@@ -190,13 +196,18 @@ class EarlyStop:
         The drop is the stratified mean of the paired differences, and the value is what the first model
         loses by it. Bounds are one-sided at `level` and those of the normal distribution; the variance
         of every stratum counts one difference of the largest size more than was seen, so that none
-        seen among a few is not taken for certainty.
+        seen among a few is not taken for certainty. Samples in groups are worth fewer (`measuring.clusters`).
         """
         metric, n = self.metrics[name], len(scored[name])
         (low, high), first = metric.range, mean_of_each(self.first[name])
         own = mean_of_each(scored[name])
         mean, error = _stratified(own - first[:n], self.weights, high - low)
         error_of_value = _stratified(own, self.weights, high - low)[1]
+        groups = None
+        if self.groups is not None:
+            units = units_of(self.groups[:n], n)
+            groups, error = len(units), error * _design(own - first[:n], units, high - low)
+            error_of_value *= _design(own, units, high - low)
         base = float(self.metrics[name].compute(self.first[name]))
         point = compared(metric, min(max(base + mean, low), high), base)
         assert point.drop is not None
@@ -216,6 +227,7 @@ class EarlyStop:
                 for form, (at, off, least, most) in spread.items()
             },
             samples=n,
+            groups=groups,
             data="search",
             environment=dict(environment or {}),
             notes=(told,),
@@ -261,6 +273,11 @@ def _rest(bounds: Floats, n: int) -> Floats:
     """What the samples after each of the first n add at least or at most, (..., n)."""
     rest: Floats = bounds.sum(axis=-1, keepdims=True) - np.cumsum(bounds, axis=-1)
     return rest[..., :n]
+
+
+def _design(values: Floats, units: list[NDArray[np.intp]], span: float) -> float:
+    """By how much groups widen the standard error of a mean of n values."""
+    return math.sqrt(len(values) / max(1.0, effective((values - values.mean()) / span, units)))
 
 
 def _stratified(values: Floats, weights: Floats, span: float) -> tuple[float, float]:

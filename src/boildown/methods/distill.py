@@ -69,7 +69,7 @@ class Distill(Taught):
         """
         teacher = candidate.model if context.first is None else context.first.model
         everything = training_samples(context)
-        samples, holdout = held_out(everything, task.validation, context.seed)
+        samples, holdout = held_out(everything, task, context.seed)
         student, edits, told = self.learner(candidate, task, context)
         goes_on = student is candidate.model
         if goes_on and self.loss != "tournament":

@@ -118,7 +118,7 @@ class QuantizeAware(Lasting):
         less from the teacher's there than those of the plan it started from. Raises AttemptError
         without training data, and what `train` raises.
         """
-        samples, judges = held_out(training_samples(context), task.validation, context.seed)
+        samples, judges = held_out(training_samples(context), task, context.seed)
         graph = capture(candidate.model, *task.example())
         refuse_other_grids(context.rules)
         placement = placed(graph, with_recurrent(context.rules, self.recurrent))

@@ -41,7 +41,7 @@ class Retrain(Taught):
         everything = training_samples(context)
         student, edits, told = self.learner(candidate, task, context)
         goes_on = student is candidate.model
-        samples, holdout = (everything, None) if goes_on else held_out(everything, task.validation, context.seed)
+        samples, holdout = (everything, None) if goes_on else held_out(everything, task, context.seed)
         settings, augment = self.training(), getattr(task, "augment", None)
 
         def timed(minutes: float) -> int:

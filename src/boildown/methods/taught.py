@@ -17,6 +17,7 @@ from boildown.errors import AttemptError
 from boildown.methods.base import Context, Lowers, Pace, setting
 from boildown.surgery import twins
 from boildown.surgery.edits import take_student
+from boildown.tasks.groups import groups_of, whole_first
 from boildown.tasks.splits import unaugmented
 from boildown.training import Training
 from boildown.training.checkpoint import write_text
@@ -135,19 +136,21 @@ class Taught(Lasting):
         return context.students[name], (take_student(name),), f"student {name}"
 
 
-def held_out(train: Samples, validation: Samples, seed: int) -> tuple[Samples, Samples]:
+def held_out(train: Samples, task: Task, seed: int) -> tuple[Samples, Samples]:
     """(what to train on, what to judge students by): a tenth of the training samples, 200 at least, 2,000 at most.
 
     Of small data sets at most a fifth. What is held out is read without augmentation where it can be. Which of a
     training's weights are the best it tells for a student that starts anew; one that goes on from the first model's
     weights has learned these samples with it, so that their loss tells what it remembers: such a training keeps its
-    last weights, where the learning rate has come down to nothing.
+    last weights, where the learning rate has come down to nothing. Groups of the training samples are held out whole.
     """
     count = min(_MOST_HELD_OUT, max(len(train) // 10, min(200, len(train) // 5)))
-    plain = unaugmented(train, validation) or train
+    plain, groups = unaugmented(train, task.validation) or train, groups_of(task, "train")
     if not count:
         return train, plain
     order = np.random.default_rng(seed).permutation(len(train))
+    if groups is not None:
+        order, count = whole_first(order, groups, count)
     ours, theirs = ([int(index) for index in np.sort(part)] for part in (order[count:], order[:count]))
     return train.subset(ours), plain.subset(theirs)
 

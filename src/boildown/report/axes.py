@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boildown.domain.front import DIVERGENCE
-from boildown.domain.grammar import COSTS, FRACTION, format_value
+from boildown.domain.grammar import COSTS, FRACTION, LARGER, format_value
 from boildown.domain.measurement import Measurement
 from boildown.domain.target import Condition
 
@@ -20,7 +20,8 @@ NOT_SHOWN = (DIVERGENCE,)
 class Axis:
     """A cost as a ratio to the first model's, or a metric of quality as how much worse than the first model.
 
-    bound: the target's, in the same terms; None where it has none.
+    A cost that should be large has the inverse of its ratio. bound: the target's, in the same terms; None where it has
+    none.
     """
 
     metric: str
@@ -35,13 +36,15 @@ class Axis:
     @property
     def name(self) -> str:
         """What it shows, in a word or two."""
+        if self.metric in LARGER:
+            return f"1 / {self.metric}"
         return self.metric if self.cost or self.metric == DIVERGENCE else f"{self.metric} drop"
 
     @property
     def label(self) -> str:
         """What it shows, with its unit."""
         if self.cost:
-            return f"{self.metric} (times the first model's)"
+            return f"{self.name} (times the first model's)"
         if self.metric == DIVERGENCE:
             return "divergence from the first model's outputs (search samples, no labels)"
         unit = "pp" if self.unit == FRACTION else self.unit
@@ -50,7 +53,7 @@ class Axis:
     def value(self, measured: Mapping[str, Measurement], number: int) -> float | None:
         """Where an attempt lies; the first model lost nothing, whatever was recorded of it."""
         found = measured.get(self.metric)
-        value = None if found is None else found.ratio if self.cost else found.drop
+        value = None if found is None else _less(self.metric, found.ratio) if self.cost else found.drop
         if found is not None and self.metric == DIVERGENCE:
             value = found.value
         if value is None and found is not None and number == 0 and not self.cost:
@@ -84,6 +87,11 @@ def axes(
     )
 
 
+def _less(metric: str, ratio: float | None) -> float | None:
+    """A ratio of costs of which less is better."""
+    return 1 / ratio if metric in LARGER and ratio else ratio
+
+
 def _tightest(bounds: Iterable[float | None]) -> float | None:
     return min((bound for bound in bounds if bound is not None and math.isfinite(bound)), default=None)
 
@@ -93,8 +101,8 @@ def _bound(condition: Condition, measurement: Measurement) -> float | None:
     first = measurement.first
     if condition.metric in COSTS:
         if condition.form == "ratio":
-            return condition.bound
-        return condition.bound / first if first else None
+            return _less(condition.metric, condition.bound)
+        return _less(condition.metric, condition.bound / first) if first else None
     if condition.form == "drop":
         return condition.bound
     if first is None:

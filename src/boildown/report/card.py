@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from boildown.domain.grammar import COSTS, format_measurement
+from boildown.domain.grammar import COSTS, base_of, format_measurement
 from boildown.domain.verdict import Verdict
 from boildown.journal.journal import Journal, readable
 from boildown.journal.rows import AttemptRow
@@ -15,6 +15,7 @@ from boildown.report.axes import NOT_SHOWN
 from boildown.report.changed import changed
 from boildown.report.floats import floats
 from boildown.report.read import finding_line
+from boildown.report.slices import changes, plain
 from boildown.report.words import printable, short
 
 SCHEMA = 1
@@ -30,16 +31,18 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
         known, verdict = journal.facts, None if row.verdict is None else Verdict.from_json(row.verdict)
         found = {} if verdict is None else verdict.measurements
         units = {name: m.unit for name, m in found.items()}
+        model = known.get("model", {})
         records = journal.records()
         lost, kept = changed(records, row.number, row.artifact.digest, known, units), floats(records, row.number)
-        samples = max((m.samples for m in found.values() if m.data == "verdict"), default=0)
+        judged = (m for name, m in found.items() if m.data == "verdict" and base_of(name) == name)
+        samples = max((m.samples for m in judged), default=0)
         return {
             "schema": SCHEMA,
             "run": str(known.get("run", journal.folder.name)),
             "attempt": row.number,
             "method": str(row.quote.get("rung", row.rung)),
             "made": dict(about.get("identity", {})),
-            "model": known.get("model", {}).get("class", ""),
+            "model": model.get("file", {}).get("name") or model.get("class", ""),
             "task": known.get("task", ""),
             "status": "not judged" if verdict is None else verdict.status.value,
             "sentence": row.sentence,
@@ -50,10 +53,11 @@ def card(journal: Journal, row: AttemptRow, about: Mapping[str, Any]) -> dict[st
                     "value": m.value, "unit": COSTS.get(name, m.unit), "shown": format_measurement(m),
                     "first": m.first, "drop": m.drop, "ratio": m.ratio,
                     "intervals": {form: [i.low, i.high, i.level, i.method] for form, i in m.intervals.items()},
-                    "samples": m.samples, "data": m.data,
+                    "samples": m.samples, "groups": m.groups, "data": m.data,
                 }
                 for name, m in found.items() if name not in NOT_SHOWN
             },
+            "slices": plain(found, changes(records, row.number, row.artifact.digest)),
             "judged on": {
                 "samples": samples, "fingerprint": known.get("verdict data", ""), "sizes": known.get("data", {}),
             },
@@ -86,7 +90,8 @@ def readme(card: Mapping[str, Any]) -> str:
 def _front(card: Mapping[str, Any]) -> dict[str, Any]:
     library = _TAGS.get(card["artifact"]["runtime"], "")
     kind, name = card.get("kind") or "other", card["model"] or "model"
-    scores = {key: m for key, m in card["measured"].items() if key not in COSTS and m["data"] == "verdict"}
+    quality = {key: m for key, m in card["measured"].items() if key not in COSTS and m["data"] == "verdict"}
+    scores = {key: m for key, m in quality.items() if base_of(key) == key}
     front: dict[str, Any] = {"library_name": library} if library else {}
     front |= {"pipeline_tag": kind} if kind != "other" else {}
     front["tags"] = [*filter(None, [library]), "boildown"]

@@ -15,17 +15,20 @@ def junit(verdict: Verdict, artifact: str) -> str:
     counts = {"tests": str(len(verdict.findings)), "failures": str(failed), "errors": "0"}
     suite = ElementTree.Element("testsuite", {"name": "boildown", **counts})
     properties = ElementTree.SubElement(suite, "properties")
-    for name, measurement in sorted(verdict.measurements.items()):
+    every = {each.metric: each for found in verdict.measurements.values() for each in found.slices}
+    for name, measurement in sorted({**every, **verdict.measurements}.items()):
         for what, value in (("", measurement.value), (" drop", measurement.drop), (" ratio", measurement.ratio)):
             if value is not None:
-                ElementTree.SubElement(properties, "property", {"name": f"{name}{what}", "value": f"{value:.6g}"})
+                ElementTree.SubElement(
+                    properties, "property", {"name": f"{printable(name)}{what}", "value": f"{value:.6g}"}
+                )
     for finding in verdict.findings:
-        about = {"classname": printable(artifact), "name": finding.condition.text}
+        about = {"classname": printable(artifact), "name": printable(finding.condition.text)}
         case = ElementTree.SubElement(suite, "testcase", about)
         if finding.status is not Status.MET:
-            said = {"message": finding.sentence(), "type": finding.status.value}
+            said = {"message": printable(finding.sentence()), "type": finding.status.value}
             ElementTree.SubElement(case, "failure", said)
-        ElementTree.SubElement(case, "system-out").text = finding.sentence()
+        ElementTree.SubElement(case, "system-out").text = printable(finding.sentence())
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 

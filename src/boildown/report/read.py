@@ -22,6 +22,7 @@ from boildown.report.axes import NOT_SHOWN, Axis, axes
 from boildown.report.changed import Changed, changed
 from boildown.report.floats import floats
 from boildown.report.layers import Layers, layers
+from boildown.report.slices import SliceTable, changes, tables
 from boildown.report.words import Pairs, duration, pairs, short
 
 _LOADER = 4000  # bytes of a loader that are shown
@@ -92,6 +93,8 @@ class ReportFacts:
     layers: Layers | None
     """Of the best candidate."""
     changed: Changed | None
+    slices: tuple[SliceTable, ...]
+    """Of the best candidate."""
     loader: str
     """Code that loads the artifact, as it lies beside it."""
     notices: tuple[str, ...]
@@ -163,6 +166,7 @@ def facts(journal: Journal) -> ReportFacts:
         quality=quality,
         layers=layers(records, chosen.number) if chosen else None,
         changed=_changed(records, chosen, known, units),
+        slices=_slices(records, chosen, measured),
         loader=_loader(journal.folder) if chosen else "",
         notices=tuple(short(str(notice)) for notice in known.get("notices", ())),
         settings=_settings(known),
@@ -204,7 +208,7 @@ def _figures(measured: Mapping[str, Measurement]) -> tuple[Figure, ...]:
             value=format_measurement(m),
             drop=format_measurement(m, "drop") if m.drop is not None and m.metric not in COSTS else "",
             ratio=format_measurement(m, "ratio") if m.ratio is not None else "",
-            samples=f"{m.samples:,} {m.data}".strip() if m.samples > 1 else "",
+            samples=f"{_count(m)} {m.data}".strip() if m.samples > 1 else "",
             notes="; ".join(m.notes),
         )
         for m in measured.values()
@@ -212,12 +216,20 @@ def _figures(measured: Mapping[str, Measurement]) -> tuple[Figure, ...]:
     )
 
 
+def _count(measurement: Measurement) -> str:
+    """How many samples, and in how many groups."""
+    groups = "" if measurement.groups is None else f" in {measurement.groups:,} groups"
+    return f"{measurement.samples:,}{groups}"
+
+
 def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> FindingLine:
     """One condition for people."""
     condition, measurement = finding.condition, measured.get(finding.condition.metric)
+    if measurement is not None and finding.slice:
+        measurement = next((each for each in measurement.slices if each.metric == finding.slice), measurement)
     unit = COSTS.get(condition.metric, measurement.unit if measurement else "")
     doubts = [finding.note, "could be luck" if finding.lucky else ""]
-    doubts.append(f"about {finding.needed:,} samples would decide" if finding.needed is not None else "")
+    doubts.append(finding.more)
     noisy = measurement is not None and measurement.noisy and finding.observed is not None
     doubts.append(NOISE if noisy else "")
     doubts.append(f"look {measurement.look}" if measurement is not None and measurement.look > 1 else "")
@@ -227,7 +239,7 @@ def finding_line(finding: Finding, measured: Mapping[str, Measurement]) -> Findi
         observed=marked(finding.shown, noisy=noisy and not finding.noisy),  # older journals have no mark
         first=format_value(measurement.first, unit) if measurement and measurement.first is not None else "",
         interval=_interval(finding.interval, unit, condition),
-        samples=f"{measurement.samples:,}" if measurement and measurement.data else "",
+        samples=_count(measurement) if measurement and measurement.data and measurement.samples else "",
         doubt="; ".join(filter(None, doubts)),
     )
 
@@ -287,6 +299,16 @@ def _changed(
     if row is None or row.artifact is None:
         return None
     return changed(records, row.number, row.artifact.digest, known, units)
+
+
+def _slices(
+    records: Sequence[Record], row: AttemptRow | None, measured: Mapping[int, Mapping[str, Measurement]]
+) -> tuple[SliceTable, ...]:
+    """Every slice of the best candidate."""
+    if row is None:
+        return ()
+    digest = "" if row.artifact is None else row.artifact.digest
+    return tables(measured[row.number], changes(records, row.number, digest))
 
 
 def _loader(folder: Path) -> str:

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 from boildown.report.attempts import AttemptLine
 from boildown.report.read import Figure, ReportFacts
+from boildown.report.slices import SliceTable
 from boildown.report.words import printable
 
 _TOLD = ("skipped", "failed")
 _RIGHT = ("#", "size", "ratio", "drop", "latency", "min")
+_SLICED = ("", "size", "size", "size", "drop", "", "")
+"""The columns of a table of slices: figures to the right."""
+_SLICES = 10
 
 
 def summary(shown: ReportFacts) -> str:
@@ -37,7 +41,9 @@ def summary(shown: ReportFacts) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f"{figure.metric} {figure.value}" + (f" (n = {figure.samples.split()[0]})" if figure.drop else "")
+    return f"{figure.metric} {figure.value}" + (
+        f" (n = {figure.samples.split()[0]})" if figure.drop and figure.samples else ""
+    )
 
 
 def _attempts(shown: ReportFacts) -> list[str]:
@@ -84,7 +90,20 @@ def _best(shown: ReportFacts, best: AttemptLine) -> list[str]:
     lines = [f"{title}: {printable(shown.artifact)}" if shown.artifact else title]
     for finding, line in zip(shown.findings, table(rows, ("",) * 5), strict=True):
         lines += [line, f"    {printable(finding.doubt)}"] if finding.doubt else [line]
-    return lines + _floats(best) + [f"  {printable(note)}" for note in best.notes]
+    return [*lines, *slice_by_slice(shown.slices), *_floats(best), *(f"  {printable(note)}" for note in best.notes)]
+
+
+def slice_by_slice(tables: Sequence[SliceTable]) -> list[str]:
+    """The slices that lost most, of every key."""
+    told = []
+    for each in tables:
+        told.append(f"  {printable(each.title)}{f': {each.told}' if each.told else ''}")
+        head = ("    slice", "n", "first model", "now", "drop", "interval", "changed")
+        rows = [(f"    {s.name}", s.samples, s.first, s.value, s.drop, s.interval, s.changed) for s in each.lines]
+        told += table([head, *rows[:_SLICES]], _SLICED)
+        if (more := len(rows) - _SLICES + each.more) > 0:
+            told.append(f"    and {more:,} more")
+    return told
 
 
 def _floats(best: AttemptLine) -> list[str]:

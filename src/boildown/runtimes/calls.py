@@ -10,9 +10,12 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
+import numpy as np
+
 from boildown.domain.candidate import Edit, Plan
 from boildown.domain.deployment import LEAN
 from boildown.domain.preprocess import Preprocess
+from boildown.errors import InputError
 from boildown.runtimes import formed, get
 from boildown.runtimes.base import Array, Executed, Port, Session, Written
 
@@ -63,7 +66,30 @@ def ports(runtime: str, path: str, threads: int, trust: bool = False) -> tuple[t
 
 def run(runtime: str, path: str, threads: int, arrays: Sequence[Array], trust: bool = False) -> list[Array]:
     """Flat inputs to flat outputs, in an artifact that stays loaded."""
-    return _open(runtime, path, threads, trust).run(arrays)
+    return _whole(_open(runtime, path, threads, trust), arrays)
+
+
+def _whole(session: Session, arrays: Sequence[Array]) -> list[Array]:
+    """The outputs for a batch of any size; where the session takes one size only, in parts, the last of them filled up.
+
+    Raises InputError for an output that is not one part per sample then.
+    """
+    takes = {port.shape[0] for port in session.inputs if port.shape}
+    given = {len(array) for array in arrays if array.ndim}
+    size, count = takes.pop() if len(takes) == 1 else None, given.pop() if len(given) == 1 else 0
+    if not isinstance(size, int) or size < 1 or not count or size == count:
+        return session.run(arrays)
+    parts = []
+    for start in range(0, count, size):
+        places = [min(place, count - 1) for place in range(start, start + size)]
+        parts.append(session.run([array[places] if array.ndim else array for array in arrays]))
+    made = zip(session.outputs, parts[0], strict=True)
+    if wrong := [port.name for port, output in made if output.shape[:1] != (size,)]:
+        raise InputError.of(
+            f"the file takes {size} samples at a time, and its output {wrong[0]!r} is not one part for each",
+            "export it with an open first axis",
+        )
+    return [np.concatenate(output)[:count] for output in zip(*parts, strict=True)]
 
 
 def executed(runtime: str, path: str, inputs: Sequence[Array], threads: int) -> tuple[Executed, ...]:

@@ -104,7 +104,7 @@ class EagerSession:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on its own archive's internals
-                program, inputs, outputs = loaded(path.read_bytes())
+                program, inputs, outputs, _axes = loaded(path.read_bytes())
         except Exception as error:
             raise InputError.of(f"{path} is not a torch.export program: {error}", "Export it again.") from error
         self._module = program.module(check_guards=False)

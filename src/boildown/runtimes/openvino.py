@@ -57,6 +57,8 @@ _LEAST = 1024
 """Numbers of a weight that are worth scales."""
 _INT8 = ("i8", "u8")
 _LAYERS = ("Convolution", "FullyConnected", "MatMul", "Deconvolution")
+_SEQUENCE, _RECURRENT = "RNNSeq", ("GRU", "LSTM", "RNN")
+"""What layers over a sequence are called by OpenVINO, and in the file."""
 
 _LOADER = '''\
 """Load {file}; run as a script, check it on the sample beside it."""
@@ -194,8 +196,25 @@ class OpenVino(Usual):
             session.run(inputs)
             for step in request.get_profiling_info():
                 taken[step.node_name] += step.real_time.total_seconds() / _CALLS
-        weights = _weights(onnx.load(path))
-        return tuple(_executed(step, weights, taken) for step in _steps(request.get_compiled_model()))
+        model = onnx.load(path)
+        weights, steps = _weights(model), list(_steps(request.get_compiled_model()))
+        nameless = [step for step in steps if step["layerType"] == _SEQUENCE]  # it calls them by names of its own
+        recurrent = [node.output for node in model.graph.node if node.op_type in _RECURRENT]
+        if len(nameless) == len(recurrent):
+            for step, outputs in zip(nameless, recurrent, strict=True):
+                step["originalLayersNames"] = next(filter(None, outputs))
+        return tuple(_executed(step, weights, taken) for step in steps)
+
+    def inside(
+        self, path: Path, names: Sequence[str], arrays: Sequence[Array], threads: int = 1
+    ) -> tuple[dict[str, Array], list[Array]] | None:
+        """With the values as outputs of the file; what computes on integers still does."""
+        session = OpenVinoSession(path, threads, inside=names)
+        values = session.run(arrays)
+        own = len(session.outputs)
+        found = dict(zip(session.inside, values[own:], strict=True))
+        found |= {port.name: value for port, value in zip(session.outputs, values, strict=False) if port.name in names}
+        return found, values[:own]
 
     def stamp(self, path: Path, identity: Mapping[str, str]) -> bool:
         """As for ONNX Runtime."""
@@ -227,8 +246,11 @@ class OpenVinoSession:
     It is compiled for the shapes that it is given, in memory alone: shapes that are open cost time at every call.
     """
 
-    def __init__(self, path: Path, threads: int = 1, **how: Any) -> None:
-        """Load with `threads` threads, and settings of OpenVINO's. Raises InputError if the file cannot be read."""
+    def __init__(self, path: Path, threads: int = 1, *, inside: Sequence[str] = (), **how: Any) -> None:
+        """Load with `threads` threads, and settings of OpenVINO's. Raises InputError if the file cannot be read.
+
+        inside: values of the file that a run is to give behind its outputs, as many of them as it has: see `inside`.
+        """
         external_files(path)  # refuses those outside its folder
         self._path, self._how = path, {**_HOW, "INFERENCE_NUM_THREADS": threads, **how}
         self._requests: dict[tuple[tuple[int, ...], ...] | None, Any] = {}
@@ -236,6 +258,9 @@ class OpenVinoSession:
             model = _core().read_model(path)
             self.inputs: tuple[Port, ...] = tuple(map(_port, model.inputs))
             self.outputs: tuple[Port, ...] = tuple(map(_port, model.outputs))
+            known = {name for node in model.get_ordered_ops() for value in node.outputs() for name in value.names}
+            known -= {name for value in model.outputs for name in value.names}
+            self.inside = [name for name in dict.fromkeys(inside) if name in known]
         except InputError:
             raise
         except Exception as error:  # a foreign file can fail anywhere
@@ -250,6 +275,7 @@ class OpenVinoSession:
         key = shapes if shapes in self._requests or len(self._requests) < _STATIC else None
         if key not in self._requests:
             model = _core().read_model(self._path)
+            model.add_outputs(self.inside)
             if key is not None:
                 model.reshape({place: list(shape) for place, shape in enumerate(key)})
             self._requests[key] = _core().compile_model(model, "CPU", self._how).create_infer_request()
@@ -274,7 +300,7 @@ class OpenVinoSession:
         try:
             request = self.request(arrays)
             request.infer(dict(enumerate(arrays)), share_inputs=True)
-            results = [np.array(request.get_output_tensor(place).data) for place in range(len(self.outputs))]
+            results = [np.array(request.get_output_tensor(place).data) for place in range(len(request.model_outputs))]
         except Exception as error:
             raise InputError.of(f"the inputs do not fit: {_said(error)}", expected) from error
         if odd := [result.dtype for result in results if result.dtype.kind not in "biuf"]:
@@ -458,7 +484,7 @@ def _channels(node: ir.Node, place: int, axes: int) -> int | None:
         return 1
     if node.op_type == "Gemm" and place == 1:
         return 0 if node.attributes.get_int("transB", 0) else 1
-    if node.op_type in ("GRU", "LSTM", "RNN") and place in (1, 2):
+    if node.op_type in _RECURRENT and place in (1, 2):
         return 1
     if node.op_type == "Gather" and (place, axes) == (0, 2) and node.attributes.get_int("axis", 0) == 0:
         return 0

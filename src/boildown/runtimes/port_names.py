@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch.export import ExportedProgram
@@ -13,11 +13,16 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 TOLD = "ports.json"
-"""Beside a serialized program: `{"word": what an output is called, "names": those that the user gave}`."""
+"""Beside a serialized program: `{"word": what an output is called, "names": those that the user gave}`; of a model that
+came as a file also `"inputs"`, their names, and `"axes"`."""
 
 
-def loaded(program: bytes) -> tuple[ExportedProgram, list[str], list[str]]:
-    """A serialized program, and the names of its inputs and outputs in their order."""
+Axes = Mapping[str, Sequence[Sequence[int | str | None]]]
+"""For `inputs` and `outputs` the axes of each: a size, a name, or None where nothing is said."""
+
+
+def loaded(program: bytes) -> tuple[ExportedProgram, list[str], list[str], Axes]:
+    """A serialized program, the names of its inputs and outputs in their order, and what its axes are to be."""
     extra = {TOLD: ""}
     found = torch.export.load(io.BytesIO(program), extra_files=extra)
     told = json.loads(extra[TOLD] or "{}")
@@ -34,8 +39,9 @@ def loaded(program: bytes) -> tuple[ExportedProgram, list[str], list[str]]:
     tensors = [path for path, result in zip(paths, results, strict=True) if isinstance(result, TensorArgument)]
     names = told.get("names") or ()
     outputs = names if len(names) == len(tensors) else [_joined(path, word) for path in tensors]
-    inputs = list(distinct(inputs))
-    return found, inputs, list(distinct(outputs, inputs))
+    given = told.get("inputs") or ()
+    inputs = list(distinct(given if len(given) == len(inputs) else inputs))
+    return found, inputs, list(distinct(outputs, inputs)), told.get("axes") or {}
 
 
 def distinct(names: Iterable[str], taken: Sequence[str] = ()) -> Iterator[str]:

@@ -1,23 +1,28 @@
 """Factories: names by which a child process builds what it needs.
 
-`"module:callable"`, `"transformers:FOLDER"` or `"timm:NAME"`.
+`"module:callable"`, `"transformers:FOLDER"`, `"timm:NAME"` or `"onnx:FILE"`. What a callable makes may take settings
+behind a question mark: `"task:build?night=night.csv"` is a task that is judged on the file night.csv too, by the name
+`night`.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from boildown.errors import InputError, contained
 from boildown.surgery.hub import from_timm, from_transformers, said
+from boildown.surgery.onnx_file import from_onnx
 
-_LIBRARIES = {"transformers": from_transformers, "timm": from_timm}
+_LIBRARIES = {"transformers": from_transformers, "timm": from_timm, "onnx": from_onnx}
 """What stands before the colon in place of a module, and what makes a model of the rest."""
 
 
 @contained()
 def call_factory(name: str) -> Any:
-    """Call `module:callable`, or load a model of a library; see `hub`.
+    """Call `module:callable`, or load a model of a library or a file; see `hub` and `onnx_file`.
 
     Raises InputError naming what cannot be imported, found, loaded or called.
     """
@@ -25,10 +30,11 @@ def call_factory(name: str) -> Any:
     if not module_name or not attribute:
         raise InputError.of(
             f"The factory {name!r} cannot be read.",
-            'Write "module:callable", "transformers:FOLDER" or "timm:NAME".',
+            'Write "module:callable", "transformers:FOLDER", "timm:NAME" or "onnx:FILE".',
         )
     if module_name in _LIBRARIES:
         return _LIBRARIES[module_name](attribute)
+    attribute, _, sets = attribute.partition("?")
     try:
         value: Any = importlib.import_module(module_name)
     except Exception as error:
@@ -48,7 +54,7 @@ def call_factory(name: str) -> Any:
             f"{name!r} is {type(value).__name__}, not a function.", "Name a function without arguments that returns it."
         )
     try:
-        return value()
+        made = value()
     except InputError:
         raise
     except Exception as error:
@@ -56,3 +62,14 @@ def call_factory(name: str) -> Any:
             f"The factory {name!r} failed: {said(error)}.",
             f"Call it by itself to see where: `python -c 'import {module_name}; {module_name}.{attribute}()'`.",
         ) from error
+    return judged_on(made, dict(parse_qsl(sets, keep_blank_values=True)), name) if sets else made
+
+
+def judged_on(task: Any, sets: Mapping[str, str], name: str) -> Any:
+    """A task that is judged on more sets, by name and path. Raises InputError for what takes none."""
+    if not hasattr(task, "judged_on"):
+        raise InputError.of(
+            f"What {name!r} makes takes no data sets to judge on: it is {type(task).__name__}, no task of boildown.",
+            "Leave out what follows the question mark, or validation in [task].",
+        )
+    return task.judged_on(sets)

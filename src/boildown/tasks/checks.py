@@ -56,6 +56,32 @@ def not_finite(name: str, samples: Samples) -> list[Mistake]:
     return [_not_finite(name, what, int(places_of(samples)[at])) for what, at in look(samples).bad.items()]
 
 
+def unlike_main(name: str, samples: Samples, main: Samples) -> list[Mistake]:
+    """A set whose items have other shapes or types than those of the main one; both can be read."""
+    ours, theirs = (next(each.subset([0]).batches(1)) for each in (samples, main))
+    padded = isinstance(main, IndexedSamples) and main.collated
+    for what, own, usual in (("inputs", ours[0], theirs[0]), ("targets", ours[1], theirs[1])):
+        if what == "targets" and (own is None or usual is None):
+            continue  # either may be held against the first model alone
+        forms = [_forms(tree, whole=not padded, typed=what == "inputs") for tree in (own, usual)]
+        if forms[0] != forms[1]:
+            cause = f"The {name} {what} have {', '.join(forms[0])}; those of the main set {', '.join(forms[1])}."
+            return [Mistake(cause, "Prepare every set alike: the same parts, sizes, channels and types.")]
+    return []
+
+
+def _forms(tree: Any, *, whole: bool, typed: bool) -> list[str]:
+    """Shapes per sample, or how many axes they have, and types where they matter, part by part."""
+    found = []
+    for leaf in leaves(tree):
+        if isinstance(leaf, torch.Tensor):
+            shape = f"shape {tuple(leaf.shape[1:])}" if whole else f"{leaf.ndim - 1} axes"
+            found.append(f"{shape} ({str(leaf.dtype).removeprefix('torch.')})" if typed else shape)
+        else:
+            found.append(type(leaf).__name__)
+    return found
+
+
 def check_labels(targets: NDArray[Any], classes: int, name: str = "validation") -> list[Mistake]:
     """Labels against the model's number of outputs, known after its first output."""
     labels = targets[targets != IGNORED]

@@ -18,13 +18,14 @@ from boildown.tasks.metrics import METRICS
 class Classification(Task):
     """Logits (n, C) against labels (n,); binary logits (n,) or (n, 1) with loss 'bce'.
 
-    Divergence is the KL divergence of the class probabilities in nats. `classes` names the outputs in
-    order, for the file that is handed over. The rest is as in `Task`.
+    The metric is `accuracy` where none is named. Divergence is the KL divergence of the class probabilities in nats.
+    `classes` names the outputs in order, for the file that is handed over. The rest is as in `Task`.
     """
 
     _most_checked: ClassVar[int | None] = None
     """Of how many samples the targets are checked, where each has many; None for all that are cheap to read."""
     word: ClassVar[str] = "logits"
+    usual: ClassVar[tuple[str, ...]] = ("accuracy",)
     _label_axes: ClassVar[int] = 1
     """Those of a batch of labels."""
 
@@ -36,7 +37,7 @@ class Classification(Task):
         test: Any = None,
         *,
         loss: str | Loss = "cross_entropy",
-        metrics: Sequence[Any] | Any = ("accuracy",),
+        metrics: Sequence[Any] | Any = None,
         classes: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> None:
@@ -45,7 +46,6 @@ class Classification(Task):
             divergence=kl_divergence, **options,
         )  # fmt: skip
         self.classes = None if classes is None else tuple(map(str, classes))
-        self._named_loss = loss if isinstance(loss, str) else None
 
     def loss(self, output: Any, target: Any) -> Any:
         """The training loss of a batch: a scalar tensor; 0 where every label is ignored."""

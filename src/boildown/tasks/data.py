@@ -116,7 +116,7 @@ class IndexedSamples:
     def subset(self, indices: Sequence[int]) -> IndexedSamples:
         """The samples at these positions, in the order given."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return IndexedSamples(self.read, self.indices[chosen], self.batch_size, self.workers, self.places[chosen])
+        return type(self)(self.read, self.indices[chosen], self.batch_size, self.workers, self.places[chosen])
 
     def relabelled(self, change: Callable[[Any, Any], Any]) -> IndexedSamples:
         """The same samples with the target that `change(inputs, target)` gives a batch; None where there was none.
@@ -211,6 +211,8 @@ class Items:
         self.source = source
         self.collate = collate or stack
         self.collated = collate is not None
+        self.left_out = ""
+        """A key of the items that is no input."""
 
     @property
     def name(self) -> str:
@@ -223,6 +225,8 @@ class Items:
             items = self.source.__getitems__(places)
         else:
             items = [self._item(index) for index in places]
+        if self.left_out:
+            items = [_without(item, self.left_out) for item in items]
         return default_convert(self.collate(items))  # type: ignore[no-untyped-call]
 
     def _item(self, index: int) -> Any:
@@ -292,6 +296,34 @@ def as_float(samples: IndexedSamples, types: frozenset[torch.dtype]) -> IndexedS
     made = copy.copy(samples)
     made.read, made._fingerprints = cast(samples.read), {}
     return made
+
+
+def without_key(samples: IndexedSamples, key: str) -> IndexedSamples:
+    """The same samples, read without what items hold under a key."""
+
+    def bare(read: Any) -> Any:
+        found = copy.copy(read)
+        if isinstance(read, Relabelled):
+            found.read = bare(read.read)
+        elif isinstance(read, Items):
+            found.left_out = key
+        return found
+
+    return IndexedSamples(bare(samples.read), samples.indices, samples.batch_size, samples.workers, samples.places)
+
+
+def held_by(item: Any) -> Mapping[Any, Any]:
+    """What an item holds by key: a dict itself, or its inputs where these are one."""
+    inputs = item[0] if isinstance(item, tuple | list) and len(item) > 1 else item
+    return inputs if isinstance(inputs, Mapping) else {}
+
+
+def _without(item: Any, key: str) -> Any:
+    held = held_by(item)
+    if key not in held:
+        return item
+    bare = {name: value for name, value in held.items() if name != key}
+    return bare if isinstance(item, Mapping) else (bare, *item[1:])
 
 
 class Unlabelled:

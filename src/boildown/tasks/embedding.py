@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -27,8 +27,12 @@ class Embedding(Task):
     losses see their cosine, shape (n,). For the loss scores are divided by `scale`, by default the
     largest score if it is above 1 (STS: 5). Divergence compares directions: the squared distance of the
     normalised embeddings, averaged over both sides; where dimensions differ, the squared difference of
-    the cosines. `forward(model, side)` embeds one side. The rest is as in `Task`.
+    the cosines. `forward(model, side)` embeds one side. The metric is `spearman` where none is named. The rest is as in
+    `Task`.
     """
+
+    by_class = False
+    usual: ClassVar[tuple[str, ...]] = ("spearman",)
 
     def __init__(
         self,
@@ -38,7 +42,7 @@ class Embedding(Task):
         test: Any = None,
         *,
         loss: str | Loss = "mse",
-        metrics: Sequence[Any] | Any = ("spearman",),
+        metrics: Sequence[Any] | Any = None,
         scale: float | None = None,
         **options: Unpack[Options],
     ) -> None:

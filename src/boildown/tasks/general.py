@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -18,9 +18,11 @@ from torch.utils import _pytree as pytree
 
 from boildown.domain.axes import opened
 from boildown.domain.preprocess import Output, Preprocess
+from boildown.domain.rows import of_each
 from boildown.domain.task import Metric, Runnable, Samples
-from boildown.errors import DataError, InputError, Mistake, in_words
-from boildown.tasks.checks import READ_TWICE, check_samples
+from boildown.errors import Cancelled, DataError, InputError, Mistake, contained, in_words
+from boildown.tasks.checks import READ_TWICE, check_samples, unlike_main
+from boildown.tasks.corrupted import Own
 from boildown.tasks.data import (
     IndexedSamples,
     as_float,
@@ -31,8 +33,13 @@ from boildown.tasks.data import (
     samples_from,
     source_of,
 )
-from boildown.tasks.losses import Loss, as_loss, relative_error
+from boildown.tasks.evaluating import Evaluate, Evaluated, parted
+from boildown.tasks.groups import Ids, read_groups, without_groups
+from boildown.tasks.likeness import Agreement, Divergence
+from boildown.tasks.losses import Loss, as_loss, error_of_lists, relative_error
 from boildown.tasks.metrics import as_metric
+from boildown.tasks.named import Judged, Named, named, refuse_no_corruptions
+from boildown.tasks.slices import Labels, Slices, mistakes_in, slices_for
 from boildown.tasks.transforms import Described, describe, raw_of, refuse_no_description, transform_of
 
 Forward = Callable[[Runnable, Any], Any]
@@ -46,6 +53,9 @@ Augment = Callable[[Any, Any], tuple[Any, Any]]
 
 Collate = Callable[[list[Any]], Any]
 """`collate(items)` makes a batch of items, such as one that pads them to one length."""
+
+_OF_CLASSES = ("cross_entropy", "bce")
+"""The losses whose targets are classes; of a loss of the user's they may be."""
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Positional and keyword arguments of one call of the model."""
@@ -61,16 +71,22 @@ class Options(TypedDict, total=False):
     collate: Collate | None
     preprocess: Any
     outputs: Sequence[str] | None
+    slices: Mapping[str, Any] | None
+    groups: Any
+    corruptions: Mapping[str, Own] | None
+    evaluate: Evaluate | None
 
 
-class Task:
+class Task(Judged):
     """What the model is for: data, loss, metrics.
 
-    loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`.
-    metrics: names, Metric objects or torchmetrics objects.
+    loss: a name (cross_entropy, bce, mse, l1, huber) or `loss(output, target)`; only what trains needs one.
+    metrics: names, Metric objects or torchmetrics objects; with `evaluate`, what it returns by name.
     train, calibration, validation, test: map-style data sets, lists, pairs of tensors or DataLoaders,
         of `(inputs, target)` or dicts. A tensor is given to the model as it is, a tuple or list
         as its positional arguments, a dict as its keyword arguments.
+        validation may also be several of these by name, `{"clean": ..., "night": ...}`: the first is the main one, the
+        others serve conditions that name them, `accuracy[night] drop <= 2 pp`; test then too.
     example: inputs for one call, where the first validation items will not do.
     forward: `forward(model, inputs)` instead of that convention; it must work with any callable.
     training_step: `training_step(model, inputs, target)` gives the loss to train by, in place of `forward` and
@@ -83,7 +99,25 @@ class Task:
         configuration. By default it is read from the validation data's `transform`, where it has one of these.
     outputs: what the model's outputs are called in the file, in their order; by default the keys of a dict, else
         `logits` for classes and `output` for anything else.
-    divergence: `divergence(output, reference)` per sample; default: the relative squared error.
+    slices: what tells samples of different kinds apart, by what conditions call it (`accuracy[site=B] >= 90 %`,
+        `worst site accuracy drop <= 5 pp`): a value for every validation sample, in its order; or
+        `{"validation": values, "test": values}`; or a function that returns one, of a sample's inputs, and of its
+        target if it takes two things. None is no slice. Slices by class are there where targets are classes.
+    groups: which samples belong together, of one patient, video or speaker: they are never parted, and intervals count
+        groups. One id (a text or a number) for each validation sample; a dict of such lists by the name of the data set
+        (train, calibration, validation, test, those of several sets); or the key under which items hold theirs, which
+        is no input then (or a column of a table, or an attribute of the data set with one for each item).
+    corruptions: `{"fog": fn}`: functions of your own beside those that are shipped, for `accuracy[fog:2] >= 80 %`.
+        `fn(inputs, severity, generator)` gets the inputs of one sample as a batch of one and a torch.Generator to draw
+        all random numbers from, and returns them changed, in the same shapes and types.
+    evaluate: an evaluation of your own: `evaluate(model)` gives a number, or numbers by name; `model` is the exported
+        file, called as the torch module is. With an argument `indices` it is asked for parts of the validation (test)
+        data too, by their positions, and its numbers get intervals. `metrics={"map": "higher", "error": "lower"}` says
+        which way is better (or a metric whose direction, unit and range are meant); higher where nothing is said.
+    divergence: `divergence(output, reference)` per sample; default: the relative squared error, of lists of what
+        belongs to each sample by the sum of both squares.
+
+    Validation without targets may be held against the first model alone: conditions on `agreement` and `divergence`.
 
     Raises InputError with every mistake at once.
     """
@@ -95,13 +129,22 @@ class Task:
     metrics: tuple[Metric, ...]
     training_step: TrainingStep | None = None
     augment: Augment | None = None
+    evaluate: Evaluate | None = None
+    evaluated: tuple[Evaluated, ...] = ()
+    """What `evaluate` returns, as far as it is named."""
     word: ClassVar[str] = "output"
     """What an output is called that nobody has named."""
+    by_class: bool = True
+    """Whether there are slices by class, where every target is one."""
+    columns: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+    """Of a table: by data set and name the values of all columns; each tells slices apart."""
+    usual: ClassVar[tuple[str, ...]] = ()
+    """The metrics where none is named."""
 
     def __init__(
         self,
-        loss: str | Loss,
-        metrics: Sequence[Any] | Any,
+        loss: str | Loss | None = None,
+        metrics: Sequence[Any] | Mapping[str, Any] | Any = None,
         *,
         train: Any = None,
         calibration: Any = None,
@@ -114,6 +157,10 @@ class Task:
         collate: Collate | None = None,
         preprocess: Any = None,
         outputs: Sequence[str] | None = None,
+        slices: Mapping[str, Any] | None = None,
+        groups: Any = None,
+        corruptions: Mapping[str, Own] | None = None,
+        evaluate: Evaluate | None = None,
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         errors: list[InputError] = []
@@ -130,18 +177,38 @@ class Task:
             errors.append(DataError(Mistake("There is no validation data.", "Give validation=, the data to judge on.")))
         self.train = attempt(self.read, "train", train)
         self.calibration = attempt(self.read, "calibration", calibration)
-        self.validation = attempt(self.read, "validation", validation)
-        self.test = attempt(self.read, "test", test)
-        self._loss: Loss = attempt(as_loss, loss)
+        sets: Named = attempt(named, validation, test, corruptions) or Named(None, None)
+        self.main = sets.main
+        self.validation = attempt(self.read, "validation", sets.validation)
+        self.test = attempt(self.read, "test", sets.test)
+        self.others = {name: attempt(self.read, f"validation[{name}]", data) for name, data in sets.others.items()}
+        self.tests = {name: attempt(self.read, f"test[{name}]", data) for name, data in sets.tests.items()}
+        groups = attempt(self.called_as_sets, groups)
+        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self._every())
+        for name, samples in without_groups(groups, self._every()).items():
+            self._put(name, samples)
+        trains = train is not None and (training_step or self.training_step) is None
+        self._loss: Loss = attempt(as_loss, loss) if loss is not None or trains else _no_loss
+        self._named_loss = loss if isinstance(loss, str) else None
         attempt(refuse_no_description, preprocess)
-        given = metrics if isinstance(metrics, list | tuple) else [metrics]
+        attempt(refuse_no_corruptions, corruptions)
+        self.evaluate = evaluate or self.evaluate
+        given, self.evaluated = attempt(parted, metrics, self.evaluate, self.usual) or ((), ())
         self.metrics = tuple(attempt(as_metric, metric) for metric in given)
-        if not self.metrics:
+        if metrics is not None and not (self.metrics or self.evaluate):
             errors.append(InputError.of("The task has no metric.", "Name at least one, such as 'accuracy'."))
         self.outputs: tuple[str, ...] = attempt(_names, outputs) or ()
+        self.given_slices: Mapping[str, Any] = slices if slices is not None else {}
+        known = [metric for metric in self.metrics if metric is not None]
+        others = tuple(getattr(self, "others", ()))
+        if self.validation is not None and (found := mistakes_in(self.given_slices, self.data(), known, others)):
+            errors.append(DataError(*found))
         if errors:
             raise InputError.merge(errors)
-        names = [m.name for m in self.metrics]
+        self._slices: dict[str, Slices] = {}
+        if isinstance(loss, str) and loss not in _OF_CLASSES:
+            self.by_class = False
+        names = [m.name for m in (*self.metrics, *self.evaluated)]
         if len(set(names)) < len(names):
             raise InputError.of(f"Two metrics share a name: {', '.join(names)}.", "Give each its own.")
         self._example = example
@@ -151,6 +218,7 @@ class Task:
         self.training_step = training_step or self.training_step
         self.augment = augment or self.augment
         self._divergence = divergence or relative_error
+        self.corruptions = dict(corruptions or {})
 
     @property
     def ports(self) -> dict[str, Any]:
@@ -158,7 +226,7 @@ class Task:
         return {"word": self.word, "names": list(self.outputs)}
 
     def __repr__(self) -> str:
-        names = ", ".join(m.name for m in self.metrics)
+        names = ", ".join(m.name for m in (*self.metrics, *self.evaluated))
         return f"{type(self).__name__}({names}; validation={len(self.validation)})"
 
     @property
@@ -235,13 +303,57 @@ class Task:
         """The calls of the model that `run` makes; of a user's forward only the first can be known."""
         return [as_call(inputs) if self._forward is None else first_call(self._forward, inputs)]
 
+    @property
+    def slices(self) -> Mapping[str, Labels]:
+        """What slice every validation sample is in, by what tells slices apart."""
+        return self.slices_of("validation")
+
+    def slices_of(self, name: str) -> Mapping[str, Labels]:
+        """What slice every sample of a data set ("validation", "test") is in, by what tells slices apart; an empty text
+        for none. Raises DataError where that cannot be read."""
+        samples = self.data().get(name)
+        if samples is None:
+            return {}
+        if name not in self._slices:
+            columns, classes = self.columns.get(name, {}), getattr(self, "classes", None)
+            self._slices[name] = slices_for(name, samples, self.given_slices, columns, self.by_class, classes)
+        return self._slices[name]
+
     def loss(self, output: Any, target: Any) -> Any:
         """The training loss of a batch: a scalar tensor."""
         return self._loss(output, target)
 
     def divergence(self, output: Any, reference: Any) -> Any:
         """How far outputs are from the reference's, per sample, shape (n,); 0 is equal."""
+        lists = isinstance(reference, list) and of_each(reference, len(reference)) is not None
+        if lists and self._divergence is relative_error:
+            return error_of_lists(output, reference)
         return self._divergence(output, reference)
+
+    @property
+    def likeness(self) -> tuple[Metric, ...]:
+        """What holds outputs against the first model's, without labels: agreement where they decide on classes."""
+        decides = self._named_loss in ("cross_entropy", "bce") or self.word == "logits"
+        agreement = (Agreement(labels=self._named_loss == "bce"),) if decides else ()
+        own = {metric.name for metric in (*self.metrics, *self.evaluated)}
+        return tuple(m for m in (*agreement, Divergence(self.divergence)) if m.name not in own)
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the data to judge on has targets; data that cannot be read counts as if it had."""
+        return all(map(_has_targets, (self.validation, self.test)))
+
+    def labelled_on(self, name: str) -> bool:
+        """As `labelled`, of one of the other sets; a corruption has what the main set has."""
+        if name not in self.others:
+            return self.labelled
+        return all(map(_has_targets, (self.others[name], self.tests.get(name))))
+
+    def without_labels(self) -> Task:
+        """The task with no metric that needs targets."""
+        made = copy.copy(self)
+        made.metrics = ()
+        return made
 
     @cached_property
     def described(self) -> Described:
@@ -286,30 +398,54 @@ class Task:
 
     def in_float(self, types: frozenset[torch.dtype]) -> tuple[Task, list[str]]:
         """The task with data of these floating-point types as float32, and what to tell: the model was turned so."""
-        made, found = copy.copy(self), set[torch.dtype]()
+        made, found = self.copied(), set[torch.dtype]()
         for name, samples in self.data().items():
             if isinstance(samples, IndexedSamples) and len(samples):
                 first = pytree.tree_leaves(next(samples.subset([0]).batches(1)))
                 found |= types & {leaf.dtype for leaf in first if isinstance(leaf, torch.Tensor)}
-                setattr(made, name, as_float(samples, types))
+                made.put(name, as_float(samples, types))
         made._example = pytree.tree_map(partial(in_float, types=types), self._example)
         names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found))
         return made, [f"data in {names} were turned into float32, as the model was"] if names else []
 
+    def groups_of(self, name: str) -> Ids | None:
+        """The id of every sample's group in a data set, by its name; None where it has none."""
+        return self._groups.get(name)
+
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
-        mistakes: list[Mistake] = []
+        found: dict[str, list[Mistake]] = {}
+        if not (self.metrics or self.evaluate) and self.labelled:
+            found[""] = [Mistake("The task has no metric.", "Name at least one, such as metrics='accuracy'.")]
         for name, samples in self.data().items():
-            found = check_samples(
-                name, samples,
-                labelled=name != "calibration", scored=name in ("validation", "test"), every=name != "train",
-            )  # fmt: skip
-            mistakes += found or self.check_targets(name, samples)
-        return mistakes
+            part, other, inside = name.partition("[")
+            judged = self.labelled_on(inside[:-1]) if other else self.labelled
+            labelled = part == "train" or (part != "calibration" and judged)
+            found[name] = check_samples(
+                name, samples, labelled=labelled, scored=part in ("validation", "test"), every=name != "train"
+            ) or (self.check_targets(name, samples) if labelled else [])
+            if other and not (found["validation"] or found[name]):
+                found[name] = unlike_main(name, samples, self.validation)
+        return list(chain.from_iterable(found.values()))
 
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
         """Mistakes in the targets that only this kind of task knows; called for readable data."""
         return []
+
+    def _every(self) -> dict[str, Samples]:
+        """All data sets, those beside the main ones by their own names: `night`, `test[night]`."""
+        main = {name: samples for name, samples in self.data().items() if "[" not in name}
+        tests = {f"test[{name}]": samples for name, samples in self.tests.items()}
+        return {**main, **self.others, **tests}
+
+    def _put(self, name: str, samples: Samples) -> None:
+        """Put a data set in the place of one of `_every`."""
+        if name in self.others:
+            self.others[name] = samples
+        elif name in self.data():
+            setattr(self, name, samples)
+        else:
+            self.tests[name[len("test[") : -1]] = samples
 
     def data(self) -> dict[str, Samples]:
         """The data sets there are, by name."""
@@ -318,8 +454,20 @@ class Task:
             "calibration": self.calibration,
             "validation": self.validation,
             "test": self.test,
+            **self.judged_beside(),
         }
         return {name: samples for name, samples in every.items() if samples is not None}
+
+
+def _has_targets(samples: Samples | None) -> bool:
+    """Whether samples have targets; none, and what cannot be read, count as if they had."""
+    try:
+        with contained():
+            return not samples or next(samples.subset([0]).batches(1))[1] is not None
+    except Cancelled:
+        raise
+    except Exception:  # noqa: BLE001 - a user's data set may raise anything: `check` tells
+        return True
 
 
 def _names(outputs: Any) -> tuple[str, ...]:
@@ -333,6 +481,11 @@ def _names(outputs: Any) -> tuple[str, ...]:
             "Give each a name of its own, of letters, digits, _ and dots.",
         )
     return given
+
+
+def _no_loss(_output: Any, _target: Any) -> torch.Tensor:
+    """The loss of a task that has none."""
+    raise InputError.of("The task has no loss.", "Give loss=, such as 'cross_entropy' or a function.")
 
 
 def written(part: Any) -> str:
@@ -365,7 +518,12 @@ def fresh(inputs: Any) -> Any:
 
 
 def unwrap(output: Any) -> Any:
-    """The logits of a Hugging Face output or a dict, the only member of a tuple or dict; else the output."""
+    """The logits of a Hugging Face output or a dict, the only member of a tuple or dict; else the output.
+
+    A list of one dict, or of one list, is what belongs to a single sample, as of detections, and stays one.
+    """
+    if isinstance(output, list) and all(isinstance(each, Mapping | list | tuple) for each in output):
+        return output
     if isinstance(output, Mapping):
         if "logits" in output:
             return output["logits"]

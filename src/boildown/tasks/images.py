@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,8 @@ _DEEP = frozenset({"I", "I;16", "I;16B", "I;16L"})
 
 _KEPT_BYTES = 256e6
 _LARGEST, _OWN_SIZE = 64, 96
+FOLDER = "folder"
+"""Groups of images are the folders below those of the classes."""
 
 
 @dataclass(frozen=True)
@@ -200,34 +203,81 @@ class ImageFolder:
         bits = max(8, brightest.bit_length())
         return replace(look, white=2**bits - 1) if modes & _DEEP else look
 
-    def task(self, look: Look, *, validation: float = 0.2, seed: int = 0) -> Classification:
+    def task(self, look: Look, *, validation: float = 0.2, seed: int = 0, groups: str = "") -> Classification:
         """The task. Where the folder has no part for validation, a file's name and the seed decide where it goes.
 
         Equal files go where the first of them goes, and of every class something stays to be learned. validation: the
-        share of images that is judged on, where they are not parted already.
+        share of images that is judged on, where they are not parted already. groups: `folder` where images of one
+        folder below their class belong together, or a pattern (a regular expression) for paths below the root: what
+        its brackets hold, or all of it without any, is the name of the group. Groups stay whole.
+        Raises DataError for images that have none.
         """
         look = replace(look, mean=_per_channel(look.mean, look.channels), std=_per_channel(look.std, look.channels))
-        parts = [part for part, _name, _class in self.files]
+        parts, ids = [part for part, _name, _class in self.files], self.groups(groups)
         if "validation" not in parts:
-            judged = self._judged(validation, seed)
+            judged = self._judged(validation, seed, ids)
             parts = [
                 part if part == "test" else "validation" if held else "train"
                 for part, held in zip(parts, judged, strict=True)
             ]
-        data: dict[str, Any] = {}
+        data, of_parts = dict[str, Any](), dict[str, list[str]]()
         for part in ("train", "validation", "test"):
             chosen = [file for file, its in zip(self.files, parts, strict=True) if its == part]
             if chosen:
                 data[part] = Images([self.root / name for _, name, _ in chosen], [label for *_, label in chosen], look)
-        task, judged_on = Classification(**data, classes=self.classes), data["validation"]
+                of_parts[part] = [own for own, its in zip(ids, parts, strict=True) if its == part] if ids else []
+        task = Classification(**data, classes=self.classes, groups=of_parts if ids else None)
+        judged_on = data["validation"]
         task.preprocess = Preprocess((look.steps(),), task.answer())
         task.raw = lambda place: judged_on.paths[place]
+        task.reads = lambda other: self.other(other, look)
         return task
 
-    def _judged(self, validation: float, seed: int) -> list[bool]:
+    def groups(self, pattern: str) -> list[str]:
+        """The name of every file's group, see `task`; empty without a pattern. Raises DataError for files without."""
+        if not pattern:
+            return []
+        found = [_group(name, pattern, below=1 if part is None else 2) for part, name, _class in self.files]
+        if lost := [name for (_part, name, _class), own in zip(self.files, found, strict=True) if not own]:
+            raise DataError.of(
+                f"{len(lost):,} of {len(found):,} images are in no group by {pattern!r}: {some(lost, 3)}.",
+                "Give a pattern that every path holds, such as (subject\\d+), or folder for those below its class.",
+            )
+        return found
+
+    def other(self, root: Path, look: Look) -> Images:
+        """Every image of another folder with folders of these classes; of its parts, those not to train on.
+
+        Raises DataError where there are none, or some of other classes.
+        """
+        if not root.is_dir():
+            raise DataError.of(f"There is no folder {root}.", "Name one with a folder of images for every class.")
+        parts = [folder for part, folder in _parts(root)[0] if part != "train"] or [root]
+        found = [
+            (path, of_class.name)
+            for folder in parts
+            for of_class in _folders(folder)
+            for path in sorted(of_class.rglob("*"))
+            if path.is_file() and not path.name.startswith(".") and path.suffix.casefold() in ENDINGS
+        ]
+        places, named = {name: place for place, name in enumerate(self.classes)}, {name for _path, name in found}
+        if unknown := sorted(named - places.keys()):
+            raise DataError.of(
+                f"{root} has classes that were not there: {some(unknown)}.", f"The classes are {some(self.classes)}."
+            )
+        if not found:
+            raise DataError.of(
+                f"{root} holds no images in folders of classes.", f"Give a folder for each of {some(self.classes)}."
+            )
+        return Images([path for path, _name in found], [places[name] for _path, name in found], look)
+
+    def _judged(self, validation: float, seed: int, ids: Sequence[str]) -> list[bool]:
         """Which of the files are judged on."""
-        alike = self._alike()
-        where = fractions([self.files[place][1] for place in alike], seed)
+        first = dict[str, int]()
+        alike = [first.setdefault(own, place) for place, own in enumerate(ids)] or self._alike()
+        where = fractions([ids[place] if ids else self.files[place][1] for place in alike], seed)
+        if ids:  # two groups are judged on at least
+            validation = max(validation, float(np.nextafter(np.unique(where)[:2].max(), 1.0)))
         for label in range(len(self.classes)):
             own = [p for p, (part, _name, its) in enumerate(self.files) if its == label and part != "test"]
             if own and all(where[p] < validation for p in own):  # nothing could be learned of it
@@ -248,11 +298,31 @@ class ImageFolder:
 
 
 def image_folder(
-    root: Path | str, *, validation: float = 0.2, seed: int = 0, leave_out: Collection[str] = (), **look: Any
+    root: Path | str,
+    *,
+    validation: float = 0.2,
+    seed: int = 0,
+    leave_out: Collection[str] = (),
+    groups: str = "",
+    **look: Any,
 ) -> Classification:
     """The task of a folder of images, see `ImageFolder` and `Look`. Raises DataError with every mistake."""
     found, _told = ImageFolder.find(Path(root), leave_out)
-    return found.task(Look(**look), validation=validation, seed=seed)
+    return found.task(Look(**look), validation=validation, seed=seed, groups=groups)
+
+
+def _group(name: str, pattern: str, below: int) -> str:
+    """The name of a file's group, by its path; empty without one. below: how many folders lead down to its class."""
+    if pattern == FOLDER:
+        inner = name.split("/")[below:-1]
+        return inner[0] if inner else ""
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise DataError.of(
+            f"groups = {pattern!r} is no pattern: {error}.", "Give a regular expression, or folder."
+        ) from None
+    return "" if found is None else "/".join(part or "" for part in found.groups()) or found.group()
 
 
 def written(look: Look) -> str:

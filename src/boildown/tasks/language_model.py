@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 
@@ -25,6 +25,8 @@ class LanguageModel(TokenClassification):
     `TokenClassification`.
     """
 
+    usual: ClassVar[tuple[str, ...]] = ("perplexity",)
+
     def __init__(
         self,
         train: Any = None,
@@ -33,7 +35,7 @@ class LanguageModel(TokenClassification):
         test: Any = None,
         *,
         loss: str | Loss = "cross_entropy",
-        metrics: Sequence[Any] | Any = ("perplexity",),
+        metrics: Sequence[Any] | Any = None,
         causal: bool = True,
         mask: Callable[[Any], Any] | None = None,
         **options: Unpack[Options],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,23 @@ def _two_sided(logits: torch.Tensor) -> torch.Tensor:
         return logits
     logits = logits.unsqueeze(1) if logits.ndim == 1 else logits
     return torch.cat([torch.zeros_like(logits), logits], 1)
+
+
+def error_of_lists(output: Sequence[Any], reference: Sequence[Any]) -> torch.Tensor:
+    """How far apart lists of what belongs to each sample are, such as detections: 0 to 1 per sample, shape (n,)."""
+    return torch.stack([_difference(*both) for both in zip(output, reference, strict=True)])
+
+
+def _difference(output: Any, reference: Any) -> torch.Tensor:
+    """||output - reference||^2 by the sum of both squares, of all numbers of a sample; the shorter ends in zeros."""
+    ours, theirs = (
+        torch.cat([torch.zeros(0), *(torch.as_tensor(leaf).float().reshape(-1).cpu() for leaf in leaves(tree))])
+        for tree in (output, reference)
+    )
+    longest = max(len(ours), len(theirs))
+    ours, theirs = (functional.pad(each, (0, longest - len(each))) for each in (ours, theirs))
+    scale = (ours**2 + theirs**2).sum().clamp_min(torch.finfo(torch.float32).tiny)
+    return ((ours - theirs) ** 2).sum() / scale
 
 
 def _flat(tree: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ from boildown.domain.grammar import COSTS, FRACTION
 from boildown.domain.task import Metric
 from boildown.errors import DataError, InputError, Mistake
 from boildown.tasks.checks import IGNORED, unlike
+from boildown.tasks.probabilities import Brier, Ece, Nll
 
 Statistics = NDArray[np.float64]
 
@@ -78,6 +79,8 @@ class F1:
     unit: str = FRACTION
     range: tuple[float, float] = (0.0, 1.0)
     decomposable: bool = False
+    across: bool = True
+    """It compares samples of different targets: within one class it has no meaning."""
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (predicted class, label), shape (n, 2); of logits (n, C, ...) counts, see `class_counts`."""
@@ -181,6 +184,7 @@ class Auc:
     unit: str = FRACTION
     range: tuple[float, float] = (0.0, 1.0)
     decomposable: bool = False
+    across: bool = True
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (score, label), shape (n, 2); the score is the logit, or the difference of two."""
@@ -272,6 +276,7 @@ class R2:
     unit: str = ""
     range: tuple[float, float] = (-math.inf, 1.0)
     decomposable: bool = False
+    across: bool = True
     robust: str = "spearman"
 
     def statistic(self, output: Any, target: Any) -> Statistics:
@@ -293,6 +298,7 @@ class Spearman:
     unit: str = ""
     range: tuple[float, float] = (-1.0, 1.0)
     decomposable: bool = False
+    across: bool = True
 
     def statistic(self, output: Any, target: Any) -> Statistics:
         """Rows of (prediction, target), shape (n, 2)."""
@@ -309,7 +315,7 @@ class Spearman:
 
 
 _KINDS: tuple[type[Metric], ...] = (
-    *(Accuracy, Top5, F1, Auc, MeanIou, TokenAccuracy, Perplexity),
+    *(Accuracy, Top5, F1, Auc, MeanIou, TokenAccuracy, Perplexity, Ece, Nll, Brier),
     *(Rmse, Mae, R2, Spearman, Psnr),
 )
 METRICS: dict[str, type[Metric]] = {kind.name: kind for kind in _KINDS}
@@ -341,17 +347,17 @@ def as_metric(given: Any) -> Metric:
             f"Give a name ({', '.join(METRICS)}), or an object with name, higher_is_better, unit, range, "
             "decomposable, statistic(output, target) and compute(statistics).",
         )
-    if wrong := [*_nameless(given.name), *_unclear(given)]:
+    if wrong := [*nameless(given.name), *_unclear(given)]:
         raise InputError(*wrong)
     return given
 
 
-def _nameless(name: Any) -> list[Mistake]:
+def nameless(name: Any) -> list[Mistake]:
     """What keeps a target from naming a metric."""
-    text = isinstance(name, str) and name.isprintable() and not any(c.isspace() or c in "<>=" for c in name)
+    text = isinstance(name, str) and name.isprintable() and not any(c.isspace() or c in "<>=[]" for c in name)
     if text and name not in ("", *COSTS, "drop"):
         return []
-    cure = f"Choose a name without spaces and operators, and none of {', '.join(COSTS)}, drop."
+    cure = f"Choose a name without spaces, operators and brackets, and none of {', '.join(COSTS)}, drop."
     return [Mistake(f"A metric cannot be called {name!r:.80}: a target could not name it.", cure)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 
@@ -19,8 +19,12 @@ class Regression(Task):
     """Numbers (n,), (n, 1) or (n, k) against numbers.
 
     Divergence is the squared difference in units of the targets' variance, averaged over the outputs:
-    a division by each sample's own size would make those near zero decide. The rest is as in `Task`.
+    a division by each sample's own size would make those near zero decide. The metric is `rmse` where none is
+    named. The rest is as in `Task`.
     """
+
+    by_class = False
+    usual: ClassVar[tuple[str, ...]] = ("rmse",)
 
     def __init__(
         self,
@@ -30,7 +34,7 @@ class Regression(Task):
         test: Any = None,
         *,
         loss: str | Loss = "mse",
-        metrics: Sequence[Any] | Any = ("rmse",),
+        metrics: Sequence[Any] | Any = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(

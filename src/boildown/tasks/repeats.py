@@ -7,7 +7,7 @@ of a standard deviation anywhere: a few sums of each (a sketch) say which might 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -119,7 +119,9 @@ def look(samples: Samples) -> Look:
 
 
 def first_not_finite(tree: Any) -> int | None:
-    """The first sample of a batch with a number that is NaN or infinite."""
+    """The first sample of a batch with a number that is NaN or infinite; a list may hold a dict for each sample."""
+    if isinstance(tree, list | tuple) and tree and all(isinstance(each, Mapping) for each in tree):
+        return next((at for at, each in enumerate(tree) if first_not_finite(each) is not None), None)
     for leaf in leaves(tree):
         if isinstance(leaf, torch.Tensor) and leaf.ndim and (leaf.is_floating_point() or leaf.is_complex()):
             if torch.isfinite(leaf.sum()):  # as nearly always, and twice as fast

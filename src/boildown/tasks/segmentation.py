@@ -22,6 +22,8 @@ class Segmentation(Classification):
 
     _most_checked: ClassVar[int | None] = 16
     _label_axes: ClassVar[int] = 3
+    by_class = False
+    usual: ClassVar[tuple[str, ...]] = ("miou",)
 
     def __init__(
         self,
@@ -31,7 +33,7 @@ class Segmentation(Classification):
         test: Any = None,
         *,
         loss: str | Loss = "cross_entropy",
-        metrics: Sequence[Any] | Any = ("miou",),
+        metrics: Sequence[Any] | Any = None,
         classes: Sequence[str] | None = None,
         ignore: int = IGNORED,
         **options: Unpack[Options],

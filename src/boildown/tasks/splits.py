@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -13,7 +14,8 @@ from boildown.domain.task import Samples, Task
 from boildown.errors import DataError
 from boildown.tasks.checks import not_finite, reads_differ
 from boildown.tasks.data import IndexedSamples, Items, Unlabelled, places_of, read_targets
-from boildown.tasks.repeats import Labels, Repeats, repeats, within
+from boildown.tasks.groups import Ids, Units, groups_of, units_of
+from boildown.tasks.repeats import Labels
 
 CALIBRATION_ITEMS = 512
 LABELLED_SEARCH_FROM = 1000
@@ -29,7 +31,9 @@ class Splits:
     verdict: read only to judge; shares no item with `calibration` or a labelled `search`.
     notes: what was chosen and why, in sentences.
     search_clusters, verdict_clusters: a label for each sample, the same for equal ones, which are one independent
-        sample between them; None where all are independent.
+        sample between them, and for those of one group; None where all are independent.
+    search_grouped, verdict_grouped: they are groups, whose samples need not say the same.
+    others: the same for the other sets that conditions name: second data sets and corruptions.
     """
 
     train: Samples | None
@@ -40,6 +44,9 @@ class Splits:
     notes: tuple[str, ...] = ()
     search_clusters: Labels | None = None
     verdict_clusters: Labels | None = None
+    search_grouped: bool = False
+    verdict_grouped: bool = False
+    others: Mapping[str, Splits] = field(default_factory=dict)
 
 
 def split(
@@ -62,10 +69,13 @@ def split(
     return sorted(chain(*together[0::2])), sorted(chain(*together[1::2]))
 
 
-def judged_alone(samples: Samples) -> Splits:
-    """All samples for the verdict, where nothing is searched."""
-    found = repeats(samples)
-    return Splits(None, samples, samples, False, samples, _told("scored", samples, found), None, found.clusters)
+def judged_alone(samples: Samples, groups: Ids | None = None) -> Splits:
+    """All samples for the verdict, where nothing is searched; groups: the id of each sample's group."""
+    units = units_of("scored", samples, groups)
+    return Splits(
+        None, samples, samples, False, samples, _told("scored", samples, units), None, units.clusters,
+        verdict_grouped=units.grouped,
+    )  # fmt: skip
 
 
 def resolve(task: Task, seed: int) -> Splits:
@@ -73,48 +83,66 @@ def resolve(task: Task, seed: int) -> Splits:
 
     Verdict: `test`, else half of validation, stratified; below 1,000 validation samples all of it.
     Search: validation, or its other half; below 1,000 samples without labels, for accuracy on a few
-    hundred samples is noise. Calibration: the task's, else up to 512 training items, else a slice cut
-    from validation that is never scored. Equal samples count once, and serve one of these.
-    Raises DataError where items to calibrate with are not finite.
+    hundred samples is noise, and where an evaluation of the user's own is all there is. Calibration: the task's,
+    else up to 512 training items, else a slice cut from validation that is never scored. Equal samples, and groups,
+    count once, and serve one of these.
+    Raises DataError where items to calibrate with are not finite, or one group is all that is left to judge on.
     """
-    validation, found = task.validation, repeats(task.validation)
-    clusters, units = found.clusters, len(validation) if found.clusters is None else found.distinct
-    calibration, rest, told = _calibration(task, seed, clusters)
-    notes = [*_told("validation", validation, found), *told]
+    validation = task.validation
+    units = judged = units_of("validation", validation, groups_of(task, "validation"))
+    calibration, rest, told = _calibration(task, seed, units.clusters)
+    notes = [*_told("validation", validation, units), *told]
     if task.calibration is None and task.train is not None and (mistakes := not_finite("train", calibration)):
         raise DataError(*mistakes)
-    if rest is not None:
-        validation, clusters = validation.subset(rest), within(clusters, rest)
-    labelled = units >= LABELLED_SEARCH_FROM
+    left = np.array(range(len(validation)) if rest is None else rest, np.int64)
+    validation = validation if rest is None else validation.subset(rest)
+    scored = bool(task.metrics) or getattr(task, "evaluate", None) is None
+    labelled = scored and units.count >= LABELLED_SEARCH_FROM
     search: Samples
-    search_clusters = verdict_clusters = clusters
+    search_clusters = verdict_clusters = units.of(left)
     if task.test is not None:
         search, verdict = (validation if labelled else Unlabelled(validation)), task.test
-        found_in_test = repeats(verdict)
-        verdict_clusters = found_in_test.clusters
-        notes += _told("test", verdict, found_in_test)
+        judged = units_of("test", verdict, groups_of(task, "test"))
+        verdict_clusters = judged.clusters
+        notes += _told("test", verdict, judged)
     elif labelled:
-        first, second = split(validation, read_targets(validation), seed, clusters)
+        first, second = split(validation, read_targets(validation), seed, search_clusters)
         search, verdict = validation.subset(first), validation.subset(second)
-        search_clusters, verdict_clusters = within(clusters, first), within(clusters, second)
+        search_clusters, verdict_clusters = units.of(left[first]), units.of(left[second])
         notes.append(
             f"No test data: validation is halved into {len(search):,} items to search on "
             f"and {len(verdict):,} for the verdict."
         )
     else:
         search, verdict = Unlabelled(validation), validation
-    if not labelled:
+    if not scored:
         notes.append(
-            f"{units:,} {'' if units == len(task.validation) else 'different '}validation items are too few to search "
+            "The search does not evaluate: candidates are ranked by their outputs' divergence from the first model's, "
+            "and evaluated for the verdict."
+        )
+    elif not labelled:
+        what = "groups of validation items" if units.grouped else "validation items"
+        different = "different " if not units.grouped and units.count < len(task.validation) else ""
+        notes.append(
+            f"{units.count:,} {different}{what} are too few to search "
             "by score: candidates are ranked by their outputs' divergence from the first model's, without labels."
         )
-    return Splits(task.train, calibration, search, labelled, verdict, tuple(notes), search_clusters, verdict_clusters)
+    if judged.grouped and verdict_clusters is not None and len(np.unique(verdict_clusters)) == 1:
+        raise DataError.of(
+            "One group is all that calibration leaves to judge on, and it says nothing of others.",
+            "Give calibration= or train= data, or more groups.",
+        )
+    return Splits(
+        task.train, calibration, search, labelled, verdict, tuple(notes), search_clusters, verdict_clusters,
+        units.grouped, judged.grouped,
+    )  # fmt: skip
 
 
 def learning(task: Task, seed: int) -> Splits:
     """What methods learn from, as `resolve` decides it, for a process that judges nothing."""
     cut = task.calibration is None and task.train is None
-    calibration, _, _ = _calibration(task, seed, repeats(task.validation).clusters if cut else None)
+    units = units_of("validation", task.validation, groups_of(task, "validation")) if cut else None
+    calibration, _, _ = _calibration(task, seed, None if units is None else units.clusters)
     return Splits(task.train, calibration, task.validation, False, task.validation)
 
 
@@ -137,7 +165,8 @@ def unaugmented(train: Samples, validation: Samples) -> Samples | None:
     for name in ("transform", "transforms"):
         if hasattr(theirs, name):
             setattr(source, name, getattr(theirs, name))
-    read = Items(source, train.read.collate)
+    read = copy.copy(train.read)
+    read.source = source
     plain = IndexedSamples(read, train.indices, train.batch_size, train.workers, train.places)
     return None if reads_differ(plain) else plain
 
@@ -182,19 +211,21 @@ def _together(order: NDArray[np.int64], clusters: Labels) -> list[list[int]]:
     return list(found.values())
 
 
-def _told(name: str, samples: Samples, found: Repeats) -> tuple[str, ...]:
-    """What there is to know of repeated samples, in sentences; a few go without saying."""
-    count = len(samples)
-    if count - found.distinct < _TOLD_FROM * count:
-        return ()
+def _told(name: str, samples: Samples, units: Units) -> tuple[str, ...]:
+    """What there is to know of groups and of repeated samples, in sentences; a few go without saying."""
+    count, found = len(samples), units.found
+    if count - found.distinct < _TOLD_FROM * count or (units.grouped and found.natural):
+        return units.notes
     if found.clusters is None:
         return (
+            *units.notes,
             f"The {count:,} {name} samples hold {found.distinct:,} different inputs, as is natural where so few are "
             "possible: each counts as independent. If they are copies, leave them out.",
         )
     _, labels, counts = np.unique(found.clusters, return_inverse=True, return_counts=True)
     places = places_of(samples)[labels == labels[np.argmax(counts[labels] > 1)]]
     return (
+        *units.notes,
         f"The {count:,} {name} samples are {found.distinct:,} different ones, some repeated (items {places[0]} and "
         f"{places[1]} are equal): equal samples are never parted, and count as one in intervals.",
     )

@@ -33,6 +33,7 @@ from boildown.tasks.columns import (
     some,
 )
 from boildown.tasks.data import samples_from
+from boildown.tasks.groups import about_groups, group_ids, told_of_groups
 from boildown.tasks.regression import Regression
 
 Kind = Literal["classification", "regression"]
@@ -51,6 +52,7 @@ class Table:
     A sample is one row of float32 numbers, one for each of `columns` in their order: numbers as they are, and
     categories as their number in the list. rows: how many there were to begin with. classes: the texts of the
     target, in the order of the outputs. lopsided: one class has most of the rows, so that accuracy says little.
+    groups: the column that says which rows belong together, and how many groups there were.
     """
 
     target: str
@@ -59,6 +61,8 @@ class Table:
     rows: int
     classes: tuple[str, ...] = ()
     lopsided: bool = False
+    groups: str = ""
+    group_count: int = 0
 
     @classmethod
     def find(
@@ -69,18 +73,20 @@ class Table:
         *,
         keep: Collection[str] = (),
         leave_out: Collection[str] = (),
+        groups: str = "",
     ) -> tuple[Table, list[str]]:
         """What a file holds, and what a person should know of it, in sentences.
 
         kind: in place of what the target's values look like. keep: columns that number rows only by their looks.
-        leave_out: columns that no prediction is to be made from. Raises DataError with every mistake.
+        leave_out: columns that no prediction is to be made from. groups: the column that says which rows belong
+        together; no prediction is made from it either. Raises DataError with every mistake.
         """
         texts = read(path)
         if target not in texts:
             raise DataError.of(
                 f"{path.name} has no column {target!r} to predict.", f"Its columns are: {some(list(texts), 30)}."
             )
-        rows = _labelled(texts, target)
+        rows = labelled(texts, target)
         answers = rows.pop(target)
         told = [f"Column {name!r} is left out, as you said." for name in rows if name in leave_out]
         if unlabelled := len(texts[target]) - len(answers):
@@ -90,9 +96,13 @@ class Table:
             cure = "Some hundred are needed, 5,000 are better: a fifth of them will be judged on."
             mistakes.insert(0, Mistake(f"{path.name} has {len(answers)} rows with a value of {target!r}.", cure))
         mistakes += _unknown(path.name, rows, keep, leave_out)
+        mistakes += about_groups(path.name, {target: answers, **rows}, groups, target)
+        if groups and groups in keep:
+            mistakes.append(Mistake(f"{groups!r} cannot be kept: it says which rows belong together.", "Say one."))
+        told += told_of_groups(rows, groups)
         columns = []
         for name, values in rows.items():
-            if name in leave_out:
+            if name in leave_out or (groups and name == groups):
                 continue
             kept = name in keep
             column, why = (None, "it repeats the target") if values == answers else judge(name, values, keep=kept)
@@ -111,7 +121,8 @@ class Table:
             told.append(f"{target!r} holds whole numbers, taken as classes; where it counts say --kind regression.")
         lopsided = chosen == "classification" and max(counts.values()) >= _LOPSIDED * len(answers)
         classes = tuple(sorted(counts, key=_in_order)) if chosen == "classification" else ()
-        return cls(target, chosen, tuple(columns), len(answers), classes, lopsided), told
+        count = len(set(group_ids(rows[groups]))) if groups else 0
+        return cls(target, chosen, tuple(columns), len(answers), classes, lopsided, groups, count), told
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -138,30 +149,51 @@ class Table:
         return np.stack(encoded, 1).astype(np.float32)
 
     def task(
-        self, path: Path, *, validation: float = 0.2, test: Path | None = None, seed: int = 0
+        self,
+        path: Path,
+        *,
+        validation: float = 0.2,
+        test: Path | None = None,
+        seed: int = 0,
+        slices: Sequence[str] = (),
     ) -> Classification | Regression:
         """The task: train and validation from one file, and if you like the data for the verdict from another.
 
         validation: the share of rows that is judged on. A row's values and the seed decide where it goes, so that
-        it stays there when rows are added, and equal rows stay together. Raises DataError with every mistake.
+        it stays there when rows are added, and equal rows stay together; where there are groups, a group's id and the
+        seed decide. slices: columns by which the report tells slices apart; conditions may name any column of the file.
+        Raises DataError with every mistake.
         """
         mistakes, data = Mistakes(), dict[str, Any]()
+        ids, columns = dict[str, Any](), dict[str, Texts]()
         with mistakes:
             samples, rows = self._samples(path)
+            if absent := [name for name in slices if name not in rows.texts]:
+                cure = f"Its columns are: {some(list(rows.texts), 30)}."
+                raise DataError.of(f"{path.name} has no column {some(absent)} to tell slices apart by.", cure)
         with mistakes:
             if test is not None:
-                data["test"] = self._samples(test)[0]
+                data["test"], judged = self._samples(test)
+                columns["test"] = _values(judged, range(len(data["test"])))
+                ids |= {"test": group_ids(judged.texts[self.groups])} if self.groups else {}
         mistakes.raise_all()
-        train, held = _split(path.name, rows.texts, validation, seed)
+        train, held = self._split(path.name, rows.texts, validation, seed)
         data |= {"train": samples.subset(train.tolist()), "validation": samples.subset(held.tolist())}
+        columns["validation"] = _values(rows, held.tolist())
+        given = {key: {part: texts[key] for part, texts in columns.items() if key in texts} for key in slices}
+        if self.groups:
+            of_rows = np.array(group_ids(rows.texts[self.groups]))
+            data["groups"] = ids | {"train": of_rows[train], "validation": of_rows[held]}
         task: Classification | Regression
         if self.kind == "regression":
-            task = Regression(**data)
+            task = Regression(**data, slices=given)
         else:
             metrics = ("accuracy", "f1") if self.lopsided else ("accuracy",)
-            task = Classification(**data, metrics=metrics, classes=self.classes)
+            task = Classification(**data, metrics=metrics, classes=self.classes, slices=given)
+        task.columns = columns
         task.preprocess = Preprocess((Raw("row", (self._columns(rows),)),), replace(task.answer(), target=self.target))
         task.raw = lambda place: {name: values[held[place]] for name, values in rows.written.items()}
+        task.reads = lambda other: self._samples(other)[0]
         return task
 
     def _columns(self, rows: Sheet) -> Columns:
@@ -177,11 +209,11 @@ class Table:
 
     def alone(self, path: Path, *, validation: float = 0.2, seed: int = 0) -> tuple[Alone, ...]:
         """What each column by itself tells of the rows that `task` judges on. Raises DataError with every mistake."""
-        rows = _labelled(read(path), self.target)
+        rows = labelled(read(path), self.target)
         answers = self._targets(path.name, [_plain(value) for value in rows[self.target]]).numpy()
         if self.kind == "regression":
             answers = answers.astype(np.float64) - answers.mean(dtype=np.float64)
-        train, held = _split(path.name, rows, validation, seed)
+        train, held = self._split(path.name, rows, validation, seed)
         train = np.random.default_rng(seed).permutation(train)[:_LEARNED_FROM]
         found = []
         for column in self.columns:
@@ -195,14 +227,29 @@ class Table:
         found = sheet(path)
         if self.target not in found.texts:
             raise DataError.of(f"{path.name} has no column {self.target!r}.", "Give a file with the target in it.")
-        rows = _labelled(found.texts, self.target)
+        rows = labelled(found.texts, self.target)
         mistakes = Mistakes()
+        with mistakes:
+            if wrong := about_groups(path.name, rows, self.groups, self.target):
+                raise DataError(*wrong)
         with mistakes:
             inputs = torch.from_numpy(self.encode(rows))
         with mistakes:
             targets = self._targets(path.name, [_plain(value) for value in rows[self.target]])
         mistakes.raise_all()
-        return samples_from((inputs, targets)), Sheet(rows, _labelled(found.written, self.target), found.commas)
+        return samples_from((inputs, targets)), Sheet(rows, labelled(found.written, self.target), found.commas)
+
+    def _split(self, file: str, rows: Texts, validation: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The rows to train on, and those to judge on. Raises DataError where there are none."""
+        if self.groups:
+            judged = judged_groups(group_ids(rows[self.groups]), validation, seed)
+        else:
+            judged = _hashed(rows, seed) < validation
+        train, held = np.flatnonzero(~judged), np.flatnonzero(judged)
+        if not len(train) or not len(held):
+            what = "groups" if self.groups else "rows"
+            raise DataError.of(f"{file} has too few {what} to be split.", "Give more, or another share.")
+        return train, held
 
     def _targets(self, file: str, answers: Sequence[str]) -> torch.Tensor:
         """Targets as numbers. Raises DataError for those that were not there to begin with."""
@@ -217,6 +264,14 @@ class Table:
         return torch.tensor([places[value] for value in answers])
 
 
+def _values(rows: Sheet, places: Sequence[int]) -> Texts:
+    """Every column of some rows, as the file has it; a missing value is an empty text."""
+    return {
+        name: ["" if is_missing(values[place]) else values[place] for place in places]
+        for name, values in rows.written.items()
+    }
+
+
 def validation_share(count: int) -> float:
     """The share to judge on: 1,000 samples where they are no more than two fifths, else a fifth at least."""
     return round(min(0.4, max(0.2, 1000 / max(count, 1))), 2)
@@ -228,17 +283,16 @@ def fractions(keys: Sequence[str], seed: int) -> NDArray[np.float64]:
     return np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
 
 
+def judged_groups(ids: Sequence[str], validation: float, seed: int) -> NDArray[np.bool_]:
+    """For each sample whether its group is judged on, by the group's id and the seed; of two groups at least."""
+    where = fractions(ids, seed)
+    second = np.unique(where)[:2].max(initial=0.0)
+    found: NDArray[np.bool_] = where < max(validation, float(np.nextafter(second, 1.0)))
+    return found
+
+
 def _hashed(rows: Texts, seed: int) -> NDArray[np.float64]:
     return fractions(["\x1f".join(values) for values in zip(*rows.values(), strict=True)], seed)
-
-
-def _split(file: str, rows: Texts, validation: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The rows to train on, and those to judge on. Raises DataError where there are none."""
-    judged = _hashed(rows, seed) < validation
-    train, held = np.flatnonzero(~judged), np.flatnonzero(judged)
-    if not len(train) or not len(held):
-        raise DataError.of(f"{file} has too few rows to be split.", "Give more, or another share.")
-    return train, held
 
 
 def _unknown(file: str, rows: Texts, keep: Collection[str], leave_out: Collection[str]) -> list[Mistake]:
@@ -254,7 +308,7 @@ def _unknown(file: str, rows: Texts, keep: Collection[str], leave_out: Collectio
     return mistakes
 
 
-def _labelled(texts: Texts, target: str) -> Texts:
+def labelled(texts: Texts, target: str) -> Texts:
     """The rows that have a value of the target."""
     kept = [place for place, value in enumerate(texts[target]) if not is_missing(value)]
     return {name: [values[place] for place in kept] for name, values in texts.items()}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from boildown.errors import DataError, Mistakes, ModelError, install
 from boildown.tasks.classification import Classification
 from boildown.tasks.columns import is_missing, number, read, some
 from boildown.tasks.embedding import Embedding
+from boildown.tasks.groups import about_groups, group_ids, told_of_groups
 from boildown.tasks.regression import Regression
-from boildown.tasks.table import fractions
+from boildown.tasks.table import fractions, judged_groups, labelled
 
 Kind = Literal["classification", "regression", "embedding"]
 
@@ -35,12 +36,22 @@ _COUNTS_FROM_PADDING = frozenset({
 """Kinds of models whose first position is the one behind the padding token's number: RoBERTa, and what follows it."""
 
 
+class _Rows(NamedTuple):
+    """The rows of a file: as tokens, their texts and all else by column, and the ids of their groups."""
+
+    encoded: Encoded
+    texts: list[list[str]]
+    ids: NDArray[np.str_] | None
+    columns: dict[str, list[str]]
+
+
 @dataclass(frozen=True)
 class TextTable:
     """Which columns a model reads, and what it predicts of them.
 
     kind: `embedding` holds the cosine of the embeddings of two texts against a score. length: tokens to which every
     text is cut or padded. rows: how many there were to begin with. classes: in the order of the model's outputs.
+    groups: the column that says which rows belong together, and how many groups there were.
     """
 
     texts: tuple[str, ...]
@@ -49,13 +60,17 @@ class TextTable:
     length: int
     rows: int
     classes: tuple[str, ...] = ()
+    groups: str = ""
+    group_count: int = 0
 
     @classmethod
-    def find(cls, path: Path, target: str, model: Path, texts: Sequence[str] = ()) -> tuple[TextTable, list[str]]:
+    def find(
+        cls, path: Path, target: str, model: Path, texts: Sequence[str] = (), *, groups: str = ""
+    ) -> tuple[TextTable, list[str]]:
         """How a file is read for the model in a folder, and what a person should know of it, in sentences.
 
-        texts: the columns that hold texts; by default those with sentences in them. Raises InputError with every
-        mistake.
+        texts: the columns that hold texts; by default those with sentences in them. groups: the column that says
+        which rows belong together. Raises InputError with every mistake.
         """
         rows, mistakes = read(path), Mistakes()
         chosen = tuple(texts) or _with_sentences(rows, target)
@@ -66,6 +81,10 @@ class TextTable:
                 raise DataError.of(
                     f"{path.name} has no column {some(absent)}.", f"Its columns are: {some(list(rows), 30)}."
                 )
+        judged = labelled(rows, target) if target in rows else rows
+        with mistakes:
+            if wrong := about_groups(path.name, judged, groups, target):
+                raise DataError(*wrong)
         with mistakes:
             if len(chosen) not in (1, 2):
                 raise DataError.of(
@@ -74,7 +93,7 @@ class TextTable:
                 )
         with mistakes:
             kind, classes = _predicts(model, pair=len(chosen) != 1)
-            found = cls(chosen, target, kind, 0, len(answers), classes)
+            found = cls(chosen, target, kind, 0, len(answers), classes, groups)
             with mistakes:
                 _tokenizer(model)
             found._targets(path.name, answers)
@@ -84,7 +103,8 @@ class TextTable:
         length = min(_limit(model), -(-wanted // _STEP) * _STEP)
         cut = float((lengths > length).mean())
         told = [f"Texts are padded to {length} tokens" + (f"; {cut:.1%} are longer, and cut." if cut else ".")]
-        return replace(found, length=length), told
+        told += told_of_groups({name: values for name, values in judged.items() if name != target}, groups)
+        return replace(found, length=length, group_count=len(set(group_ids(judged[groups]))) if groups else 0), told
 
     @classmethod
     def load(cls, path: Path) -> TextTable:
@@ -99,24 +119,21 @@ class TextTable:
     def task(
         self, path: Path, model: Path, *, validation: float = 0.2, seed: int = 0
     ) -> Classification | Regression | Embedding:
-        """The task: train and validation from one file. A row's texts and the seed decide where it goes.
+        """The task: train and validation from one file. A row's texts, or its group, and the seed decide where it goes.
 
         Raises InputError with every mistake.
         """
-        rows = read(path)
-        absent = [name for name in (*self.texts, self.target) if name not in rows]
-        if absent:
-            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
-        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
-        texts = [[rows[name][place] for place in kept] for name in self.texts]
-        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
-        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
-        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
-        judged = fractions(["\x1f".join(row) for row in zip(*texts, strict=True)], seed) < validation
+        encoded, texts, ids, columns = self._encoded(path, model)
+        if ids is not None:
+            judged = judged_groups(ids.tolist(), validation, seed)
+        else:
+            judged = fractions(["\x1f".join(row) for row in zip(*texts, strict=True)], seed) < validation
         train, held = (np.flatnonzero(part).tolist() for part in (~judged, judged))
         if not train or not held:
             raise DataError.of(f"{path.name} has too few different rows to be split.", "Give more, or another share.")
         data: dict[str, Any] = {"train": Subset(encoded, train), "validation": Subset(encoded, held)}
+        if ids is not None:
+            data["groups"] = {"train": ids[train], "validation": ids[held]}
         step = tokenizing(model, self.texts, self.length, together=self.kind != "embedding")
         task: Classification | Regression | Embedding
         if self.kind == "embedding":
@@ -129,8 +146,27 @@ class TextTable:
             says = replace(task.answer(), target=self.target)
         task.preprocess = Preprocess((Raw("text pair" if self.kind == "embedding" else "text", (step,)),), says)
         task.raw = lambda place: {name: side[held[place]] for name, side in zip(self.texts, texts, strict=True)}
+        task.columns = {"validation": {name: [values[place] for place in held] for name, values in columns.items()}}
         task.beside = {"tokenizer.json": model / "tokenizer.json"}
+        task.reads = lambda other: self._encoded(other, model).encoded
         return task
+
+    def _encoded(self, path: Path, model: Path) -> _Rows:
+        """The rows of a file that have a target. Raises DataError."""
+        rows = read(path)
+        absent = [name for name in (*self.texts, self.target) if name not in rows]
+        if absent:
+            raise DataError.of(f"{path.name} lacks the columns {some(absent)}.", "Give the file it began with.")
+        if wrong := about_groups(path.name, labelled(rows, self.target), self.groups, self.target):
+            raise DataError(*wrong)
+        kept = [place for place, value in enumerate(rows[self.target]) if not is_missing(value)]
+        texts = [[rows[name][place] for place in kept] for name in self.texts]
+        targets = self._targets(path.name, [rows[self.target][place] for place in kept])
+        sides = [texts] if self.kind != "embedding" else [[side] for side in texts]
+        ids = np.array(group_ids([rows[self.groups][place] for place in kept])) if self.groups else None
+        encoded = Encoded([encode(model, *side, length=self.length) for side in sides], targets)
+        columns = {name: [values[place] for place in kept] for name, values in rows.items()}
+        return _Rows(encoded, texts, ids, columns)
 
     def _targets(self, file: str, answers: Sequence[str]) -> Tensor:
         """Targets as numbers. Raises DataError for those that the model does not know."""

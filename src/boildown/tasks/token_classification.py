@@ -30,6 +30,8 @@ class TokenClassification(Classification):
 
     _most_checked: ClassVar[int | None] = 16
     _label_axes: ClassVar[int] = 2
+    by_class = False
+    usual: ClassVar[tuple[str, ...]] = ("token_accuracy", "f1")
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class TokenClassification(Classification):
         test: Any = None,
         *,
         loss: str | Loss = "cross_entropy",
-        metrics: Sequence[Any] | Any = ("token_accuracy", "f1"),
+        metrics: Sequence[Any] | Any = None,
         classes: Sequence[str] | None = None,
         mask: Callable[[Any], Any] | None = None,
         **options: Unpack[Options],

@@ -29,7 +29,7 @@ from boildown.errors import ExportError
 from boildown.runtimes.base import Array
 from boildown.runtimes.onnx.lean import GATES, OPSET, PORTS, TRANSPOSED, add_constant, constant
 from boildown.runtimes.onnx.recurrent import gate_matrices
-from boildown.runtimes.port_names import distinct, loaded
+from boildown.runtimes.port_names import Axes, distinct, loaded
 
 _LARGEST = 2**31 - 2**20
 """A protobuf holds 2 GiB; leave room for the graph."""
@@ -42,7 +42,7 @@ def export(program: bytes, path: Path) -> None:
     larger than 2 GB (external data is never written).
     """
     with _quiet(), torch.no_grad():
-        captured, inputs, outputs = loaded(program)
+        captured, inputs, outputs, axes = loaded(program)
         # The exporter traces twice, and how attention's result lies in memory depends on this.
         for tensor in captured.state_dict.values():
             tensor.requires_grad_(False)
@@ -63,7 +63,7 @@ def export(program: bytes, path: Path) -> None:
     _rename_inputs(model, captured)
     _rename_weights(model, captured)
     _rename_recurrent_weights(model, captured)
-    _name_axes(model)
+    _name_axes(model, axes)
     if (len(inputs), len(outputs)) == (len(model.graph.inputs), len(model.graph.outputs)):
         model.metadata_props[PORTS] = json.dumps([*inputs, *outputs])
     ir.save(model, path)
@@ -227,9 +227,17 @@ def _rename_inputs(model: ir.Model, captured: ExportedProgram) -> None:
         value.name = names.get(value.name or "", value.name)
 
 
-def _name_axes(model: ir.Model) -> None:
-    """Call open axes `batch`, `length`, `height` and `width` instead of by the exporter's symbols."""
+def _name_axes(model: ir.Model, told: Axes) -> None:
+    """Call open axes as they are told, else `batch`, `length`, `height` and `width`, and not by the exporter's symbols.
+
+    What is told to have one size has it.
+    """
     graph, words = model.graph, dict[str, str]()
+    pairs = list(_told_axes(graph, told))
+    for value, axis, size in pairs:
+        symbols = _symbols(dim := _sizes(value)[axis])
+        if isinstance(size, str) and symbols == [getattr(dim, "value", None)] and symbols[0] not in words:
+            (words[symbols[0]],) = distinct([size], [*words.values()])
     ports = [
         (value.shape, axis) for value in graph.inputs if value.shape is not None for axis in range(len(value.shape))
     ]
@@ -250,6 +258,22 @@ def _name_axes(model: ir.Model) -> None:
     for value in (*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)):
         if value.shape is not None:
             value.shape = ir.Shape(map(named, value.shape))
+    for value, axis, size in pairs:
+        if isinstance(size, int) and not isinstance(_sizes(value)[axis], int):
+            value.shape = ir.Shape(size if place == axis else each for place, each in enumerate(_sizes(value)))
+
+
+def _told_axes(graph: ir.Graph, told: Axes) -> Iterator[tuple[ir.Value, int, int | str | None]]:
+    """Every axis of which something is told: (input or output, which axis, its size or name)."""
+    for side, values in {"inputs": graph.inputs, "outputs": graph.outputs}.items():
+        for value, sizes in zip(values, told.get(side, ()), strict=False):
+            if len(_sizes(value)) == len(sizes):
+                yield from ((value, axis, size) for axis, size in enumerate(sizes))
+
+
+def _sizes(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    """The axes of a value; none where nothing is known of them."""
+    return [] if value.shape is None else list(value.shape)
 
 
 _SYMBOL = re.compile(r"\b(?:batch|[su]\d+)\b")
