@@ -156,6 +156,7 @@ def test_needed_samples_follow_the_square_root_law():
     assert find(DROP, accuracy(0.002, -0.004, 0.008), 0.95).needed is None  # decided already
     # No disagreement at all has standard error 0; the interval's width still asks for more.
     assert find(DROP, accuracy(0.0, -0.02, 0.02, error=0.0, samples=100), 0.95).needed == 400
+    assert find(DROP, accuracy(0.0, -1.0, 1.0, error=0.0), 0.95).needed is None  # nothing has been seen to vary
 
 
 def test_sentences_name_what_fails_and_what_may_be_luck():

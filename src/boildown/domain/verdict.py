@@ -9,7 +9,7 @@ from enum import Enum
 from statistics import NormalDist
 from typing import Any
 
-from boildown.domain.grammar import COSTS, LARGER, format_value, marked, relaxed, says_nothing
+from boildown.domain.grammar import COSTS, FRACTION, LARGER, format_value, marked, relaxed, says_nothing
 from boildown.domain.measurement import NOISE, Interval, Measurement
 from boildown.domain.names import name_of
 from boildown.domain.target import Condition, Target
@@ -453,6 +453,8 @@ def _needed(condition: Condition, measurement: Measurement, observed: float, int
         return None
     holds = _holds(condition, observed)
     end = interval.high if holds == _is_upper(condition) else interval.low
+    if measurement.unit == FRACTION and condition.form == "drop" and abs(end) >= 1:
+        return None  # all that is possible: nothing tells yet how wide it is
     margin = abs(end - observed)
     error_form = "value" if measurement.drop is None else "drop"
     if condition.form == error_form and measurement.standard_error and 0.5 < interval.level < 1:
