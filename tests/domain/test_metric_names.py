@@ -95,7 +95,7 @@ def test_slices_are_read_and_written_canonically(text, metric, form, bound, cano
         ("accuracy[] >= 0.9", ["cannot be read"]),
         ("[class=stop] >= 0.9", ["cannot be read"]),
         ("accuracy[class=stop]x >= 0.9", ["cannot be read"]),
-        ("worst class accuracy[site=B] >= 0.9", ["no metric 'accuracy[site=B]'"]),
+        ("worst class accuracy[site=B] >= 0.9", ["names two parts of the data"]),
         # Unit and direction are those of the metric.
         ("accuracy[class=stop] <= 90 %", ["wrong side", "`accuracy[class=stop] >= 90 %`"]),
         ("worst class accuracy drop >= 5 pp", ["wrong side", "`worst class accuracy drop <= 5 pp`"]),
