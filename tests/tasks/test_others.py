@@ -310,3 +310,14 @@ def test_groups_of_other_sets_are_checked_as_those_of_the_main_one():
         "10 of 10 groups to judge on are also in trai",
         "10 of 10 groups to judge on (night) are also",
     ]
+
+
+def test_a_key_that_holds_groups_is_no_input_of_any_set():
+    items = [{"x": torch.rand(3), "who": f"p{place // 2}", "label": place % 2} for place in range(8)]
+    sets = {"day": items, "night": items}
+    task = bd.Classification(validation=sets, test=sets, groups="who")
+    for name, samples in task.data().items():
+        inputs, _ = next(iter(samples.batches(4)))
+        assert list(inputs) == ["x"], name
+        assert len(set(task.groups_of(name))) == 4
+    assert list(task.groups_of("night")) == list(task.groups_of("validation[night]"))

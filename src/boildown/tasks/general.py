@@ -184,9 +184,9 @@ class Task(Judged):
         self.others = {name: attempt(self.read, f"validation[{name}]", data) for name, data in sets.others.items()}
         self.tests = {name: attempt(self.read, f"test[{name}]", data) for name, data in sets.tests.items()}
         groups = attempt(self.called_as_sets, groups)
-        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self._every())
-        for name, samples in without_groups(groups, self._every()).items():
-            self._put(name, samples)
+        self._groups: Mapping[str, Ids] = attempt(read_groups, None if errors else groups, self.data())
+        for name, samples in without_groups(groups, self.data()).items():
+            self.put(name, samples)
         trains = train is not None and (training_step or self.training_step) is None
         self._loss: Loss = attempt(as_loss, loss) if loss is not None or trains else _no_loss
         self._named_loss = loss if isinstance(loss, str) else None
@@ -410,7 +410,7 @@ class Task(Judged):
 
     def groups_of(self, name: str) -> Ids | None:
         """The id of every sample's group in a data set, by its name; None where it has none."""
-        return self._groups.get(name)
+        return self._groups.get(f"validation[{name}]" if name in self.others else name)
 
     def check(self) -> list[Mistake]:
         """Every mistake found in the first 256 items of each data set, and in all of those that are not trained on."""
@@ -431,21 +431,6 @@ class Task(Judged):
     def check_targets(self, name: str, samples: Samples) -> list[Mistake]:
         """Mistakes in the targets that only this kind of task knows; called for readable data."""
         return []
-
-    def _every(self) -> dict[str, Samples]:
-        """All data sets, those beside the main ones by their own names: `night`, `test[night]`."""
-        main = {name: samples for name, samples in self.data().items() if "[" not in name}
-        tests = {f"test[{name}]": samples for name, samples in self.tests.items()}
-        return {**main, **self.others, **tests}
-
-    def _put(self, name: str, samples: Samples) -> None:
-        """Put a data set in the place of one of `_every`."""
-        if name in self.others:
-            self.others[name] = samples
-        elif name in self.data():
-            setattr(self, name, samples)
-        else:
-            self.tests[name[len("test[") : -1]] = samples
 
     def data(self) -> dict[str, Samples]:
         """The data sets there are, by name."""

@@ -60,10 +60,11 @@ def read_groups(given: Any, data: Mapping[str, Samples]) -> dict[str, Ids]:
         return {}
     mistakes, found = Mistakes(), dict[str, Ids]()
     for name, ids in _by_name(given, data).items():
-        tested = "test" if name == "validation" else f"test[{name}]"
+        called, tested = _plain(name), "test" + name.removeprefix("validation")
         with mistakes:
-            read = _column(name, data[name], ids) if isinstance(ids, str) else _listed(name, ids)
-            found[name] = _checked(name, read, len(data[name]), judged=name not in _LEARNED and tested not in data)
+            read = _column(called, data[name], ids) if isinstance(ids, str) else _listed(called, ids)
+            judged = name not in _LEARNED and (name.startswith("test") or tested not in data)
+            found[name] = _checked(called, read, len(data[name]), judged=judged)
     mistakes.raise_all()
     return found
 
@@ -84,7 +85,7 @@ def _by_name(given: Any, data: Mapping[str, Samples]) -> dict[str, Any]:
         if strange := [str(name) for name in given if name not in data]:
             raise DataError.of(
                 f"groups names {', '.join(strange)}, and the task has no such data.",
-                f"Its data sets are: {', '.join(data) or 'none'}.",
+                f"Its data sets are: {', '.join(map(_plain, data)) or 'none'}.",
             )
         return {str(name): ids for name, ids in given.items() if ids is not None}
     if isinstance(given, str):
@@ -95,6 +96,11 @@ def _by_name(given: Any, data: Mapping[str, Samples]) -> dict[str, Any]:
             'Give both: groups={"validation": ids, "test": ids}.',
         )
     return {"validation": given} if "validation" in data else {}
+
+
+def _plain(name: str) -> str:
+    """What a user calls a data set: `night` in the place of `validation[night]`."""
+    return name.removeprefix("validation[").removesuffix("]") if name.startswith("validation[") else name
 
 
 def _listed(name: str, given: Any) -> list[str | None]:

@@ -81,7 +81,7 @@ class Judged:
         if not isinstance(groups, Mapping):
             return groups
         names = {self.main: "validation", f"validation[{self.main}]": "validation", f"test[{self.main}]": "test"}
-        names |= {f"validation[{name}]": name for name in self.others}
+        names |= {name: f"validation[{name}]" for name in self.others}
         called = [names.get(name, name) for name in groups]
         if twice := [name for name in dict.fromkeys(called) if called.count(name) > 1]:
             raise DataError.of(f"groups holds ids of {', '.join(map(str, twice))} twice.", "Give them once.")
