@@ -89,21 +89,23 @@ def contrib_attention(
     made = made if bias is None else made + tensor(bias)
     sizes = list(qkv_hidden_sizes) if qkv_hidden_sizes else [made.shape[-1] // 3] * 3
     query, key, value = (_heads(part, num_heads) for part in torch.split(made, sizes, -1))
-    seen = _bias_of(mask, key, mask_filter_value)
-    if unidirectional:
-        hidden = torch.full((), torch.finfo(torch.float32).min)
-        before = torch.where(_causal(query, key), torch.zeros(()), hidden)
-        seen = before if seen is None else seen + before
-    if added is not None:
-        seen = tensor(added) if seen is None else seen + tensor(added)
+    seen = _bias_of(mask, query, key, mask_filter_value, added, causal=bool(unidirectional))
     return _whole(_attended(query, key, value, seen, scale))
 
 
-def _bias_of(mask: Value, key: Tensor, filler: float) -> Tensor | None:
-    """What is added to scores where a mask of whole numbers is 0."""
-    if mask is None:
-        return None
-    seen = tensor(mask)
+def _bias_of(mask: Value, query: Tensor, key: Tensor, filler: float, added: Value, *, causal: bool) -> Tensor | None:
+    """What is added to scores: a filler where a mask of whole numbers is 0, what hides later keys, and `added`."""
+    parts = [] if mask is None else [_hidden(tensor(mask), key, filler)]
+    if causal:
+        least = torch.full((), torch.finfo(torch.float32).min)
+        parts.append(torch.where(_causal(query, key), torch.zeros(()), least))
+    if added is not None:
+        parts.append(tensor(added))
+    return sum(parts[1:], start=parts[0]) if parts else None
+
+
+def _hidden(seen: Tensor, key: Tensor, filler: float) -> Tensor:
+    """What hides the keys of which a mask is 0."""
     if seen.ndim == 1:  # how many keys of each sample there are
         seen = torch.arange(key.shape[2]).unsqueeze(0) < seen.unsqueeze(1)
     seen = seen[:, None, None] if seen.ndim == 2 else seen.unsqueeze(1) if seen.ndim == 3 else seen
@@ -126,13 +128,7 @@ def multi_head_attention(
         added_to = torch.split(tensor(bias), [part.shape[-1] for part in parts])
         parts = [part + more for part, more in zip(parts, added_to, strict=True)]
     q, k, v = (_heads(part, num_heads) for part in parts)
-    seen = _bias_of(mask, k, mask_filter_value)
-    if unidirectional:
-        hidden = torch.full((), torch.finfo(torch.float32).min)
-        before = torch.where(_causal(q, k), torch.zeros(()), hidden)
-        seen = before if seen is None else seen + before
-    if added is not None:
-        seen = tensor(added) if seen is None else seen + tensor(added)
+    seen = _bias_of(mask, q, k, mask_filter_value, added, causal=bool(unidirectional))
     return _whole(_attended(q, k, v, seen, scale))
 
 
