@@ -356,7 +356,7 @@ def test_an_operator_that_onnx_lacks_is_named(refused):
     refused("linalg_eig", "eager", model=Eigen(10, 10), runtime="onnxruntime", ladder="quick", kind=bd.ModelError)
 
 
-@torch.library.custom_op("tests::mixed", mutates_args=())
+@torch.library.custom_op("own::mixed", mutates_args=())
 def mixed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight.T
 
@@ -373,12 +373,12 @@ def test_macs_that_cannot_be_counted_are_refused_where_they_are_asked_for(refuse
 
     model = Mixing(10, 10, bias=False)
     model.load_state_dict(plugged.model().state_dict())
-    parts = ("macs cannot be counted: tests.mixed.default with parameters", "Leave conditions on macs out")
+    parts = ("macs cannot be counted: own.mixed.default with parameters", "Leave conditions on macs out")
     refused(*parts, model=model, target=["macs <= 0.6x"], kind=bd.ModelError)
     run = bd.compress(
         model, plugged.task(), "size <= 0.5x", ladder=["shrink"], runtime="mirror", runs=tmp_path / "runs"
     )
-    told = "macs leave out tests.mixed.default, whose parameters are not counted"
+    told = "macs leave out own.mixed.default, whose parameters are not counted"
     assert told in run.candidates[0].notes
 
 
